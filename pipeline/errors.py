@@ -1,0 +1,131 @@
+"""What can go wrong, said in four parts, each class with its exit code.
+
+Every error that a user can meet is a `KdpipeError`: what failed, where, why, and how to mend
+it. The command line prints these four parts and exits with the class's code; anything else that
+escapes is a defect of kdpipe and its traceback goes to a log file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+EXIT_DONE = 0
+EXIT_STAGE_FAILED = 1
+EXIT_USAGE = 2
+EXIT_GATE_MISSED = 3
+EXIT_MACHINE_CANNOT = 4
+EXIT_STALE = 5
+EXIT_INTERRUPTED = 130
+EXIT_TERMINATED = 143
+
+
+class KdpipeError(Exception):
+    """A fault with a remedy.
+
+    `what` failed (one sentence), `where` (file:line:column, stage or artefact), `why` (value
+    found, value expected), `mend` (what to do; a command to paste if there is one).
+    """
+
+    exit_code: ClassVar[int] = EXIT_STAGE_FAILED
+
+    def __init__(self, what: str, *, where: str = "", why: str = "", mend: str = "") -> None:
+        super().__init__(what)
+        self.what = what
+        self.where = where
+        self.why = why
+        self.mend = mend
+
+    def __str__(self) -> str:
+        parts = [self.what]
+        if self.where:
+            parts.append(f"where: {self.where}")
+        if self.why:
+            parts.append(f"why: {self.why}")
+        if self.mend:
+            parts.append(f"mend: {self.mend}")
+        return "\n".join(parts)
+
+    def as_json(self) -> dict[str, object]:
+        """The four parts as one JSON-ready mapping (`what`, `where`, `why`, `mend`)."""
+        return {"what": self.what, "where": self.where, "why": self.why, "mend": self.mend}
+
+
+class UsageError(KdpipeError):
+    """The command line, the profile's files or the data it names are at fault (exit code 2)."""
+
+    exit_code = EXIT_USAGE
+
+
+class DataError(UsageError):
+    """The data set is missing, empty, has one class, or holds a file that cannot be read."""
+
+
+class ModelError(UsageError):
+    """An unknown architecture, or weights that do not fit the architecture they are for."""
+
+
+class StageError(KdpipeError):
+    """A stage could not do its work (exit code 1)."""
+
+
+class GateMissed(KdpipeError):  # noqa: N818 - the vocabulary says "gate"
+    """A limit of the profile was exceeded beyond noise (exit code 3)."""
+
+    exit_code = EXIT_GATE_MISSED
+
+
+class MachineCannot(KdpipeError):  # noqa: N818 - reads as the sentence it is
+    """Something required cannot be done on this machine: no GPU, no runtime (exit code 4)."""
+
+    exit_code = EXIT_MACHINE_CANNOT
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One thing wrong in a profile: what, at which place in which file, and the remedy.
+
+    `line` and `column` count from 1; 0 means that the place is not in a file (`--set`).
+    """
+
+    message: str
+    file: str = ""
+    line: int = 0
+    column: int = 0
+    key: str = ""
+    hint: str = ""
+
+    @property
+    def place(self) -> str:
+        return f"{self.file}:{self.line}:{self.column}" if self.line else self.file
+
+
+class ProfileError(UsageError):
+    """A profile with faults: all of them at once, each with its place."""
+
+    def __init__(self, faults: Sequence[Fault]) -> None:
+        self.faults = tuple(faults)
+        count = len(self.faults)
+        lines = [f"{count} fault{'s' if count != 1 else ''} in the profile"]
+        for fault in self.faults:
+            lines.append(f"  {fault.place}: {fault.message}")
+            if fault.hint:
+                lines.append(f"    {fault.hint}")
+        super().__init__("\n".join(lines))
+
+    def as_json(self) -> dict[str, object]:
+        return {
+            **super().as_json(),
+            "faults": [
+                {
+                    "message": fault.message,
+                    "file": fault.file,
+                    "line": fault.line,
+                    "column": fault.column,
+                    "key": fault.key,
+                    "hint": fault.hint,
+                }
+                for fault in self.faults
+            ],
+        }

@@ -1,0 +1,110 @@
+"""The stages, in order: the one table through which the engine knows them.
+
+Light: importing it imports no stage and nothing heavy.
+"""
+
+from __future__ import annotations
+
+from pipeline.stage import Stage
+
+STAGES: tuple[Stage, ...] = (
+    Stage(
+        name="train",
+        summary="Train the teacher, or load it.",
+        module="stages.train",
+        version=1,
+        inputs=(),
+        reads=("seed", "compute", "data", "teacher", "train"),
+        data=True,
+        files=("teacher.checkpoint",),
+    ),
+    Stage(
+        name="distill",
+        summary="Distil the student from the teacher.",
+        module="stages.distill",
+        version=1,
+        inputs=("train",),
+        reads=("seed", "compute", "data", "student", "distill"),
+        data=True,
+        files=("student.checkpoint",),
+    ),
+    Stage(
+        name="evaluate",
+        summary="Judge teacher and student on the test images.",
+        module="stages.evaluate",
+        version=1,
+        inputs=("train", "distill"),
+        reads=("compute", "data", "evaluate"),
+        data=True,
+    ),
+    Stage(
+        name="export",
+        summary="Export teacher and student to ONNX and prove that they agree with PyTorch.",
+        module="stages.export",
+        version=1,
+        inputs=("train", "distill"),
+        reads=("data", "export"),
+        data=True,
+    ),
+    Stage(
+        name="quantize",
+        summary="Quantise the student's ONNX file to INT8, one recipe for each family of targets.",
+        module="stages.quantize",
+        version=1,
+        inputs=("export",),
+        reads=("data", "quantize", "targets"),
+        data=True,
+    ),
+    Stage(
+        name="build",
+        summary="Build every target for its runtime.",
+        module="stages.build",
+        version=1,
+        inputs=("export", "quantize"),
+        reads=("targets", "build"),
+        machine="stages.runtimes.identity:build_machine",
+    ),
+    Stage(
+        name="measure",
+        summary="Measure accuracy, latency, memory and size of the very files that ship.",
+        module="stages.measure",
+        version=1,
+        inputs=("build", "evaluate"),
+        reads=("data", "measure"),
+        data=True,
+        machine="stages.measuring.machine:measure_machine",
+    ),
+    Stage(
+        name="package",
+        summary="Pack a bundle that runs on a device without kdpipe.",
+        module="stages.package",
+        version=1,
+        inputs=("build", "measure"),
+        reads=("name", "package"),
+    ),
+    Stage(
+        name="report",
+        summary="Write the report: one self-contained HTML page.",
+        module="stages.report",
+        version=1,
+        inputs=(
+            "train",
+            "distill",
+            "evaluate",
+            "export",
+            "quantize",
+            "build",
+            "measure",
+            "package",
+        ),
+        reads=("name", "report"),
+        tells_history=True,
+    ),
+)
+"""Every stage after the stages it reads."""
+
+PROFILE_SETTINGS = "stages.settings:profile_model"
+"""The function that makes the profile's typed model, named so that it is imported when needed."""
+
+DATA_FINGERPRINT = "stages.data.fingerprint:fingerprint"
+"""The light function that tells a data set by its content, without reading images."""

@@ -1,0 +1,41 @@
+"""What a profile may say of measuring."""
+
+from __future__ import annotations
+
+from pydantic import model_validator
+
+from stages.fields import Settings, setting
+
+
+class MeasureSettings(Settings):
+    """The latency profile: how long, at which batch sizes and thread counts."""
+
+    batch_sizes: list[int] = setting(
+        lambda: [1], "batch sizes to time", unit="images", min_length=1
+    )
+    threads: list[int] = setting(
+        lambda: [1], "CPU thread counts to time", unit="threads", min_length=1
+    )
+    warmup_s: float = setting(0.3, "shortest warm-up before the samples count", unit="s", ge=0.0)
+    duration_s: float = setting(2.0, "how long each combination is sampled", unit="s", gt=0.0)
+    max_duration_s: float = setting(
+        10.0, "how far sampling is drawn out to reach steady state", unit="s", gt=0.0
+    )
+    min_samples: int = setting(50, "fewest samples of each combination", unit="samples", ge=10)
+    resamples: int = setting(2000, "bootstrap resamples of an interval", ge=100)
+    accuracy_batch: int = setting(64, "batch size while accuracy is taken", unit="images", ge=1)
+    golden_images: int = setting(
+        16, "test images kept with their outputs for the bundle's self-test", unit="images", ge=1
+    )
+
+    @model_validator(mode="after")
+    def _positive(self) -> MeasureSettings:
+        if min(self.batch_sizes) < 1 or min(self.threads) < 1:
+            raise ValueError("batch_sizes and threads must be at least 1")
+        if len(set(self.batch_sizes)) < len(self.batch_sizes) or len(set(self.threads)) < len(
+            self.threads
+        ):
+            raise ValueError("batch_sizes and threads must not repeat a value")
+        if self.max_duration_s < self.duration_s:
+            raise ValueError("max_duration_s must be at least duration_s")
+        return self

@@ -1,0 +1,71 @@
+"""What a profile may say of a distillation method: one typed class a method, by `name`."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from stages.fields import Settings, setting
+
+
+class MethodSettings(Settings):
+    """What every method shares."""
+
+    weight: float = setting(1.0, "factor of this method's loss in the sum", ge=0.0)
+    warmup_epochs: float = setting(
+        0.0, "the weight rises linearly from 0 over these epochs", unit="epochs", ge=0.0
+    )
+
+
+class KdSettings(MethodSettings):
+    """Plain knowledge distillation: temperature-softened logits (Hinton et al., 2015)."""
+
+    name: Literal["kd"]
+    temperature: float = setting(4.0, "softens both distributions; the loss carries T^2", gt=0.0)
+
+
+class MsdcrdSettings(MethodSettings):
+    """Multi-scale decoupled contrastive distillation (arXiv 2502.05835), our reading."""
+
+    name: Literal["msdcrd"]
+    layers: list[int] | Literal["last"] = setting(
+        "last",
+        "last: the map that feeds the pooling; or stage numbers from the front, 0-based (-1: the deepest)",
+    )
+    grids: list[int] = setting(
+        lambda: [1, 2, 4], "windows per axis at each scale; cut to the smaller map", min_length=1
+    )
+    window_stride: float = setting(
+        1.0, "step between windows as a share of the window; 0.5 overlaps", gt=0.0, le=1.0
+    )
+    pool: Literal["avg", "max", "gem"] = setting("avg", "how a window becomes one vector")
+    projector: Literal["student_linear", "none", "both_128", "mlp"] = setting(
+        "student_linear", "how the student's vectors meet the teacher's"
+    )
+    tau_sample: float = setting(0.1, "temperature of the sample-wise loss", gt=0.0)
+    tau_feature: float = setting(0.1, "temperature of the feature-wise loss", gt=0.0)
+    learn_tau: bool = setting(False, "learn both temperatures, starting from these")
+    alpha: float = setting(1.0, "weight of the sample-wise loss", ge=0.0)
+    beta: float = setting(1.0, "weight of the feature-wise loss", ge=0.0)
+    lambda_kd: float = setting(0.0, "weight of a plain KD term beside it", ge=0.0)
+    kd_temperature: float = setting(4.0, "temperature of that KD term", gt=0.0)
+    symmetric: bool = setting(False, "add the direction anchored at the teacher")
+    exclude_same_class: bool = setting(False, "images of the same class are no negatives")
+    feature_axis: Literal["region", "channel"] = setting(
+        "region", "what the feature-wise loss contrasts within an image"
+    )
+    negatives: Literal["per_region", "joint"] = setting(
+        "per_region", "joint: all regions of all images in one softmax"
+    )
+    scale_weights: Literal["uniform", "pyramid"] = setting(
+        "uniform", "pyramid: 1, 1/2, 1/4, … from the coarsest scale on"
+    )
+    selection: Literal["none", "dedup", "sdd", "topk"] = setting(
+        "dedup", "which windows count, and how much"
+    )
+    topk: int = setting(8, "windows kept per image by selection topk", unit="windows", ge=1)
+    overlap_iou: float | None = setting(
+        None,
+        "windows overlapping at least this much are no negatives of each other",
+        gt=0.0,
+        le=1.0,
+    )

@@ -1,0 +1,1 @@
+"""Architectures, weights, and what is seen inside a network: maps, embeddings, logits."""

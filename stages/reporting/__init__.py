@@ -1,0 +1,1 @@
+"""What people read: the report page, the model card, and their parts."""

@@ -1,0 +1,59 @@
+"""What a profile may say of targets and their building."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import model_validator
+
+from stages.fields import Settings, setting
+
+PRECISIONS = ("fp32", "fp16", "int8")
+
+
+class TargetSettings(Settings):
+    """What to ship: a runtime and a precision. `onnxruntime-int8` is short for `{name: onnxruntime-int8}`."""
+
+    name: str = setting(
+        ..., "RUNTIME-PRECISION, e.g. tensorrt-fp16", pattern=r"^[a-z][a-z0-9_]*-(fp32|fp16|int8)$"
+    )
+    required: bool = setting(False, "a machine that cannot build it ends the run with exit code 4")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _short_form(cls, value: Any) -> Any:
+        return {"name": value} if isinstance(value, str) else value
+
+    @property
+    def runtime(self) -> str:
+        return self.name.rpartition("-")[0]
+
+    @property
+    def precision(self) -> str:
+        return self.name.rpartition("-")[2]
+
+
+class BuildSettings(Settings):
+    """How targets are compiled."""
+
+    batch_min: int = setting(1, "smallest batch an engine takes", unit="images", ge=1)
+    batch_opt: int = setting(
+        1, "the batch an engine is tuned for: the one you run", unit="images", ge=1
+    )
+    batch_max: int = setting(32, "largest batch an engine takes", unit="images", ge=1)
+    workspace_mb: int = setting(
+        1024, "scratch memory TensorRT may use while it builds and runs", unit="MiB", ge=1
+    )
+    optimization_level: int = setting(3, "TensorRT's builder optimisation level", ge=0, le=5)
+    timing_cache: bool = setting(True, "keep TensorRT's timings for the next build on this GPU")
+    onnxruntime_optimization: Literal["basic", "extended", "all"] = setting(
+        "extended", "graph optimisation stored in the file; `all` ties it to this CPU"
+    )
+
+    @model_validator(mode="after")
+    def _batches_ordered(self) -> BuildSettings:
+        if not self.batch_min <= self.batch_opt <= self.batch_max:
+            raise ValueError(
+                f"batch_min <= batch_opt <= batch_max must hold, found {self.batch_min}, {self.batch_opt}, {self.batch_max}"
+            )
+        return self

@@ -1,0 +1,169 @@
+"""The profile: everything a user may say, in one typed model. Light: imports pydantic alone."""
+
+from __future__ import annotations
+
+import functools
+from typing import Annotated, Any, Literal, Union
+
+from pydantic import Field, create_model, model_validator
+
+from stages.data.settings import (
+    DataSettings,
+    DigitsSettings,
+    IdxSettings,
+    ImageFolderSettings,
+    NpzSettings,
+    TorchvisionSettings,
+)
+from stages.fields import Settings, setting
+from stages.measuring.settings import MeasureSettings
+from stages.methods.settings import KdSettings, MethodSettings, MsdcrdSettings
+from stages.models.settings import ModelSettings
+from stages.runtimes.settings import BuildSettings, TargetSettings
+from stages.training.settings import ComputeSettings, RecipeSettings, TrainSettings
+
+DATA_KINDS: tuple[type[DataSettings], ...] = (
+    DigitsSettings,
+    IdxSettings,
+    NpzSettings,
+    ImageFolderSettings,
+    TorchvisionSettings,
+)
+METHODS: tuple[type[MethodSettings], ...] = (MsdcrdSettings, KdSettings)
+
+
+class DistillSettings(RecipeSettings):
+    """The student's recipe and the methods that bring the teacher in."""
+
+    methods: list[Any] = setting(
+        lambda: [{"name": "msdcrd"}], "distillation losses, added by weight", min_length=1
+    )
+    label_weight: float = setting(1.0, "weight of the cross-entropy with the true labels", ge=0.0)
+    baseline: bool = setting(
+        False, "train the same student alone under the same recipe, to tell what distillation gave"
+    )
+
+
+class EvaluateSettings(Settings):
+    """How teacher and student are judged on the test images."""
+
+    batch_size: int = setting(256, "images a step; does not change the result", unit="images", ge=1)
+    ece_bins: int = setting(
+        15, "equal-width confidence bins of the calibration error", unit="bins", ge=2
+    )
+
+
+class ExportSettings(Settings):
+    """How networks become ONNX files."""
+
+    opset: int = setting(20, "ONNX operator set", ge=18, le=23)
+    preprocessing: bool = setting(
+        True,
+        "put scale, mean and std into the graph: uint8 NHWC images in, logits and probabilities out",
+    )
+    batch_max: int = setting(
+        1024, "largest batch the dynamic dimension declares", unit="images", ge=2
+    )
+    parity_images: int = setting(64, "real test images compared with PyTorch", unit="images", ge=8)
+    tolerance: float = setting(
+        1e-3,
+        "largest logit difference from PyTorch, as a share of the logits' standard deviation",
+        gt=0.0,
+    )
+
+
+class QuantizeSettings(Settings):
+    """How INT8 files are calibrated."""
+
+    images: int = setting(
+        256, "training images used for calibration, spread over the classes", unit="images", ge=8
+    )
+    method: Literal["minmax", "moving_average", "percentile", "entropy"] = setting(
+        "moving_average", "how activation ranges are found"
+    )
+    percentile: float = setting(
+        99.99, "share of the values inside the range, for method percentile", gt=50.0, le=100.0
+    )
+    per_channel: bool = setting(True, "one weight scale an output channel")
+    exclude: list[str] = setting(list, "names of ONNX nodes left in float (shell wildcards)")
+
+
+class PackageSettings(Settings):
+    """What goes into the bundle."""
+
+    targets: list[str] | None = setting(None, "target names to pack; null: every built one")
+    level: int = setting(10, "zstd compression level of the archive", ge=1, le=22)
+
+
+class ReportSettings(Settings):
+    """The HTML page."""
+
+    title: str | None = setting(None, "headline; null: the profile's name")
+
+
+class ProfileBase(Settings):
+    """A kdpipe profile: data, teacher, student, and what to do with them."""
+
+    name: str = setting(
+        "profile",
+        "shown in reports and in the bundle's name",
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$",
+    )
+    seed: int = setting(0, "of initial weights, augmentation and order of images", ge=0, lt=2**31)
+    compute: ComputeSettings = setting(ComputeSettings, "where and how the networks are computed")
+    teacher: ModelSettings = setting(..., "the big accurate network")
+    student: ModelSettings = setting(..., "the compact network")
+    train: TrainSettings = setting(TrainSettings, "the teacher's recipe")
+    evaluate: EvaluateSettings = setting(EvaluateSettings, "judging on the test images")
+    export: ExportSettings = setting(ExportSettings, "to ONNX")
+    quantize: QuantizeSettings = setting(QuantizeSettings, "to INT8")
+    targets: list[TargetSettings] = setting(
+        lambda: [TargetSettings(name="onnxruntime-fp32"), TargetSettings(name="onnxruntime-int8")],
+        "what to build and measure",
+        min_length=1,
+    )
+    build: BuildSettings = setting(BuildSettings, "compiling the targets")
+    measure: MeasureSettings = setting(MeasureSettings, "the latency profile")
+    package: PackageSettings = setting(PackageSettings, "the bundle")
+    report: ReportSettings = setting(ReportSettings, "the HTML page")
+
+    @model_validator(mode="after")
+    def _targets_are_distinct(self) -> ProfileBase:
+        names = [target.name for target in self.targets]
+        repeated = sorted({name for name in names if names.count(name) > 1})
+        if repeated:
+            raise ValueError(f"targets name {', '.join(repeated)} more than once")
+        return self
+
+
+@functools.cache
+def profile_model(
+    more_data: tuple[type[DataSettings], ...] = (),
+    more_methods: tuple[type[MethodSettings], ...] = (),
+) -> type[ProfileBase]:
+    """The profile's model, with the settings classes of plug-ins beside the built-in ones."""
+    data = _by_name(DATA_KINDS + more_data)
+    methods = _by_name(METHODS + more_methods)
+    distill = create_model(
+        "DistillSettings",
+        __base__=DistillSettings,
+        __doc__=DistillSettings.__doc__,
+        methods=(
+            list[methods],  # type: ignore[valid-type]
+            setting(
+                lambda: [{"name": "msdcrd"}], "distillation losses, added by weight", min_length=1
+            ),
+        ),
+    )
+    return create_model(
+        "Profile",
+        __base__=ProfileBase,
+        __doc__=ProfileBase.__doc__,
+        data=(data, setting(..., "the images")),
+        distill=(distill, setting(distill, "the student's recipe and methods")),
+    )
+
+
+def _by_name(kinds: tuple[type[Settings], ...]) -> Any:
+    union = Union[kinds]  # type: ignore[valid-type]  # noqa: UP007 - built at run time
+    return Annotated[union, Field(discriminator="name")] if len(kinds) > 1 else kinds[0]
