@@ -45,7 +45,5 @@ def setting(
     if not keyed:
         extra["keyed"] = False
     if callable(default):
-        return Field(
-            default_factory=default, description=help, json_schema_extra=extra or None, **limits
-        )
+        return Field(default_factory=default, description=help, json_schema_extra=extra or None, **limits)
     return Field(default, description=help, json_schema_extra=extra or None, **limits)

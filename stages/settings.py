@@ -48,9 +48,7 @@ class EvaluateSettings(Settings):
     """How teacher and student are judged on the test images."""
 
     batch_size: int = setting(256, "images a step; does not change the result", unit="images", ge=1)
-    ece_bins: int = setting(
-        15, "equal-width confidence bins of the calibration error", unit="bins", ge=2
-    )
+    ece_bins: int = setting(15, "equal-width confidence bins of the calibration error", unit="bins", ge=2)
 
 
 class ExportSettings(Settings):
@@ -61,9 +59,7 @@ class ExportSettings(Settings):
         True,
         "put scale, mean and std into the graph: uint8 NHWC images in, logits and probabilities out",
     )
-    batch_max: int = setting(
-        1024, "largest batch the dynamic dimension declares", unit="images", ge=2
-    )
+    batch_max: int = setting(1024, "largest batch the dynamic dimension declares", unit="images", ge=2)
     parity_images: int = setting(64, "real test images compared with PyTorch", unit="images", ge=8)
     tolerance: float = setting(
         1e-3,
@@ -150,9 +146,7 @@ def profile_model(
         __doc__=DistillSettings.__doc__,
         methods=(
             list[methods],  # type: ignore[valid-type]
-            setting(
-                lambda: [{"name": "msdcrd"}], "distillation losses, added by weight", min_length=1
-            ),
+            setting(lambda: [{"name": "msdcrd"}], "distillation losses, added by weight", min_length=1),
         ),
     )
     return create_model(

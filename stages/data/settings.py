@@ -14,9 +14,7 @@ Resize = Literal["bilinear", "bicubic", "nearest", "lanczos", "box"]
 class DataSettings(Settings):
     """What every kind of data set shares."""
 
-    image_size: int = setting(
-        32, "side of the square image the networks see", unit="pixels", ge=8, le=1024
-    )
+    image_size: int = setting(32, "side of the square image the networks see", unit="pixels", ge=8, le=1024)
     channels: Literal[1, 3] | None = setting(
         None, "colour channels; null keeps the set's own (1 for grey sets, else 3)"
     )
@@ -36,9 +34,7 @@ class DataSettings(Settings):
         gt=0.0,
         lt=0.9,
     )
-    split_seed: int = setting(
-        0, "seed of the splits; apart from `seed`, so reruns share a test set", ge=0
-    )
+    split_seed: int = setting(0, "seed of the splits; apart from `seed`, so reruns share a test set", ge=0)
     memory_limit_gb: float = setting(
         8.0,
         "sets larger than this when decoded are read from disk batch by batch",
@@ -46,9 +42,7 @@ class DataSettings(Settings):
         gt=0.0,
         keyed=False,
     )
-    workers: int = setting(
-        2, "threads that decode images read from disk", unit="threads", ge=1, keyed=False
-    )
+    workers: int = setting(2, "threads that decode images read from disk", unit="threads", ge=1, keyed=False)
 
     @model_validator(mode="after")
     def _constants_fit(self) -> DataSettings:

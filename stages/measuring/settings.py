@@ -10,12 +10,8 @@ from stages.fields import Settings, setting
 class MeasureSettings(Settings):
     """The latency profile: how long, at which batch sizes and thread counts."""
 
-    batch_sizes: list[int] = setting(
-        lambda: [1], "batch sizes to time", unit="images", min_length=1
-    )
-    threads: list[int] = setting(
-        lambda: [1], "CPU thread counts to time", unit="threads", min_length=1
-    )
+    batch_sizes: list[int] = setting(lambda: [1], "batch sizes to time", unit="images", min_length=1)
+    threads: list[int] = setting(lambda: [1], "CPU thread counts to time", unit="threads", min_length=1)
     warmup_s: float = setting(0.3, "shortest warm-up before the samples count", unit="s", ge=0.0)
     duration_s: float = setting(2.0, "how long each combination is sampled", unit="s", gt=0.0)
     max_duration_s: float = setting(
@@ -32,9 +28,7 @@ class MeasureSettings(Settings):
     def _positive(self) -> MeasureSettings:
         if min(self.batch_sizes) < 1 or min(self.threads) < 1:
             raise ValueError("batch_sizes and threads must be at least 1")
-        if len(set(self.batch_sizes)) < len(self.batch_sizes) or len(set(self.threads)) < len(
-            self.threads
-        ):
+        if len(set(self.batch_sizes)) < len(self.batch_sizes) or len(set(self.threads)) < len(self.threads):
             raise ValueError("batch_sizes and threads must not repeat a value")
         if self.max_duration_s < self.duration_s:
             raise ValueError("max_duration_s must be at least duration_s")

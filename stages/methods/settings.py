@@ -59,9 +59,7 @@ class MsdcrdSettings(MethodSettings):
     scale_weights: Literal["uniform", "pyramid"] = setting(
         "uniform", "pyramid: 1, 1/2, 1/4, … from the coarsest scale on"
     )
-    selection: Literal["none", "dedup", "sdd", "topk"] = setting(
-        "dedup", "which windows count, and how much"
-    )
+    selection: Literal["none", "dedup", "sdd", "topk"] = setting("dedup", "which windows count, and how much")
     topk: int = setting(8, "windows kept per image by selection topk", unit="windows", ge=1)
     overlap_iou: float | None = setting(
         None,

@@ -24,9 +24,7 @@ class ModelSettings(Settings):
         "standard",
         "small: for images of 64 pixels and below, the first two halvings of the map are left out",
     )
-    pretrained: bool = setting(
-        False, "start from the library's pretrained weights (they are downloaded)"
-    )
+    pretrained: bool = setting(False, "start from the library's pretrained weights (they are downloaded)")
     checkpoint: str | None = setting(
         None,
         "start from this file of weights (.safetensors, or a state dict saved by torch)",
@@ -36,7 +34,5 @@ class ModelSettings(Settings):
     @model_validator(mode="after")
     def _one_source(self) -> ModelSettings:
         if self.pretrained and self.checkpoint:
-            raise ValueError(
-                "pretrained and checkpoint exclude each other: choose one source of weights"
-            )
+            raise ValueError("pretrained and checkpoint exclude each other: choose one source of weights")
         return self

@@ -37,9 +37,7 @@ class BuildSettings(Settings):
     """How targets are compiled."""
 
     batch_min: int = setting(1, "smallest batch an engine takes", unit="images", ge=1)
-    batch_opt: int = setting(
-        1, "the batch an engine is tuned for: the one you run", unit="images", ge=1
-    )
+    batch_opt: int = setting(1, "the batch an engine is tuned for: the one you run", unit="images", ge=1)
     batch_max: int = setting(32, "largest batch an engine takes", unit="images", ge=1)
     workspace_mb: int = setting(
         1024, "scratch memory TensorRT may use while it builds and runs", unit="MiB", ge=1
@@ -54,6 +52,7 @@ class BuildSettings(Settings):
     def _batches_ordered(self) -> BuildSettings:
         if not self.batch_min <= self.batch_opt <= self.batch_max:
             raise ValueError(
-                f"batch_min <= batch_opt <= batch_max must hold, found {self.batch_min}, {self.batch_opt}, {self.batch_max}"
+                "batch_min <= batch_opt <= batch_max must hold, "
+                f"found {self.batch_min}, {self.batch_opt}, {self.batch_max}"
             )
         return self

@@ -24,18 +24,14 @@ class ComputeSettings(Settings):
     threads: int | None = setting(
         None, "CPU threads; null: all cores this process may use", unit="threads", ge=1
     )
-    channels_last: bool = setting(
-        True, "keep images and weights in NHWC order in memory (faster for CNNs)"
-    )
+    channels_last: bool = setting(True, "keep images and weights in NHWC order in memory (faster for CNNs)")
     compile: bool = setting(False, "compile the training step with torch.compile")
 
 
 class AugmentSettings(Settings):
     """One random view of each image of a batch; everything is done on whole batches."""
 
-    pad: int = setting(
-        0, "random crop after padding by this much on each side", unit="pixels", ge=0, le=64
-    )
+    pad: int = setting(0, "random crop after padding by this much on each side", unit="pixels", ge=0, le=64)
     flip: bool = setting(False, "mirror left to right at random")
     rotate_deg: float = setting(
         0.0, "random rotation up to this angle either way", unit="degrees", ge=0.0, le=180.0
@@ -62,9 +58,7 @@ class RecipeSettings(Settings):
         20, "passes over the training images; 0 keeps the starting weights", unit="epochs", ge=0
     )
     batch_size: int = setting(64, "images a step, over all devices", unit="images", ge=1)
-    fraction: float = setting(
-        1.0, "share of the training images used, stratified by class", gt=0.0, le=1.0
-    )
+    fraction: float = setting(1.0, "share of the training images used, stratified by class", gt=0.0, le=1.0)
     optimizer: str = setting("adamw", "timm's name of the optimiser", min_length=1)
     learning_rate: float = setting(1e-3, "peak learning rate", gt=0.0)
     weight_decay: float = setting(0.05, "weight decay (biases and norms are exempt)", ge=0.0)
@@ -72,20 +66,14 @@ class RecipeSettings(Settings):
     schedule: Literal["cosine", "multistep", "step", "constant"] = setting(
         "cosine", "how the learning rate goes down (per step for cosine, per epoch for the others)"
     )
-    warmup_epochs: float = setting(
-        0.0, "linear warm-up of the learning rate", unit="epochs", ge=0.0
-    )
+    warmup_epochs: float = setting(0.0, "linear warm-up of the learning rate", unit="epochs", ge=0.0)
     decay_epochs: list[int] = setting(
         list, "epochs after which multistep decays; for step the first entry is the interval"
     )
     decay_rate: float = setting(0.1, "factor at each decay", gt=0.0, le=1.0)
     min_learning_rate: float = setting(0.0, "where cosine ends", ge=0.0)
-    label_smoothing: float = setting(
-        0.0, "share of the target spread over all classes", ge=0.0, lt=1.0
-    )
-    clip_grad: float | None = setting(
-        None, "largest norm of the gradient; null leaves it alone", gt=0.0
-    )
+    label_smoothing: float = setting(0.0, "share of the target spread over all classes", ge=0.0, lt=1.0)
+    clip_grad: float | None = setting(None, "largest norm of the gradient; null leaves it alone", gt=0.0)
     ema: float | None = setting(
         None,
         "decay of an exponential moving average of the weights, which then is the result",
@@ -102,9 +90,7 @@ class RecipeSettings(Settings):
         if self.schedule in ("multistep", "step") and not self.decay_epochs:
             raise ValueError(f"schedule {self.schedule} needs decay_epochs")
         if self.epochs and self.warmup_epochs > self.epochs:
-            raise ValueError(
-                f"warmup_epochs ({self.warmup_epochs:g}) exceeds epochs ({self.epochs})"
-            )
+            raise ValueError(f"warmup_epochs ({self.warmup_epochs:g}) exceeds epochs ({self.epochs})")
         return self
 
 
