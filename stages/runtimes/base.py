@@ -6,7 +6,7 @@ the runtime's and whose value names an object of this interface.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
@@ -54,14 +54,16 @@ class Session(Protocol):
     """A loaded target, ready to run on this machine."""
 
     facts: dict[str, Any]
-    """What is in force: `effective_precision`, `provider` or `device`, `threads`."""
+    """What is in force: `effective_precision`, `provider` or `device`, `threads`; JSON-ready."""
 
     def logits(self, images: np.ndarray) -> np.ndarray:
         """uint8 (n, H, W, C) -> float32 (n, classes); any n the target takes."""
 
     def timed(self, images: np.ndarray) -> Callable[[], None]:
         """A call that runs exactly one inference on these images, inputs and outputs bound
-        beforehand as far as the runtime allows; it returns when the result is there."""
+        beforehand as far as the runtime allows; it returns when the result is there, in the
+        host's memory. All of the file's outputs are computed. For a plain graph (`float32_nchw`)
+        the images are normalised beforehand, so that is not part of the time."""
 
 
 class Runtime(Protocol):
@@ -69,6 +71,8 @@ class Runtime(Protocol):
 
     name: str
     precisions: tuple[str, ...]
+    not_offered: Mapping[str, str]
+    """Why a precision is missing from `precisions`, one sentence each."""
     recipe: Recipe
     distributions: tuple[str, ...]
     """Python distributions whose versions count for what is built (part of the artefact's key)."""
@@ -78,12 +82,20 @@ class Runtime(Protocol):
     def ability_to_run(self) -> Ability: ...
 
     def build(
-        self, source: Source, output: Path, settings: BuildSettings, progress: Progress
+        self, source: Source, output: Path, settings: BuildSettings, progress: Progress, work: Path
     ) -> dict[str, Any]:
         """Writes the target's files into the empty folder `output`, returns the builder's facts.
 
+        work: a folder that all targets of one build share and that survives a kill, for what makes
+            building again faster (TensorRT's timings); nothing in it ships.
+
+        The facts are JSON-ready and equal for equal work: no times, hosts or paths.
         Raises StageError with the builder's own messages if the file is refused.
         """
 
     def load(self, folder: Path, source: Source, threads: int) -> Session:
-        """Loads what `build` wrote. `source.onnx` need not exist any more."""
+        """Loads what `build` wrote. `source.onnx` need not exist any more.
+
+        threads: CPU threads of one inference; a GPU's runtime ignores it.
+        Raises StageError if the file is damaged or was built for another device or version.
+        """

@@ -1,0 +1,299 @@
+"""YAML as a tree in which every key and value knows its line and column.
+
+The syntax is read by PyYAML's C parser. The meaning is YAML 1.2's core schema: `1e-3` is a number,
+`on`, `off`, `yes` and `no` are text, keys are always text. Anchors, aliases and the merge key `<<`
+work; tags that name types of a programming language do not.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import yaml
+from yaml._yaml import CParser
+from yaml.resolver import BaseResolver
+
+from pipeline.errors import Fault
+
+BYTES_MAX = 1 << 20
+DEPTH_MAX = 64
+VALUES_MAX = 20_000
+
+_TAG = "tag:yaml.org,2002:"
+_BOOL = re.compile(r"^(?:true|True|TRUE|false|False|FALSE)$")
+_NULL = re.compile(r"^(?:~|null|Null|NULL|)$")
+_INT = re.compile(r"^(?:[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+)$")
+_FLOAT = re.compile(
+    r"^(?:[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?"
+    r"|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN))$"
+)
+_SCALAR_FORMS = {"bool": _BOOL, "null": _NULL, "int": _INT, "float": _FLOAT}
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where something was said: line and column count from 1; line 0 means not in a file."""
+
+    file: str
+    line: int = 0
+    column: int = 0
+
+    def __str__(self) -> str:
+        return f"{self.file}:{self.line}:{self.column}" if self.line else self.file
+
+    def fault(self, message: str, *, key: str = "", hint: str = "") -> Fault:
+        return Fault(message, self.file, self.line, self.column, key, hint)
+
+
+@dataclass(frozen=True)
+class Tree:
+    """A scalar, a `dict[str, Tree]` or a `list[Tree]`, its place, and its key's if it has one."""
+
+    value: Any
+    place: Place
+    key_place: Place | None = None
+
+    @property
+    def set_at(self) -> Place:
+        """Where it was set: its key's place, for an entry of a list its own."""
+        return self.key_place or self.place
+
+    def plain(self) -> Any:
+        """The same without places."""
+        if isinstance(self.value, dict):
+            return {key: tree.plain() for key, tree in self.value.items()}
+        if isinstance(self.value, list):
+            return [tree.plain() for tree in self.value]
+        return self.value
+
+    def walk(self, path: tuple[str | int, ...] = ()) -> Iterator[tuple[tuple[str | int, ...], Tree]]:
+        """Every tree below this one with its path, parents first."""
+        children: Iterator[tuple[str | int, Tree]] = iter(())
+        if isinstance(self.value, dict):
+            children = iter(self.value.items())
+        elif isinstance(self.value, list):
+            children = iter(enumerate(self.value))
+        for step, tree in children:
+            yield (*path, step), tree
+            yield from tree.walk((*path, step))
+
+    def nearest(self, path: tuple[str | int, ...]) -> tuple[Tree, int]:
+        """The deepest tree on the way to `path`, and how many of its steps lead there."""
+        tree = self
+        for count, step in enumerate(path):
+            inside = isinstance(tree.value, dict) and step in tree.value
+            if isinstance(tree.value, list) and isinstance(step, int):
+                inside = 0 <= step < len(tree.value)
+            if not inside:
+                return tree, count
+            tree = tree.value[step]
+        return tree, len(path)
+
+
+class Unreadable(Exception):  # noqa: N818 - carries a Fault, is none itself
+    """The text is no YAML that can be read; `fault` tells why and where."""
+
+    def __init__(self, fault: Fault) -> None:
+        super().__init__(fault.message)
+        self.fault = fault
+
+
+def parse(content: bytes | str, file: str, *, at: Place | None = None) -> tuple[Tree, list[Fault]]:
+    """The tree of one YAML document and the faults that left it readable (keys said twice).
+
+    file: what places call the file. at: one place for everything (text that is in no file).
+    Raises Unreadable if there is no tree to be had.
+    """
+    text = _decoded(content, file, at)
+    try:
+        _check_depth(text, file, at)
+        node = _Loader(text).get_single_node()
+    except yaml.YAMLError as error:
+        raise Unreadable(_syntax_fault(error, text, file, at)) from None
+    builder = _Builder(file, at)
+    if node is None:
+        return Tree(None, at or Place(file, 1, 1)), []
+    return builder.build(node), builder.faults
+
+
+class _Loader(CParser, BaseResolver):
+    """The C parser with YAML 1.2's rules for plain scalars."""
+
+    def __init__(self, text: str) -> None:
+        CParser.__init__(self, text)
+        BaseResolver.__init__(self)
+
+
+for _name, _form in _SCALAR_FORMS.items():
+    _Loader.add_implicit_resolver(_TAG + _name, _form, None)
+_Loader.add_implicit_resolver(_TAG + "merge", re.compile(r"^<<$"), None)
+
+
+def _decoded(content: bytes | str, file: str, at: Place | None) -> str:
+    start = at or Place(file, 1, 1)
+    if len(content) > BYTES_MAX:
+        raise Unreadable(start.fault(f"more than {BYTES_MAX >> 20} MiB of text: this is no profile"))
+    try:
+        if isinstance(content, str):
+            content.encode()
+            return content
+        return content.decode().removeprefix("\ufeff")
+    except UnicodeEncodeError:
+        raise Unreadable(start.fault("not UTF-8 text")) from None
+    except UnicodeDecodeError as error:
+        before = content[: error.start].decode()  # type: ignore[union-attr]
+        place = at or _place_after(before, file)
+        raise Unreadable(
+            place.fault(f"not UTF-8 text: byte 0x{error.object[error.start]:02x}", hint="save it as UTF-8")
+        ) from None
+
+
+def _place_after(before: str, file: str) -> Place:
+    return Place(file, before.count("\n") + 1, len(before) - (before.rfind("\n") + 1) + 1)
+
+
+def _place_at(mark: Any, file: str) -> Place:
+    return Place(file, mark.line + 1, mark.column + 1) if mark else Place(file, 1, 1)
+
+
+def _check_depth(text: str, file: str, at: Place | None) -> None:
+    """Refuses deep nesting before the composer, whose recursion in C would end the process."""
+    parser = _Loader(text)
+    depth = 0
+    while parser.check_event():
+        event = parser.get_event()
+        if isinstance(event, yaml.CollectionStartEvent):
+            depth += 1
+            if depth > DEPTH_MAX:
+                place = at or _place_at(event.start_mark, file)
+                raise Unreadable(place.fault(f"nested deeper than {DEPTH_MAX} levels"))
+        elif isinstance(event, yaml.CollectionEndEvent):
+            depth -= 1
+
+
+def _syntax_fault(error: yaml.YAMLError, text: str, file: str, at: Place | None) -> Fault:
+    if isinstance(error, yaml.reader.ReaderError):
+        before = text.encode()[: error.position].decode(errors="ignore")
+        return (at or _place_after(before, file)).fault(f"not YAML: {error.reason}")
+    problem = getattr(error, "problem", None) or str(error)
+    context = getattr(error, "context", None)
+    mark = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
+    place = at or _place_at(mark, file)
+    hint = ""
+    lines = text.splitlines()
+    if mark and mark.line < len(lines) and lines[mark.line][mark.column : mark.column + 1] == "\t":
+        hint = "indent with spaces, not with tabs"
+    elif problem.startswith("mapping values are not allowed"):
+        hint = 'put quotes around a value that contains ": ", and check the indentation'
+    return place.fault(f"not YAML: {problem}" + (f" ({context})" if context else ""), hint=hint)
+
+
+class _Builder:
+    """Turns composed nodes into trees; collects faults that leave the rest readable."""
+
+    def __init__(self, file: str, at: Place | None) -> None:
+        self.file = file
+        self.at = at
+        self.faults: list[Fault] = []
+        self._count = 0
+        self._above: list[yaml.Node] = []
+
+    def place(self, node: yaml.Node) -> Place:
+        return self.at or _place_at(node.start_mark, self.file)
+
+    def build(self, node: yaml.Node) -> Tree:
+        self._count += 1
+        if self._count > VALUES_MAX:
+            raise Unreadable(self.place(node).fault(f"its aliases unfold to more than {VALUES_MAX} values"))
+        if node in self._above:
+            raise Unreadable(self.place(node).fault("an alias refers to the value that contains it"))
+        if len(self._above) > DEPTH_MAX:
+            raise Unreadable(self.place(node).fault(f"nested deeper than {DEPTH_MAX} levels"))
+        self._above.append(node)
+        try:
+            if isinstance(node, yaml.MappingNode):
+                self._check_tag(node, "map")
+                return Tree(self._mapping(node), self.place(node))
+            if isinstance(node, yaml.SequenceNode):
+                self._check_tag(node, "seq")
+                return Tree([self.build(child) for child in node.value], self.place(node))
+            assert isinstance(node, yaml.ScalarNode)
+            return Tree(self._scalar(node), self.place(node))
+        finally:
+            self._above.pop()
+
+    def _check_tag(self, node: yaml.Node, name: str) -> None:
+        if node.tag != _TAG + name:
+            self.faults.append(self.place(node).fault(f"the tag {_short(node.tag)} means nothing here"))
+
+    def _mapping(self, node: yaml.MappingNode) -> dict[str, Tree]:
+        said: dict[str, Tree] = {}
+        merged: dict[str, Tree] = {}
+        merge_place: Place | None = None
+        for key_node, value_node in node.value:
+            place = self.place(key_node)
+            if not isinstance(key_node, yaml.ScalarNode):
+                self.faults.append(place.fault("a key must be text, found a list or a group of keys"))
+                continue
+            key = key_node.value
+            is_merge = key_node.tag == _TAG + "merge"
+            earlier = merge_place if is_merge else said[key].key_place if key in said else None
+            if earlier is not None:
+                since = f"; first in line {earlier.line}" if earlier.line else ""
+                self.faults.append(place.fault(f"the key {key!r} is said twice{since}", key=key))
+            elif is_merge:
+                merge_place = place
+                merged = self._merged(value_node)
+            else:
+                said[key] = replace(self.build(value_node), key_place=place)
+        return {**merged, **said}
+
+    def _merged(self, node: yaml.Node) -> dict[str, Tree]:
+        sources = node.value if isinstance(node, yaml.SequenceNode) else [node]
+        result: dict[str, Tree] = {}
+        for source in sources:
+            if isinstance(source, yaml.MappingNode):
+                result = {**self.build(source).value, **result}
+            else:
+                self.faults.append(self.place(source).fault("<< takes a group of keys, or a list of them"))
+        return result
+
+    def _scalar(self, node: yaml.ScalarNode) -> Any:
+        text = node.value
+        kind = node.tag.removeprefix(_TAG)
+        if kind in ("str", "merge"):
+            return text
+        form = _SCALAR_FORMS.get(kind) if node.tag.startswith(_TAG) else None
+        if form is None:
+            self.faults.append(self.place(node).fault(f"the tag {_short(node.tag)} means nothing here"))
+            return text
+        if kind == "float" and _INT.match(text):
+            kind = "int"
+        elif not form.match(text):
+            self.faults.append(self.place(node).fault(f"{text!r} does not fit the tag {_short(node.tag)}"))
+            return text
+        if kind == "null":
+            return None
+        if kind == "bool":
+            return text.lower() == "true"
+        return self._number(kind, text, node)
+
+    def _number(self, kind: str, text: str, node: yaml.ScalarNode) -> int | float:
+        if kind == "int":
+            if len(text) > 100:
+                self.faults.append(self.place(node).fault(f"a number of {len(text)} digits is too large"))
+                return 0
+            return int(text, 0) if text[:2] in ("0o", "0x") else int(text)
+        number = float(re.sub(r"\.(?=[iInN])", "", text))
+        if not math.isfinite(number):
+            self.faults.append(self.place(node).fault(f"{text} is not a finite number"))
+            return 0.0
+        return number
+
+
+def _short(tag: str) -> str:
+    return "!!" + tag.removeprefix(_TAG) if tag.startswith(_TAG) else tag

@@ -1,0 +1,317 @@
+#!/usr/bin/env python3
+"""Runs the models of this bundle. Needs numpy and the runtime of the target, nothing else.
+
+    python predict.py --selftest            check every file, and the golden outputs, on this device
+    python predict.py image.png             label an image (image files need Pillow; .npy does not)
+    python predict.py image.png --target onnxruntime-int8 --top 3 --json
+    python predict.py --list                what is in the bundle, and what can run here
+
+Exit codes: 0 done, 1 a check failed, 2 wrong usage, 4 no target of the bundle can run here.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import hashlib
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+HERE = Path(__file__).resolve().parent
+IMPORTS = {
+    "onnxruntime": "onnxruntime",
+    "openvino": "openvino",
+    "tensorrt": "tensorrt",
+    "tensorrt_rtx": "tensorrt_rtx",
+}
+
+
+class Unavailable(Exception):  # noqa: N818 - reads as the sentence it is
+    """This target cannot run here; the text says why."""
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, usage=argparse.SUPPRESS
+    )
+    parser.add_argument("images", nargs="*", help="image files, or .npy of uint8 (H,W,C) or (N,H,W,C)")
+    parser.add_argument("--target", help="which model to run; default: the recommended one")
+    parser.add_argument("--threads", type=int, default=1, help="CPU threads")
+    parser.add_argument("--top", type=int, default=1, help="how many classes to name")
+    parser.add_argument("--json", action="store_true", help="one JSON document on standard output")
+    parser.add_argument("--selftest", action="store_true", help="check files and golden outputs")
+    parser.add_argument("--list", action="store_true", help="list the targets")
+    options = parser.parse_args(arguments)
+    manifest = json.loads((HERE / "manifest.json").read_text(encoding="utf-8"))
+    if options.selftest:
+        return selftest(manifest, options)
+    if options.list:
+        return list_targets(manifest, options)
+    if not options.images:
+        parser.print_help()
+        return 2
+    return predict(manifest, options)
+
+
+def predict(manifest: dict[str, Any], options: argparse.Namespace) -> int:
+    name = options.target or manifest["default_target"]
+    if name not in manifest["targets"]:
+        return _fail(f"no target {name!r} in this bundle; there are: {', '.join(manifest['targets'])}", 2)
+    labels = (HERE / "labels.txt").read_text(encoding="utf-8").splitlines()
+    try:
+        images = np.concatenate(
+            [read_images(Path(file), manifest["preprocessing"]) for file in options.images]
+        )
+    except (OSError, ValueError) as error:
+        return _fail(str(error), 2)
+    try:
+        logits = run(manifest, name, images, options.threads)
+    except Unavailable as error:
+        return _fail(f"{name} cannot run here: {error}", 4)
+    probabilities = softmax(logits)
+    results = []
+    for row in probabilities:
+        order = np.argsort(-row)[: max(1, options.top)]
+        results.append(
+            [{"label": labels[index], "probability": round(float(row[index]), 6)} for index in order]
+        )
+    if options.json:
+        print(json.dumps({"schema_version": 1, "target": name, "predictions": results}))
+    else:
+        for index, best in enumerate(results):
+            said = ", ".join(f"{entry['label']} {entry['probability']:.3f}" for entry in best)
+            file = options.images[index] if len(results) == len(options.images) else f"image {index}"
+            print(f"{file}: {said}")
+    return 0
+
+
+def selftest(manifest: dict[str, Any], options: argparse.Namespace) -> int:
+    """Every file against its SHA-256, then every target that can run here against its golden outputs."""
+    failures: list[str] = []
+    for path, entry in manifest["files"].items():
+        file = HERE / path
+        if not file.is_file():
+            failures.append(f"{path} is missing")
+        elif hashlib.sha256(file.read_bytes()).hexdigest() != entry["sha256"]:
+            failures.append(f"{path} is damaged: its SHA-256 is not the manifest's")
+    print(f"files: {len(manifest['files'])} checked, {len(failures)} wrong")
+    inputs = np.load(HERE / "golden" / "inputs.npy", allow_pickle=False)
+    tested = 0
+    for name, target in manifest["targets"].items():
+        if options.target and name != options.target:
+            continue
+        golden = HERE / "golden" / f"{name}.npy"
+        if not golden.is_file():
+            print(f"{name}: not tested, it was not run where the bundle was made")
+            continue
+        expected = np.load(golden, allow_pickle=False)
+        try:
+            found = run(manifest, name, inputs, options.threads)
+        except Unavailable as error:
+            print(f"{name}: not tested, {error}")
+            continue
+        tested += 1
+        largest = float(np.abs(found - expected).max()) / max(float(expected.std()), 1e-12)
+        agreement = float((found.argmax(1) == expected.argmax(1)).mean())
+        good = largest <= target["tolerance"] and agreement >= target["least_agreement"]
+        verdict = "passed" if good else "FAILED"
+        print(
+            f"{name}: {verdict}, largest logit difference {largest:.2g} of their standard deviation "
+            f"(at most {target['tolerance']:g}), {agreement:.0%} of {len(inputs)} images alike"
+        )
+        if not good:
+            failures.append(f"{name} does not give its golden outputs here")
+    for failure in failures:
+        print(f"failed: {failure}", file=sys.stderr)
+    if failures:
+        return 1
+    if not tested:
+        return _fail("no target of this bundle can run here; install what requirements.txt names", 4)
+    print("self-test passed")
+    return 0
+
+
+def list_targets(manifest: dict[str, Any], options: argparse.Namespace) -> int:
+    rows = []
+    for name, target in manifest["targets"].items():
+        try:
+            __import__(IMPORTS.get(target["runtime"], target["runtime"]))
+            runs = "yes"
+        except Exception as error:  # a broken runtime must not hide the others
+            runs = f"no: {error}"
+        rows.append(
+            {"target": name, "default": name == manifest["default_target"], "runs_here": runs, **target}
+        )
+    if options.json:
+        print(json.dumps({"schema_version": 1, "targets": rows}))
+        return 0
+    for row in rows:
+        mark = "*" if row["default"] else " "
+        top1 = f"{row['top1']:.2f} %" if row["top1"] is not None else "not measured"
+        print(f"{mark} {row['target']:22} top-1 {top1:>12}   runs here: {row['runs_here']}")
+    return 0
+
+
+def read_images(file: Path, preprocessing: dict[str, Any]) -> np.ndarray:
+    """uint8 (N, H, W, C), as the model wants them, of an image file or an .npy file."""
+    size, channels = preprocessing["image_size"], preprocessing["channels"]
+    if file.suffix == ".npy":
+        images = np.load(file, allow_pickle=False)
+        images = images[None] if images.ndim == 3 else images
+        if images.dtype != np.uint8 or images.shape[1:] != (size, size, channels):
+            raise ValueError(
+                f"{file}: expected uint8 (N, {size}, {size}, {channels}), found {images.dtype} {images.shape}"
+            )
+        return images
+    try:
+        from PIL import Image, ImageOps
+    except ImportError:
+        raise ValueError(
+            f"{file}: reading image files needs Pillow (pip install pillow); .npy does not"
+        ) from None
+    with Image.open(file) as opened:
+        image = ImageOps.exif_transpose(opened)
+        if image.mode in ("I", "I;16", "I;16B", "I;16L", "F"):
+            values = np.asarray(image, dtype=np.float64)
+            values = values / 256.0 if values.max() > 255.0 else values
+            image = Image.fromarray(np.clip(np.round(values), 0, 255).astype(np.uint8))
+        image = image.convert("L" if channels == 1 else "RGB")
+    width, height = image.size
+    scale = size / min(width, height)
+    scaled = (max(size, round(width * scale)), max(size, round(height * scale)))
+    image = image.resize(scaled, getattr(Image.Resampling, preprocessing["resize"].upper()))
+    left, top = (scaled[0] - size) // 2, (scaled[1] - size) // 2
+    image = image.crop((left, top, left + size, top + size))
+    return np.asarray(image, dtype=np.uint8).reshape(1, size, size, channels)
+
+
+def run(manifest: dict[str, Any], name: str, images: np.ndarray, threads: int) -> np.ndarray:
+    """Logits (N, classes) float32 of uint8 images (N, H, W, C) by one target's files."""
+    target = manifest["targets"][name]
+    folder = HERE / "models" / name
+    runner = RUNNERS.get(target["runtime"])
+    if runner is None:
+        raise Unavailable(f"this program knows no runtime {target['runtime']!r}")
+    try:
+        module = __import__(IMPORTS[target["runtime"]])
+    except ImportError as error:
+        raise Unavailable(f"{target['runtime']} is not installed ({error})") from None
+    feed = images
+    if manifest["input"] == "float32_nchw":
+        feed = normalise(images, manifest["preprocessing"])
+    step = min(len(images), target["batch_max"])
+    parts = [np.ascontiguousarray(feed[start : start + step]) for start in range(0, len(feed), step)]
+    call = runner(module, folder, threads)
+    return np.concatenate([call(part) for part in parts]).astype(np.float32)
+
+
+def normalise(images: np.ndarray, preprocessing: dict[str, Any]) -> np.ndarray:
+    mean = np.asarray(preprocessing["mean"], np.float32)
+    std = np.asarray(preprocessing["std"], np.float32)
+    scaled = images.astype(np.float32) * np.float32(preprocessing["scale"])
+    return np.ascontiguousarray(((scaled - mean) / std).transpose(0, 3, 1, 2))
+
+
+def softmax(logits: np.ndarray) -> np.ndarray:
+    raised: np.ndarray = np.exp(logits - logits.max(axis=1, keepdims=True))
+    return raised / raised.sum(axis=1, keepdims=True)
+
+
+def run_onnxruntime(module: Any, folder: Path, threads: int) -> Any:
+    options = module.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    file = next(folder.glob("*.onnx"))
+    session = module.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
+    return lambda part: session.run(["logits"], {"input": part})[0]
+
+
+def run_openvino(module: Any, folder: Path, threads: int) -> Any:
+    core = module.Core()
+    settings = {"INFERENCE_NUM_THREADS": threads, "NUM_STREAMS": 1, "PERFORMANCE_HINT": "LATENCY"}
+    if folder.name.endswith("-fp32"):
+        settings["INFERENCE_PRECISION_HINT"] = "f32"
+    compiled = core.compile_model(str(next(folder.glob("*.xml"))), "CPU", settings)
+    return lambda part: compiled({"input": part})[compiled.output("logits")].copy()
+
+
+def run_tensorrt(module: Any, folder: Path, threads: int) -> Any:
+    """Executes an engine with nothing but TensorRT and the CUDA runtime library (by ctypes)."""
+    cuda = _cuda_runtime()
+    runtime = module.Runtime(module.Logger(module.Logger.ERROR))
+    engine = runtime.deserialize_cuda_engine(next(folder.glob("*.engine")).read_bytes())
+    if engine is None:
+        raise Unavailable("TensorRT refused the engine: it was built for another GPU or TensorRT version")
+    context = engine.create_execution_context()
+    names = [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]
+
+    def call(part: np.ndarray) -> np.ndarray:
+        context.set_input_shape("input", part.shape)
+        buffers: dict[str, tuple[ctypes.c_void_p, np.ndarray]] = {}
+        try:
+            for name in names:
+                shape = tuple(context.get_tensor_shape(name))
+                host = (
+                    part if name == "input" else np.empty(shape, module.nptype(engine.get_tensor_dtype(name)))
+                )
+                device = ctypes.c_void_p()
+                _check(cuda.cudaMalloc(ctypes.byref(device), ctypes.c_size_t(max(1, host.nbytes))))
+                buffers[name] = (device, host)
+                context.set_tensor_address(name, device.value)
+            device, host = buffers["input"]
+            _check(
+                cuda.cudaMemcpy(device, host.ctypes.data_as(ctypes.c_void_p), ctypes.c_size_t(host.nbytes), 1)
+            )
+            if not context.execute_async_v3(0):
+                raise Unavailable("TensorRT could not run the engine")
+            _check(cuda.cudaDeviceSynchronize())
+            device, host = buffers["logits"]
+            _check(
+                cuda.cudaMemcpy(host.ctypes.data_as(ctypes.c_void_p), device, ctypes.c_size_t(host.nbytes), 2)
+            )
+            return host.astype(np.float32)
+        finally:
+            for device, _ in buffers.values():
+                cuda.cudaFree(device)
+
+    return call
+
+
+RUNNERS = {
+    "onnxruntime": run_onnxruntime,
+    "openvino": run_openvino,
+    "tensorrt": run_tensorrt,
+    "tensorrt_rtx": run_tensorrt,
+}
+
+
+def _cuda_runtime() -> Any:
+    try:
+        ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        raise Unavailable("there is no NVIDIA driver") from None
+    for name in ("libcudart.so", "libcudart.so.13", "libcudart.so.12"):
+        try:
+            return ctypes.CDLL(name)
+        except OSError:
+            continue
+    raise Unavailable("the CUDA runtime library (libcudart) was not found")
+
+
+def _check(code: int) -> None:
+    if code:
+        raise Unavailable(f"the CUDA runtime reports error {code}")
+
+
+def _fail(text: str, code: int) -> int:
+    print(f"error: {text}", file=sys.stderr)
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,88 @@
+"""How sure a figure is: intervals and tests for accuracies. Light: numpy alone."""
+
+from __future__ import annotations
+
+from statistics import NormalDist
+from typing import Literal
+
+import numpy as np
+
+Verdict = Literal["better", "worse", "cannot tell"]
+
+
+def wilson_interval(correct: int, total: int, *, confidence: float = 0.95) -> tuple[float, float]:
+    """The score interval of a proportion, 0..1 (Wilson, 1927).
+
+    Unlike the normal approximation it stays inside 0..1 and has a width at 0 and at 1.
+    Raises ValueError unless 0 <= correct <= total and total > 0.
+    """
+    if not 0 <= correct <= total or total == 0:
+        raise ValueError(f"0 <= correct <= total and total > 0 must hold, found {correct} of {total}")
+    z = NormalDist().inv_cdf(0.5 + confidence / 2.0)
+    share = correct / total
+    shrunk = 1.0 + z * z / total
+    centre = (share + z * z / (2.0 * total)) / shrunk
+    half = z / shrunk * (share * (1.0 - share) / total + z * z / (4.0 * total * total)) ** 0.5
+    # Exact at the ends, where rounding would leave 1e-17.
+    low = 0.0 if correct == 0 else max(0.0, centre - half)
+    high = 1.0 if correct == total else min(1.0, centre + half)
+    return low, high
+
+
+def paired_bootstrap(
+    first: np.ndarray,
+    second: np.ndarray,
+    *,
+    resamples: int = 10_000,
+    seed: int = 0,
+    confidence: float = 0.95,
+) -> tuple[float, float]:
+    """Percentile interval of mean(first) - mean(second) over the same images, resampled together.
+
+    first, second: bool (n), whether each image was classified rightly. An image's difference is
+    -1, 0 or 1, so a resample of the images is one draw of those three counts: the draws are
+    multinomial, exactly the bootstrap (Efron, 1979) and not an approximation of it.
+    """
+    first, second = _paired(first, second)
+    gained = int(np.count_nonzero(first & ~second))
+    lost = int(np.count_nonzero(~first & second))
+    count = len(first)
+    shares = np.array([gained, lost, count - gained - lost], dtype=np.float64) / count
+    drawn = np.random.default_rng(seed).multinomial(count, shares, size=resamples)
+    differences = (drawn[:, 0] - drawn[:, 1]) / count
+    tail = (1.0 - confidence) / 2.0
+    low, high = np.quantile(differences, [tail, 1.0 - tail])
+    return float(low), float(high)
+
+
+def mcnemar(first: np.ndarray, second: np.ndarray) -> float:
+    """Exact two-sided p-value of "both are equally often right" (McNemar, 1947; binomial form).
+
+    first, second: bool (n). Only images count on which the two differ: under the hypothesis
+    either is right with probability 1/2.
+    """
+    first, second = _paired(first, second)
+    gained = int(np.count_nonzero(first & ~second))
+    lost = int(np.count_nonzero(~first & second))
+    differing, fewer = gained + lost, min(gained, lost)
+    # Whole numbers: no rounding however many images there are.
+    ways = term = 1
+    for chosen in range(1, fewer + 1):
+        term = term * (differing - chosen + 1) // chosen
+        ways += term
+    return min(1.0, 2 * ways / 2**differing)
+
+
+def verdict(low: float, high: float) -> Verdict:
+    """What an interval of a gain says: an interval that holds 0 cannot tell."""
+    if low > 0.0:
+        return "better"
+    return "worse" if high < 0.0 else "cannot tell"
+
+
+def _paired(first: np.ndarray, second: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    if first.shape != second.shape or first.ndim != 1 or not len(first):
+        raise ValueError(
+            f"two results for the same images are needed, found shapes {first.shape} and {second.shape}"
+        )
+    return first.astype(bool), second.astype(bool)

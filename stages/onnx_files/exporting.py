@@ -1,0 +1,204 @@
+"""From a PyTorch classifier to one ONNX graph: preprocessing, network, probabilities."""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import torch
+from torch import Tensor, nn
+
+from pipeline.errors import StageError
+from stages.onnx_files.metadata import (
+    BATCH,
+    INPUT,
+    LOGITS,
+    PROBABILITIES,
+    InputKind,
+    image_shape,
+    write_metadata,
+)
+from stages.onnx_files.quiet import quiet
+from stages.onnx_files.tidying import tidy
+
+SINGLE_FILE_LIMIT = 1_500_000_000
+"""Bytes of weights that still fit one file: protobuf ends at 2 GiB, and graph optimisers need room."""
+
+_NETWORK = "network."
+_EXAMPLE_BATCH = 2
+
+
+@dataclass(frozen=True)
+class Exported:
+    """An ONNX graph, and how the network's parameters came into it.
+
+    graph_parameters: elements of the network's parameters that the graph reads, counted before the
+        exporter folds normalisations into convolutions and merges equal tensors.
+    network_parameters: elements of all the network's parameters.
+    unread: names of the parameters that the graph does not read.
+    """
+
+    model: onnx.ModelProto
+    graph_parameters: int
+    network_parameters: int
+    unread: tuple[str, ...]
+
+
+class _Normalise(nn.Module):
+    """uint8 (n,H,W,C) -> float32 (n,C,H,W): `(x * scale - mean) / std` as one gain and one offset.
+
+    The cast comes first: it is the one operation on uint8 that TensorRT takes.
+    """
+
+    gain: Tensor
+    offset: Tensor
+
+    def __init__(self, facts: Mapping[str, Any]) -> None:
+        super().__init__()
+        mean, std = np.asarray(facts["mean"], np.float64), np.asarray(facts["std"], np.float64)
+        self.register_buffer("gain", torch.from_numpy(facts["scale"] / std).float())
+        self.register_buffer("offset", torch.from_numpy(-mean / std).float())
+
+    def forward(self, images: Tensor) -> Tensor:
+        return (images.float() * self.gain + self.offset).permute(0, 3, 1, 2)
+
+
+class _WithPreprocessing(nn.Module):
+    def __init__(self, network: nn.Module, facts: Mapping[str, Any]) -> None:
+        super().__init__()
+        self.preprocessing = _Normalise(facts)
+        self.network = network
+        self.probabilities = nn.Softmax(dim=1)
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        logits = self.network(self.preprocessing(images))
+        return logits, self.probabilities(logits)
+
+
+class _Plain(nn.Module):
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.network(images)
+
+
+def export_network(
+    network: nn.Module, card: Mapping[str, Any], *, role: str, opset: int, batch_max: int
+) -> Exported:
+    """Exports a classifier to an ONNX graph that holds everything, with a dynamic batch.
+
+    network: float32 (n,C,H,W) -> logits (n, classes). It is put into eval mode, on the CPU, in
+        float32 and contiguous memory.
+    card: `model.json` with `input` added; `input` decides whether the preprocessing is inside.
+    role: teacher or student, for messages. batch_max: upper bound the dimension declares.
+    Equal weights give equal bytes. Raises StageError if the network cannot be exported.
+    """
+    network = network.eval().cpu().float().to(memory_format=torch.contiguous_format)
+    name = str(card.get("model", type(network).__name__))
+    _require_sound(network, role, name)
+    kind: InputKind = card["input"]
+    height, width, channels = image_shape(card)
+    if kind == "uint8_nhwc":
+        wrapped: nn.Module = _WithPreprocessing(network, card["preprocessing"])
+        example = torch.zeros((_EXAMPLE_BATCH, height, width, channels), dtype=torch.uint8)
+        outputs = [LOGITS, PROBABILITIES]
+    else:
+        wrapped = _Plain(network)
+        example = torch.zeros((_EXAMPLE_BATCH, channels, height, width))
+        outputs = [LOGITS]
+    wrapped.eval()
+    try:
+        with quiet(), torch.no_grad():
+            program = torch.onnx.export(
+                wrapped,
+                (example,),
+                dynamo=True,
+                opset_version=opset,
+                dynamic_shapes=({0: torch.export.Dim(BATCH, min=1, max=batch_max)},),
+                input_names=[INPUT],
+                output_names=outputs,
+                external_data=False,
+                optimize=False,
+                verify=False,
+                verbose=False,
+            )
+            assert program is not None
+            read = {value.name for value in program.model.graph.initializers.values()}
+            program.optimize()
+            model = program.model_proto
+    except Exception as error:  # the exporter raises its own classes, torch's, and plain Python's
+        raise StageError(
+            f"The {role} {name} cannot be exported to ONNX.",
+            where="stage export",
+            why=_innermost(error),
+            mend=f"choose another {role}.model, or another export.opset; "
+            "a network must not branch on the values of its tensors",
+        ) from error
+    tidy(model, strip_prefix=_NETWORK)
+    write_metadata(model, card)
+    return Exported(model, *_parameters(network, read))
+
+
+def serialised(model: onnx.ModelProto) -> bytes:
+    """The bytes of the file. Maps are written in order, so equal graphs give equal bytes."""
+    return model.SerializeToString(deterministic=True)
+
+
+def _require_sound(network: nn.Module, role: str, name: str) -> None:
+    size = 0
+    for key, tensor in (*network.named_parameters(), *network.named_buffers()):
+        size += tensor.numel() * tensor.element_size()
+        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+            raise StageError(
+                f"The weights of the {role} {name} are not all finite numbers.",
+                where=f"stage export, weight {key}",
+                why="found NaN or infinity: training diverged",
+                mend="lower the learning rate, or set clip_grad, and train again",
+            )
+    if size > SINGLE_FILE_LIMIT:
+        raise StageError(
+            f"The {role} {name} is too large for a single ONNX file.",
+            where="stage export",
+            why=f"its weights take {size / 1e9:.2f} GB; a file of at most "
+            f"{SINGLE_FILE_LIMIT / 1e9:.1f} GB is written",
+            mend=f"choose a smaller {role}.model",
+        )
+
+
+def _parameters(network: nn.Module, read: set[str]) -> tuple[int, int, tuple[str, ...]]:
+    """(elements the graph reads, elements there are, names not read); a tied weight counts once.
+
+    The unoptimised graph has exactly one initialiser for each weight that the program reads, under
+    the weight's own name (one of its names, if it is tied).
+    """
+    sizes: dict[int, int] = {}
+    names: dict[int, list[str]] = {}
+    for key, parameter in network.named_parameters(remove_duplicate=False):
+        sizes[id(parameter)] = parameter.numel()
+        names.setdefault(id(parameter), []).append(key)
+    there = {
+        identity for identity, keys in names.items() if any(f"{_NETWORK}{key}" in read for key in keys)
+    }
+    unread = tuple(keys[0] for identity, keys in names.items() if identity not in there)
+    return sum(sizes[identity] for identity in there), sum(sizes.values()), unread
+
+
+def _innermost(error: BaseException) -> str:
+    """The first cause of a chain of exceptions, and the line of the network's code it arose in."""
+    while (cause := error.__cause__ or error.__context__) is not None:
+        error = cause
+    text = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
+    frames = [
+        frame
+        for frame in traceback.extract_tb(error.__traceback__)
+        if "torch" not in Path(frame.filename).parts and Path(frame.filename) != Path(__file__)
+    ]
+    place = f" (in {Path(frames[-1].filename).name}:{frames[-1].lineno})" if frames else ""
+    return f"{type(error).__name__}: {text}{place}"

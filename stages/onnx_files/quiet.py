@@ -1,0 +1,47 @@
+"""Keeps what libraries print while they work off the terminal."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import warnings
+from collections.abc import Iterator
+
+_LOGGERS = ("torch", "torch.onnx", "torch.export", "onnxscript", "onnx_ir", "onnxruntime")
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Swallows prints, warnings and log lines of the exporter and the quantiser.
+
+    Does nothing when kdpipe logs in detail (its logger `kdpipe` at DEBUG): then they are wanted.
+    The standard library's root logger is silenced too, since the quantiser warns through it.
+    """
+    if logging.getLogger("kdpipe").isEnabledFor(logging.DEBUG):
+        yield
+        return
+    loggers = [logging.getLogger(name) for name in _LOGGERS]
+    levels = [logger.level for logger in loggers]
+    root = logging.getLogger()
+    swallow = _Swallow()
+    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        warnings.simplefilter("ignore")
+        for logger in loggers:
+            logger.setLevel(logging.CRITICAL)
+        for handler in root.handlers:
+            handler.addFilter(swallow)
+        if not root.handlers:
+            root.addHandler(logging.NullHandler())
+        try:
+            yield
+        finally:
+            for handler in root.handlers:
+                handler.removeFilter(swallow)
+            for logger, level in zip(loggers, levels, strict=True):
+                logger.setLevel(level)
+
+
+class _Swallow(logging.Filter):
+    def filter(self, record: logging.LogRecord) -> bool:
+        return False

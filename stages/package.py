@@ -1,0 +1,163 @@
+"""package: a bundle that runs on a device without kdpipe.
+
+Models, labels, preprocessing, golden inputs and outputs, `predict.py`, a manifest with the
+SHA-256 of every file, and a model card written from the measured values; as a folder and as one
+`.tar.zst` whose bytes depend on the content alone.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import shutil
+import tarfile
+from pathlib import Path
+from typing import Any
+
+import zstandard
+
+from pipeline.errors import StageError
+from pipeline.stage import Context, Metrics
+from stages.bundle import predict
+from stages.reporting.model_card import model_card
+
+TOLERANCE = {"fp32": (5e-3, 1.0), "fp16": (5e-2, 0.95), "bf16": (1e-1, 0.95), "int8": (5e-1, 0.9)}
+"""By precision: the largest logit difference from the golden outputs, as a share of their standard
+deviation, and the least share of images with the same class, that a self-test accepts. The same
+file on another processor sums in another order; INT8 kernels of older processors also saturate."""
+
+
+def run(context: Context) -> Metrics:
+    build_folder, measure_folder = context.inputs["build"], context.inputs["measure"]
+    build = _read(build_folder / "build.json")
+    scorecard = _read(measure_folder / "scorecard.json")
+    student, teacher = _read(build_folder / "student.json"), _read(build_folder / "teacher.json")
+
+    wanted = context.settings.package.targets
+    built = {t["target"]: t for t in build["targets"] if t["model"] == "student" and t["built"]}
+    chosen = [name for name in built if wanted is None or name in wanted]
+    for name in sorted(set(wanted or ()) - set(built)):
+        context.progress.note(f"{name} is not in the bundle: it was not built")
+    if not chosen:
+        raise StageError(
+            "there is nothing to pack",
+            where="stage package",
+            why="none of the targets asked for was built on this machine",
+            mend="see build.json for the reasons, or add onnxruntime-fp32 to the profile's targets",
+        )
+
+    bundle = context.output / "bundle"
+    rows = {row["target"]: row for row in scorecard["rows"] if row["model"] == "student"}
+    (bundle / "golden").mkdir(parents=True)
+    for name in chosen:
+        shutil.copytree(build_folder / built[name]["folder"], bundle / "models" / name)
+        golden = measure_folder / "golden" / f"student-{name}.npy"
+        if golden.exists():
+            shutil.copyfile(golden, bundle / "golden" / f"{name}.npy")
+    for name in ("inputs.npy", "labels.npy"):
+        shutil.copyfile(measure_folder / "golden" / name, bundle / "golden" / name)
+    _write(bundle / "labels.txt", "\n".join(student["classes"]) + "\n")
+    _write(bundle / "preprocessing.json", _json(student["preprocessing"]))
+    shutil.copyfile(Path(predict.__file__), bundle / "predict.py")
+    default = _default_target(scorecard, chosen)
+    _write(bundle / "requirements.txt", _requirements({name: built[name] for name in chosen}, default))
+    _write(bundle / "MODEL_CARD.md", model_card(context.settings.name, scorecard, student, teacher))
+
+    manifest = {
+        "schema_version": 1,
+        "name": context.settings.name,
+        "default_target": default,
+        "input": student["input"],
+        "preprocessing": student["preprocessing"],
+        "targets": {name: _target(built[name], rows.get(name)) for name in chosen},
+        "files": _listing(bundle),
+    }
+    _write(bundle / "manifest.json", _json(manifest))
+    archive = context.output / f"{context.settings.name}.tar.zst"
+    _pack(bundle, archive, root=context.settings.name, level=context.settings.package.level)
+    return {
+        "targets": chosen,
+        "default_target": default,
+        "files": len(manifest["files"]) + 1,
+        "archive_bytes": archive.stat().st_size,
+    }
+
+
+def _default_target(scorecard: dict[str, Any], chosen: list[str]) -> str:
+    recommended: str | None = scorecard["recommendation"]["target"]
+    return recommended if recommended in chosen else chosen[0]
+
+
+def _target(target: dict[str, Any], row: dict[str, Any] | None) -> dict[str, Any]:
+    tolerance, least_agreement = TOLERANCE[target["precision"]]
+    latency = row["latency"][0] if row and row["latency"] else {}
+    return {
+        "runtime": target["runtime"],
+        "precision": target["precision"],
+        "versions": target["versions"],
+        "sha256": target["sha256"],
+        "size_bytes": target["size_bytes"],
+        "batch_max": target.get("facts", {}).get("batch_max") or 256,
+        "top1": row["top1"] if row else None,
+        "p50_ms": latency.get("p50_ms"),
+        "tolerance": tolerance,
+        "least_agreement": least_agreement,
+    }
+
+
+def _requirements(targets: dict[str, dict[str, Any]], default: str) -> str:
+    """What the default target needs; what the others need as comments."""
+    lines = ["# The versions that were measured.", "numpy>=1.26"]
+    lines += _pins(targets[default])
+    seen = set(lines)
+    for name, target in targets.items():
+        for pin in _pins(target):
+            if pin not in seen:
+                seen.add(pin)
+                lines.append(f"# for {name}: {pin}")
+    return "\n".join(lines) + "\n"
+
+
+def _pins(target: dict[str, Any]) -> list[str]:
+    return [f"{name}=={version}" for name, version in sorted(target["versions"].items())]
+
+
+def _listing(folder: Path) -> dict[str, dict[str, Any]]:
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {
+        path.relative_to(folder).as_posix(): {
+            "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+            "size": path.stat().st_size,
+        }
+        for path in files
+    }
+
+
+def _pack(folder: Path, archive: Path, *, root: str, level: int) -> None:
+    """A tar with sorted names and no times, owners or links, compressed by one thread."""
+    compressor = zstandard.ZstdCompressor(level=level, write_checksum=True)
+    with (
+        archive.open("wb") as raw,
+        compressor.stream_writer(raw) as packed,
+        tarfile.open(fileobj=packed, mode="w|", format=tarfile.PAX_FORMAT) as tar,
+    ):
+        for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+            entry = tarfile.TarInfo(f"{root}/{path.relative_to(folder).as_posix()}")
+            content = path.read_bytes()
+            entry.size = len(content)
+            entry.mode = 0o755 if path.name == "predict.py" else 0o644
+            tar.addfile(entry, io.BytesIO(content))
+
+
+def _json(value: dict[str, Any]) -> str:
+    return json.dumps(value, indent=2, ensure_ascii=False) + "\n"
+
+
+def _write(path: Path, text: str) -> None:
+    path.write_text(text, encoding="utf-8")
+
+
+def _read(path: Path) -> dict[str, Any]:
+    value: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return value

@@ -1,0 +1,122 @@
+"""report: one self-contained HTML page that opens offline, `summary.json` and the model card."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from pipeline.stage import Context, Metrics, StageRecord
+from stages.reporting import charts, parts
+from stages.reporting.model_card import distillation_sentence, model_card
+
+TEMPLATES = Path(charts.__file__).parent
+
+
+def run(context: Context) -> Metrics:
+    inputs = context.inputs
+    scorecard = _json(inputs["measure"] / "scorecard.json")
+    judged = _json(inputs["evaluate"] / "metrics.json")
+    student, teacher = (_json(inputs["export"] / f"{role}.json") for role in ("student", "teacher"))
+    histories = {
+        "teacher": _history(inputs["train"] / "history.csv"),
+        "student": _history(inputs["distill"] / "history.csv"),
+        "student alone": _history(inputs["distill"] / "baseline" / "history.csv"),
+    }
+    title = context.settings.report.title or context.settings.name
+
+    environment = Environment(
+        loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True
+    )
+    page = environment.get_template("page.html.j2").render(
+        title=title,
+        student=student,
+        teacher=teacher,
+        scorecard=scorecard,
+        machine=scorecard["machine"],
+        setting=parts.setting(scorecard),
+        tiles=parts.tiles(scorecard, student, teacher),
+        recommendation=scorecard["recommendation"],
+        distillation=distillation_sentence(scorecard["distillation"]) if scorecard["distillation"] else "",
+        rows=parts.scorecard_rows(scorecard),
+        missing=[row for row in scorecard["rows"] if row["top1"] is None],
+        charts={
+            "tradeoff": parts.tradeoff_chart(scorecard),
+            "per_class": parts.per_class_chart(judged),
+        },
+        per_class_note=parts.per_class_note(judged),
+        curves=parts.curves(histories),
+        confusion=parts.confusion_table(judged),
+        confused=parts.most_confused(judged),
+        evaluated=parts.evaluated_rows(judged),
+        stages=_stages(context.history),
+        facts=parts.facts(scorecard),
+    )
+    (context.output / "report.html").write_text(page, encoding="utf-8")
+    summary = _summary(context, scorecard, judged, student, teacher)
+    text = json.dumps(summary, indent=2, ensure_ascii=False)
+    (context.output / "summary.json").write_text(text + "\n", encoding="utf-8")
+    card = model_card(context.settings.name, scorecard, student, teacher)
+    (context.output / "MODEL_CARD.md").write_text(card, encoding="utf-8")
+    return {"html_bytes": len(page.encode()), "recommended": scorecard["recommendation"]["target"]}
+
+
+def _summary(
+    context: Context,
+    scorecard: dict[str, Any],
+    judged: dict[str, Any],
+    student: dict[str, Any],
+    teacher: dict[str, Any],
+) -> dict[str, Any]:
+    """What a script wants to know of the run, in one document."""
+    networks = {
+        role: {
+            name: value for name, value in judged[role].items() if name not in ("predictions", "confusion")
+        }
+        for role in ("teacher", "student", "baseline")
+        if judged[role]
+    }
+    return {
+        "schema_version": 1,
+        "name": context.settings.name,
+        "student": student["model"],
+        "teacher": teacher["model"],
+        "networks": networks,
+        "distillation": judged["distillation"],
+        "recommendation": scorecard["recommendation"],
+        "scorecard": scorecard["rows"],
+        "machine": scorecard["machine"],
+        "stages": [
+            {"name": one.name, "status": one.status, "seconds": round(one.seconds, 3), "key": one.key}
+            for one in context.history
+        ],
+    }
+
+
+def _stages(history: tuple[StageRecord, ...]) -> list[dict[str, str]]:
+    said = {"hit": "reused", "ran": "ran"}
+    return [
+        {
+            "name": one.name,
+            "said": said.get(one.status, one.status),
+            "seconds": f"{one.seconds:.1f}",
+            "key": one.key[:12],
+        }
+        for one in history
+    ]
+
+
+def _history(path: Path) -> list[dict[str, float]]:
+    """Rows of a history.csv, its empty fields left out; nothing if there is no file."""
+    if not path.exists():
+        return []
+    with path.open(encoding="utf-8", newline="") as file:
+        return [{key: float(value) for key, value in row.items() if value} for row in csv.DictReader(file)]
+
+
+def _json(path: Path) -> dict[str, Any]:
+    value: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return value

@@ -1,0 +1,147 @@
+"""What of this machine a built target depends on. Light: standard library alone.
+
+The plan asks this for every run, so nothing is imported or started that is not needed: versions
+are read off the names of the installed packages' folders, the GPU off the driver's own listing.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import platform
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+DISTRIBUTIONS: dict[str, tuple[str, ...]] = {
+    "onnxruntime": ("onnxruntime",),
+    "openvino": ("openvino",),
+    "tensorrt": ("tensorrt", "onnx"),
+    "tensorrt_rtx": ("tensorrt-rtx", "onnx"),
+}
+"""Python distributions whose versions count for what a built-in runtime builds. `onnx` rewrites
+the graph for TensorRT."""
+
+ON_GPU = ("tensorrt", "tensorrt_rtx")
+"""Runtimes whose targets depend on the GPU and its driver."""
+
+CUDA_DISTRIBUTIONS = (
+    "tensorrt-cu12",
+    "tensorrt-cu13",
+    "nvidia-cuda-runtime",
+    "nvidia-cuda-runtime-cu12",
+    "nvidia-cuda-runtime-cu13",
+)
+"""Counted beside them if they are installed."""
+
+
+def build_machine(settings: Any) -> dict[str, str]:
+    """By name, what of this machine the build stage's output depends on.
+
+    settings: has `targets`, each an object or a mapping with `name`, or the name itself.
+    """
+    runtimes = sorted({_target_name(target).rpartition("-")[0] for target in getattr(settings, "targets", ())})
+    needed = {"onnxruntime"}  # the teacher's baseline is always built
+    for runtime in runtimes:
+        needed.update(DISTRIBUTIONS.get(runtime) or _plugin_distributions(runtime))
+    facts = {"architecture": platform.machine(), "system": platform.system().lower()}
+    on_gpu = any(runtime in ON_GPU for runtime in runtimes)
+    found = installed_versions((*needed, *CUDA_DISTRIBUTIONS) if on_gpu else needed)
+    facts |= {name: found.get(name, "not installed") for name in sorted(needed)}
+    if on_gpu:
+        facts |= {name: found[name] for name in CUDA_DISTRIBUTIONS if name in found}
+        facts |= gpu_facts()
+    return facts
+
+
+def installed_versions(names: Iterable[str]) -> dict[str, str]:
+    """Versions of those distributions that are installed, the first on sys.path winning."""
+    wanted = {_normal(name): name for name in names}
+    versions: dict[str, str] = {}
+    for entry in sys.path:
+        for name, version in _distributions(entry or "."):
+            if name in wanted:
+                versions.setdefault(wanted[name], version)
+    return versions
+
+
+def gpu_facts() -> dict[str, str]:
+    """`gpu`: the models, sorted (`none` without a driver); `driver`: its version."""
+    names, driver = _from_proc()
+    if not names:
+        names, driver = _from_smi()
+    return {"gpu": ", ".join(sorted(names)) or "none", "driver": driver or "none"}
+
+
+def _target_name(target: Any) -> str:
+    if isinstance(target, str):
+        return target
+    return str(target["name"] if isinstance(target, dict) else target.name)
+
+
+def _normal(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def _distributions(folder: str) -> Iterable[tuple[str, str]]:
+    try:
+        entries = os.listdir(folder)  # noqa: PTH208 - a path object for each of hundreds costs more
+    except OSError:
+        return
+    for entry in entries:
+        if entry.endswith(".dist-info"):
+            name, _, version = entry[: -len(".dist-info")].partition("-")
+            yield _normal(name), version
+
+
+def _plugin_distributions(runtime: str) -> tuple[str, ...]:
+    """A third party's runtime says itself what counts; an unknown one is refused elsewhere."""
+    from pipeline.errors import UsageError
+    from stages.runtimes import registry
+
+    try:
+        return tuple(registry.get(runtime).distributions)
+    except UsageError:
+        return ()
+
+
+def _from_proc() -> tuple[list[str], str]:
+    """The NVIDIA driver's own listing under /proc; no library is loaded."""
+    names = []
+    for file in Path("/proc/driver/nvidia/gpus").glob("*/information"):
+        match = re.search(r"^Model:\s*(.+)$", _read(file), re.MULTILINE)
+        if match:
+            names.append(match.group(1).strip())
+    match = re.search(r"Module\s+(\d[\d.]+)", _read(Path("/proc/driver/nvidia/version")))
+    return names, match.group(1) if match else ""
+
+
+@functools.cache
+def _from_smi() -> tuple[list[str], str]:
+    """Where /proc has no listing (some containers, WSL), the driver's own tool, once a process."""
+    tool = shutil.which("nvidia-smi")
+    if not tool:
+        return [], ""
+    try:
+        told = subprocess.run(
+            [tool, "--query-gpu=name,driver_version", "--format=csv,noheader"],
+            capture_output=True,
+            text=True,
+            timeout=10,
+            check=True,
+        ).stdout
+    except (OSError, subprocess.SubprocessError):
+        return [], ""
+    rows = [[part.strip() for part in line.split(",")] for line in told.splitlines() if "," in line]
+    return [row[0] for row in rows], rows[0][1] if rows else ""
+
+
+def _read(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""

@@ -1,0 +1,109 @@
+"""Finds a runtime by name. Light: importing it imports no runtime and nothing heavy.
+
+A third party adds a runtime through an entry point of the group `kdpipe.runtimes`; the installed
+packages are searched for those only when a name is not built in.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from pipeline.errors import UsageError
+
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
+
+    from stages.runtimes.base import Runtime
+
+GROUP = "kdpipe.runtimes"
+
+BUILT_IN = {
+    "onnxruntime": "stages.runtimes.onnx_runtime",
+    "openvino": "stages.runtimes.openvino_runtime",
+    "tensorrt": "stages.runtimes.tensorrt_classic",
+    "tensorrt_rtx": "stages.runtimes.tensorrt_rtx",
+}
+"""The module of each built-in runtime; its object is called `RUNTIME`."""
+
+INTERFACE = ("precisions", "not_offered", "recipe", "distributions")
+CALLS = ("ability_to_build", "ability_to_run", "build", "load")
+
+
+def names() -> tuple[str, ...]:
+    """Every runtime that is built in or installed, sorted; searches the installed packages."""
+    return tuple(sorted({*BUILT_IN, *(point.name for point in _entry_points())}))
+
+
+def get(name: str) -> Runtime:
+    """The runtime called `name`.
+
+    Raises UsageError if there is none, or if the package that brings it is broken.
+    """
+    if name in BUILT_IN:
+        runtime: Runtime = importlib.import_module(BUILT_IN[name]).RUNTIME
+        return runtime
+    for point in _entry_points():
+        if point.name == name:
+            return _load(point)
+    every = names()
+    near = difflib.get_close_matches(name, every, n=2, cutoff=0.5)
+    raise UsageError(
+        f"unknown runtime {name!r}",
+        where="targets",
+        why=f"the runtimes are {', '.join(every)}",
+        mend=f"did you mean {' or '.join(near)}?" if near else "name one of these, or install the one you mean",
+    )
+
+
+def target_parts(name: str) -> tuple[str, str]:
+    """`onnxruntime-int8` -> (`onnxruntime`, `int8`)."""
+    runtime, _, precision = name.rpartition("-")
+    return runtime, precision
+
+
+def check_target(name: str) -> Runtime:
+    """The runtime of the target `name`; raises UsageError if it does not offer the precision."""
+    runtime_name, precision = target_parts(name)
+    runtime = get(runtime_name)
+    if precision in runtime.precisions:
+        return runtime
+    offered = ", ".join(f"{runtime_name}-{one}" for one in runtime.precisions)
+    raise UsageError(
+        f"{runtime_name} does not offer {precision}",
+        where=f"targets: {name}",
+        why=runtime.not_offered.get(precision, f"its precisions are {', '.join(runtime.precisions)}"),
+        mend=f"choose one of {offered}",
+    )
+
+
+def _entry_points() -> tuple[EntryPoint, ...]:
+    from importlib.metadata import entry_points
+
+    return tuple(entry_points(group=GROUP))
+
+
+def _load(point: EntryPoint) -> Runtime:
+    where = f"entry point {point.name} = {point.value} of group {GROUP}"
+    mend = "repair or uninstall that package; docs/runtimes.md tells the interface"
+    try:
+        runtime: Any = point.load()
+    except Exception as error:  # whatever a third party's module raises when it is imported
+        raise UsageError(
+            f"the runtime {point.name} cannot be imported",
+            where=where,
+            why=f"{type(error).__name__}: {error}",
+            mend=mend,
+        ) from error
+    absent = [part for part in INTERFACE if not hasattr(runtime, part)]
+    absent += [part for part in CALLS if not callable(getattr(runtime, part, None))]
+    if absent or isinstance(runtime, type):
+        raise UsageError(
+            f"the runtime {point.name} does not keep to the interface",
+            where=where,
+            why=f"it has no {', no '.join(absent)}" if absent else "it is a class, not an object",
+            mend=mend,
+        )
+    found: Runtime = runtime
+    return found

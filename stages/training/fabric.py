@@ -1,0 +1,294 @@
+"""Where and how a network is computed: device, precision, threads, determinism, several processes.
+
+Lightning Fabric brings the device, the precision and DDP; nothing of the loop depends on them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import multiprocessing
+import os
+import threading
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from lightning_fabric import Fabric
+from lightning_fabric.plugins.environments import LightningEnvironment
+from lightning_fabric.strategies import DDPStrategy
+
+from pipeline.errors import KdpipeError, MachineCannot, StageError, UsageError
+from pipeline.stage import Context, Metrics
+from stages.training.settings import ComputeSettings
+
+Work = Callable[[Fabric, Context], Metrics]
+"""What `launch` runs, once in each process. A module's function, so that a process can be started on it."""
+
+_FABRIC_PRECISION = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
+
+
+@dataclass(frozen=True)
+class Compute:
+    """What `auto` came to on this machine.
+
+    kind: cpu, cuda or mps. index: of the first device. devices: processes that take part.
+    precision: fp32, bf16 or fp16 (the last two mixed: weights stay float32).
+    threads: CPU threads of each process.
+    """
+
+    kind: str
+    index: int
+    devices: int
+    precision: str
+    threads: int
+    channels_last: bool
+    compile: bool
+
+    @property
+    def device(self) -> torch.device:
+        return torch.device("cpu") if self.kind == "cpu" else torch.device(self.kind, self.index)
+
+
+def resolve(settings: ComputeSettings) -> Compute:
+    """What these settings mean here.
+
+    Raises MachineCannot for a device that this machine lacks, UsageError for a precision that the
+    device does not have.
+    """
+    kind, _, index = settings.device.partition(":")
+    if kind == "auto":
+        kind = "cuda" if torch.cuda.is_available() else "cpu"
+    first = int(index or 0)
+    found = {"cpu": os.cpu_count() or 1, "cuda": torch.cuda.device_count(), "mps": _mps_devices()}[kind]
+    if first + settings.devices > found:
+        wanted = f"{kind}:{first}" if settings.devices == 1 else f"{settings.devices} {kind} devices"
+        raise MachineCannot(
+            f"compute.device asks for {wanted}, which this machine does not have",
+            where="compute.device, compute.devices",
+            why=f"PyTorch {torch.__version__} sees {found} {kind} device{'s' if found != 1 else ''}",
+            mend="--set compute.device=auto --set compute.devices=1",
+        )
+    precision = settings.precision
+    if precision == "auto":
+        precision = "bf16" if computes_bf16(kind, first) else "fp32"
+    if precision == "fp16" and kind != "cuda":
+        raise UsageError(
+            f"Precision fp16 needs a CUDA device, and this run is on {kind}",
+            where="compute.precision",
+            why="mixed precision on a CPU is bf16",
+            mend="--set compute.precision=auto",
+        )
+    threads = settings.threads or available_cores()
+    return Compute(
+        kind=kind,
+        index=first,
+        devices=settings.devices,
+        precision=precision,
+        threads=max(1, threads // settings.devices) if kind == "cpu" else threads,
+        channels_last=settings.channels_last,
+        compile=settings.compile,
+    )
+
+
+def computes_bf16(kind: str, index: int = 0) -> bool:
+    """Whether the device multiplies bfloat16 in hardware; emulation is slower than float32."""
+    if kind == "cuda":
+        return torch.cuda.get_device_capability(index)[0] >= 8
+    if kind == "cpu":
+        try:
+            text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
+        except OSError:
+            return False
+        for line in text.splitlines():
+            name, _, flags = line.partition(":")
+            if name.strip() in ("flags", "Features"):
+                return not {"avx512_bf16", "amx_bf16", "bf16"}.isdisjoint(flags.split())
+    return False
+
+
+def available_cores() -> int:
+    """Cores this process may use: its affinity, cut to the container's CPU quota."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text(encoding="ascii").split()
+        if quota != "max":
+            cores = min(cores, max(1, round(int(quota) / int(period))))
+    except (OSError, ValueError):
+        pass
+    return max(1, cores)
+
+
+def make(compute: Compute, *, precision: str | None = None) -> Fabric:
+    """A Fabric on this device; `precision` overrules the settings' (evaluation is float32 always)."""
+    # Fabric tells at INFO level what kdpipe tells itself.
+    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
+    logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
+    several = compute.devices > 1
+    if compute.kind == "cpu":
+        devices: Any = compute.devices
+    else:
+        devices = list(range(compute.index, compute.index + compute.devices))
+    return Fabric(
+        accelerator=compute.kind,
+        devices=devices,
+        # Explicit, so that a batch system's variables in the environment change nothing.
+        plugins=[LightningEnvironment()],
+        # Some networks hold parameters that a step does not use (a norm before a pooling left out).
+        strategy=DDPStrategy(start_method="spawn", find_unused_parameters=True) if several else "auto",
+        precision=_FABRIC_PRECISION[precision or compute.precision],  # type: ignore[arg-type]
+    )
+
+
+@contextlib.contextmanager
+def reproducible(compute: Compute, seed: int, *, true_fp32: bool = False) -> Iterator[None]:
+    """Seeds and pins all that changes a result, and puts it back as it was afterwards.
+
+    On the CPU an operation without a deterministic form is an error, on a GPU a warning.
+    true_fp32: no TF32 on the GPU, for figures that are compared with another runtime's.
+    """
+    cudnn = torch.backends.cudnn
+    before = (
+        torch.get_num_threads(),
+        torch.are_deterministic_algorithms_enabled(),
+        torch.is_deterministic_algorithms_warn_only_enabled(),
+        torch.utils.deterministic.fill_uninitialized_memory,
+        cudnn.benchmark,
+    )
+    cublas = os.environ.get("CUBLAS_WORKSPACE_CONFIG")
+    cuda = compute.kind == "cuda"
+    tf32 = (torch.backends.cuda.matmul.allow_tf32, cudnn.allow_tf32) if cuda else None
+    forked = list(range(compute.index, compute.index + compute.devices)) if cuda else []
+    with torch.random.fork_rng(devices=forked, enabled=True):
+        try:
+            if cublas is None:
+                os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"
+            torch.set_num_threads(compute.threads)
+            torch.use_deterministic_algorithms(True, warn_only=compute.kind != "cpu")
+            # It would write every new tensor once more, for code that reads what it never wrote.
+            torch.utils.deterministic.fill_uninitialized_memory = False
+            cudnn.benchmark = False
+            if cuda:
+                torch.backends.cuda.matmul.allow_tf32 = not true_fp32
+                cudnn.allow_tf32 = not true_fp32
+            torch.manual_seed(seed)
+            yield
+        finally:
+            threads, deterministic, warn_only, fill, benchmark = before
+            torch.set_num_threads(threads)
+            torch.use_deterministic_algorithms(deterministic, warn_only=warn_only)
+            torch.utils.deterministic.fill_uninitialized_memory = fill
+            cudnn.benchmark = benchmark
+            if tf32 is not None:
+                torch.backends.cuda.matmul.allow_tf32, cudnn.allow_tf32 = tf32
+            if cublas is None:
+                os.environ.pop("CUBLAS_WORKSPACE_CONFIG", None)
+
+
+def launch(work: Work, context: Context) -> Metrics:
+    """Runs `work(fabric, context)` reproducibly: here for one device, else in a process a device.
+
+    The first process's metrics and its errors (a KdpipeError) come back, and its progress is
+    passed on. Reads `context.settings.compute` and `.seed`.
+    """
+    compute = resolve(context.settings.compute)
+    if compute.devices == 1:
+        with reproducible(compute, context.settings.seed):
+            return work(make(compute), context)
+    return _launch_several(compute, work, context)
+
+
+class _QueueProgress:
+    """Progress from another process: what is told goes into a queue that the parent empties."""
+
+    def __init__(self, queue: Any) -> None:
+        self.queue = queue
+
+    def update(self, done: float, total: float, unit: str = "", **figures: float | str) -> None:
+        self.queue.put(("update", (done, total, unit), figures))
+
+    def note(self, text: str) -> None:
+        self.queue.put(("note", (text,), {}))
+
+
+def _launch_several(compute: Compute, work: Work, context: Context) -> Metrics:
+    queue = multiprocessing.get_context("spawn").SimpleQueue()
+    others = replace(
+        context,
+        settings=_portable(context.settings),
+        inputs=dict(context.inputs),
+        progress=_QueueProgress(queue),
+    )
+    teller = threading.Thread(target=_pass_on, args=(queue, context.progress), daemon=True)
+    teller.start()
+    children = set(multiprocessing.active_children())
+    port = os.environ.get("MASTER_PORT")
+    try:
+        outcome = make(compute).launch(_in_process, compute, work, others)
+    except Exception as error:
+        raise StageError(
+            f"A training process of {compute.devices} failed",
+            why=str(error).strip() or type(error).__name__,
+            mend="--set compute.devices=1 to see whether it is the network or the devices",
+        ) from error
+    finally:
+        # An interrupt must not leave processes behind that train on.
+        for child in set(multiprocessing.active_children()) - children:
+            child.terminate()
+        if port is None:
+            os.environ.pop("MASTER_PORT", None)
+        queue.put(None)
+        teller.join(timeout=10)
+    if isinstance(outcome, KdpipeError):
+        raise outcome
+    return outcome
+
+
+def _in_process(fabric: Fabric, compute: Compute, work: Work, context: Context) -> Metrics | KdpipeError:
+    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
+    if fabric.global_rank != 0:
+        context = replace(context, progress=_Unheard())
+    with reproducible(compute, context.settings.seed), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*find_unused_parameters=True.*")
+        try:
+            return work(fabric, context)
+        except KdpipeError as error:
+            if fabric.global_rank != 0:
+                raise
+            return error
+
+
+class _Unheard:
+    def update(self, done: float, total: float, unit: str = "", **figures: float | str) -> None:
+        pass
+
+    def note(self, text: str) -> None:
+        pass
+
+
+def _pass_on(queue: Any, progress: Any) -> None:
+    while (told := queue.get()) is not None:
+        name, arguments, figures = told
+        getattr(progress, name)(*arguments, **figures)
+
+
+def _portable(settings: SimpleNamespace) -> SimpleNamespace:
+    """The same settings in classes that another process can import.
+
+    The profile's class of `distill` is made at run time from the methods that are installed.
+    """
+    from stages.settings import DistillSettings
+
+    values: Mapping[str, Any] = dict(vars(settings))
+    return SimpleNamespace(
+        **{
+            name: DistillSettings.model_construct(**dict(value))
+            if isinstance(value, DistillSettings)
+            else value
+            for name, value in values.items()
+        }
+    )

@@ -1,0 +1,131 @@
+"""What the loop trains: one module with one forward, whatever the stage.
+
+Student, projectors and loss parameters lie in it, so that they are synchronised between devices
+and the optimiser sees every one of them. The teacher does not: it must not be trained, averaged,
+put into training mode or saved.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from stages.data.preprocessing import Preprocessing
+from stages.methods import registry
+from stages.methods.settings import MethodSettings
+from stages.models.features import Observer
+
+
+class Task(nn.Module):
+    """A network and what it learns from.
+
+    network: whose weights are kept. names: of the losses beside the label loss.
+    preprocessings: one for each image input of `forward`, the network's own first.
+    label_weight: factor of the cross-entropy with the true labels.
+    """
+
+    network: nn.Module
+    names: tuple[str, ...] = ()
+    preprocessings: tuple[Preprocessing, ...]
+    label_weight: float = 1.0
+
+    def factors(self, epoch_progress: float) -> list[float]:
+        """Each loss's weight after `epoch_progress` epochs, in the order of `names`."""
+        return []
+
+    def to_device(self, device: torch.device) -> None:
+        """Brings along what is not in the module tree."""
+
+    def forward(self, labels: Tensor, *images: Tensor) -> tuple[Tensor, Tensor]:
+        """int64 (n), normalised float (n, channels, side, side) for each preprocessing ->
+        (logits (n, classes), unweighted losses float32 (len(names)))."""
+        raise NotImplementedError
+
+
+class Alone(Task):
+    """A network that learns from the labels alone: the teacher, the baseline."""
+
+    def __init__(self, network: nn.Module, preprocessing: Preprocessing) -> None:
+        super().__init__()
+        self.network = network
+        self.preprocessings = (preprocessing,)
+
+    def forward(self, labels: Tensor, *images: Tensor) -> tuple[Tensor, Tensor]:
+        answers = self.network(images[0])
+        return answers, answers.new_zeros(0, dtype=torch.float32)
+
+
+class Distillation(Task):
+    """A student that learns from the labels and, through the methods, from the teacher.
+
+    teacher: frozen here, in evaluation mode for good.
+    methods: the settings of the losses; the modules are made here, after a look at both networks.
+    """
+
+    def __init__(
+        self,
+        student: nn.Module,
+        teacher: nn.Module,
+        methods: Sequence[MethodSettings],
+        preprocessings: tuple[Preprocessing, Preprocessing],
+        *,
+        label_weight: float,
+    ) -> None:
+        super().__init__()
+        self.network = student
+        self.preprocessings = preprocessings
+        self.label_weight = label_weight
+        self.names = column_names(methods)
+        self._settings = tuple(methods)
+        teacher.requires_grad_(False).eval()
+        stages = stages_of(methods)
+        size, channels = preprocessings[0].image_size, preprocessings[0].channels
+        student_observer, teacher_observer = Observer(student, stages), Observer(teacher, stages)
+        student_spec = student_observer.spec(size, channels)
+        teacher_spec = teacher_observer.spec(size, channels)
+        self.methods = nn.ModuleList(registry.make(one, student_spec, teacher_spec) for one in methods)
+        # In a tuple, not as attributes: so the teacher is no part of this module.
+        self._observers = (student_observer, teacher_observer)
+
+    def factors(self, epoch_progress: float) -> list[float]:
+        return [one.weight * registry.warmup_factor(one, epoch_progress) for one in self._settings]
+
+    def to_device(self, device: torch.device) -> None:
+        self._observers[1].model.to(device)
+
+    def forward(self, labels: Tensor, *images: Tensor) -> tuple[Tensor, Tensor]:
+        student_observer, teacher_observer = self._observers
+        # no_grad, not inference_mode: losses save the teacher's tensors for the backward pass.
+        with torch.no_grad():
+            teacher = teacher_observer(images[1])
+        student = student_observer(images[0])
+        losses = [
+            method(student, teacher, labels, teacher_head=teacher_observer.local_logits)
+            for method in self.methods
+        ]
+        return student.logits, torch.stack([loss.float() for loss in losses])
+
+
+def column_names(methods: Sequence[MethodSettings]) -> tuple[str, ...]:
+    """The methods' names, numbered from the second of a name on: kd, kd_2."""
+    seen: Counter[str] = Counter()
+    names = []
+    for one in methods:
+        name: str = one.name  # type: ignore[attr-defined]
+        seen[name] += 1
+        names.append(name if seen[name] == 1 else f"{name}_{seen[name]}")
+    return tuple(names)
+
+
+def stages_of(methods: Sequence[MethodSettings]) -> tuple[int, ...]:
+    """The stages that the methods look at, sorted, each once; `last` is always observed."""
+    wanted: set[int] = set()
+    for one in methods:
+        layers: Any = getattr(one, "layers", "last")
+        if layers != "last":
+            wanted.update(layers)
+    return tuple(sorted(wanted))

@@ -1,0 +1,134 @@
+"""Sampling and statistics of latencies, against hand-computed and slow references."""
+
+from __future__ import annotations
+
+import math
+import time
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from stages.measuring import latency
+
+
+def test_nearest_rank_percentiles_by_hand() -> None:
+    ordered = np.array([10, 20, 30, 40, 50])
+    assert latency.percentile_ns(ordered, 50) == 30
+    assert latency.percentile_ns(ordered, 90) == 50
+    assert latency.percentile_ns(ordered, 20) == 10
+    assert latency.percentile_ns(ordered, 21) == 20
+
+
+@given(st.lists(st.integers(1, 10**9), min_size=1, max_size=200), st.floats(0.1, 100.0))
+def test_percentile_is_a_sample_with_enough_at_or_below(values: list[int], percent: float) -> None:
+    ordered = np.sort(np.array(values))
+    found = latency.percentile_ns(ordered, percent)
+    assert found in values
+    assert (ordered <= found).mean() >= percent / 100.0 - 1e-12
+
+
+def test_fewest_samples_are_those_of_the_binomial_bound() -> None:
+    for percent, fewest in latency.FEWEST.items():
+        share = percent / 100.0
+        assert 1 - share**fewest >= 0.99
+        assert 1 - share ** (fewest - 1) < 0.99
+
+
+def test_mann_kendall_sees_a_trend_and_no_trend() -> None:
+    assert latency.mann_kendall_p(np.arange(30.0)) < 1e-6
+    assert latency.mann_kendall_p(np.ones(30)) == 1.0
+    alternating = np.array([1.0, 2.0] * 15)
+    assert latency.mann_kendall_p(alternating) > 0.05
+
+
+def test_mann_kendall_score_by_hand() -> None:
+    # 1 3 2 4: pairs up 5, down 1: S = 4; variance 4*3*13/18; z = 3 / sqrt(8.667)
+    z = 3 / math.sqrt(4 * 3 * 13 / 18)
+    expected = math.erfc(z / math.sqrt(2))
+    assert latency.mann_kendall_p(np.array([1.0, 3.0, 2.0, 4.0])) == pytest.approx(expected)
+
+
+def test_steady_and_drifting_samples_are_told_apart() -> None:
+    rng = np.random.default_rng(0)
+    noise = rng.normal(0, 2000, size=600)
+    flat = (1_000_000 + noise).astype(np.int64)
+    warming = (np.linspace(1_300_000, 1_000_000, 600) + noise).astype(np.int64)
+    assert latency.is_steady(flat)
+    assert not latency.is_steady(warming)
+    assert not latency.is_steady(flat[:5]), "too few samples prove nothing"
+
+
+def test_interval_of_the_median_covers_it_about_as_often_as_it_says() -> None:
+    rng = np.random.default_rng(1)
+    hits = 0
+    rounds = 60
+    for _ in range(rounds):
+        ns = rng.lognormal(math.log(1e6), 0.2, size=300).astype(np.int64)
+        low, high = latency.bootstrap_p50_ci_ns(ns, resamples=200)
+        hits += low <= 1e6 <= high
+    assert hits / rounds > 0.85
+
+
+@settings(max_examples=25)
+@given(st.lists(st.integers(1, 10**9), min_size=2, max_size=60))
+def test_interval_is_ordered_within_the_samples_and_repeatable(values: list[int]) -> None:
+    ns = np.array(values, dtype=np.int64)
+    low, high = latency.bootstrap_p50_ci_ns(ns, resamples=100)
+    assert ns.min() <= low <= high <= ns.max()
+    assert (low, high) == latency.bootstrap_p50_ci_ns(ns, resamples=100)
+
+
+def test_correlated_samples_widen_the_interval() -> None:
+    """Blocks of equal values carry less information than as many independent ones."""
+    rng = np.random.default_rng(2)
+    independent = rng.normal(1e6, 1e5, size=1000).astype(np.int64)
+    correlated = np.repeat(rng.normal(1e6, 1e5, size=50), 20).astype(np.int64)
+    width = [high - low for low, high in map(_interval, (independent, correlated))]
+    assert width[1] > 1.5 * width[0]
+
+
+def _interval(ns: np.ndarray) -> tuple[float, float]:
+    return latency.bootstrap_p50_ci_ns(ns, resamples=300)
+
+
+def test_sampling_times_the_call_and_leaves_the_warm_up_out() -> None:
+    calls: list[float] = []
+
+    def call() -> None:
+        # The first calls are slow, as a runtime's are; they must not show in the samples.
+        time.sleep(0.02 if len(calls) < 5 else 0.002)
+        calls.append(time.perf_counter())
+
+    found = latency.sample(call, warmup_s=0.0, duration_s=0.2, max_duration_s=0.6, min_samples=20)
+    assert len(found.ns) >= 20
+    assert found.ns.dtype == np.int64
+    assert found.ns.min() >= 2_000_000
+    assert np.median(found.ns) < 15_000_000
+    assert len(calls) >= len(found.ns) * found.inner_loops + latency.WARMUP_CALLS
+
+
+def test_very_short_calls_are_looped_inside_a_sample() -> None:
+    found = latency.sample(lambda: None, warmup_s=0.0, duration_s=0.01, max_duration_s=0.05, min_samples=10)
+    assert found.inner_loops > 1
+
+
+def test_a_percentile_that_the_samples_do_not_carry_is_left_out() -> None:
+    few = latency.Samples(np.arange(1, 101, dtype=np.int64) * 1000, 1, 1, 0, True, 1)
+    entry = latency.summarise(few, batch=2, threads=1, resamples=100)
+    assert entry["p50_ms"] == pytest.approx(0.05)
+    assert entry["p90_ms"] == pytest.approx(0.09)
+    assert entry["p99_ms"] is None
+    assert "tail under-sampled" in entry["flags"]
+    assert entry["throughput_ips"] == pytest.approx(2 / 50.5e-6, rel=1e-3)
+    many = latency.Samples(np.arange(1, 1001, dtype=np.int64) * 1000, 1, 1, 0, True, 1)
+    assert latency.summarise(many, batch=1, threads=1, resamples=100)["p99_ms"] == pytest.approx(0.99)
+
+
+def test_contention_shows_in_wall_over_cpu_time() -> None:
+    ns = np.full(500, 1_000_000, dtype=np.int64)
+    contended = latency.Samples(ns, 1500, 1000, 3, True, 1)
+    assert "contended" in latency.summarise(contended, batch=1, threads=1, resamples=100)["flags"]
+    quiet = latency.Samples(ns, 1020, 1000, 0, True, 1)
+    assert latency.summarise(quiet, batch=1, threads=1, resamples=100)["flags"] == []
