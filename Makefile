@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: setup run test lint bench schema docs clean
+.PHONY: setup run test test-slow test-docker lint bench schema docs clean
 
 setup: $(READY)
 
@@ -19,6 +19,12 @@ run: setup
 
 test: setup
 	$(BIN)/python -m pytest -m 'not slow and not gpu'
+
+test-slow: setup
+	$(BIN)/python -m pytest -m 'slow and not gpu' --ignore tests/docker
+
+test-docker: setup
+	$(BIN)/python -m pytest -m slow tests/docker
 
 lint: setup
 	$(BIN)/ruff check .

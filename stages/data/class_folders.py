@@ -134,9 +134,7 @@ def _refuse_unusable(settings: Any, found: ClassFolders) -> None:
     if not found.train:
         raise missing(settings, "there are no class folders in it", where=place)
     if not any(found.train.values()):
-        raise missing(
-            settings, f"none of its {len(found.train)} class folders holds an image", where=place
-        )
+        raise missing(settings, f"none of its {len(found.train)} class folders holds an image", where=place)
     empty = [name for name, files in found.train.items() if not files]
     if empty:
         raise DataError(

@@ -21,7 +21,9 @@ def repeated(train: Sequence[Source], test: Sequence[Source]) -> int:
     Files are compared as files, arrays as pixels.
     """
     if isinstance(test[0], Path) or isinstance(train[0], Path):
-        return _repeated_files([s for s in train if isinstance(s, Path)], [s for s in test if isinstance(s, Path)])
+        return _repeated_files(
+            [s for s in train if isinstance(s, Path)], [s for s in test if isinstance(s, Path)]
+        )
     known = {_pixels(image) for image in train if isinstance(image, np.ndarray)}
     return sum(_pixels(image) in known for image in test if isinstance(image, np.ndarray))
 

@@ -54,7 +54,9 @@ def fingerprint(settings: Any, digest: Digest) -> str:
 
 def official_fingerprint(name: str) -> str:
     """Of a torchvision set as its authors publish it, from the MD5 sums of its archives."""
-    return _hash([name, "official", *(f"{file} {md5}" for file, md5 in torchvision_files.SETS[name].official)])
+    return _hash(
+        [name, "official", *(f"{file} {md5}" for file, md5 in torchvision_files.SETS[name].official)]
+    )
 
 
 def certify(settings: Any, base: Path) -> None:
@@ -97,7 +99,9 @@ def _of_files(name: str, base: Path, files: Iterable[Path], digest: Digest) -> s
 
 
 def _hash(lines: list[str]) -> str:
-    return hashlib.sha256(b"\0".join(line.encode("utf-8", "surrogateescape") for line in ("kdpipe-data-1", *lines))).hexdigest()
+    return hashlib.sha256(
+        b"\0".join(line.encode("utf-8", "surrogateescape") for line in ("kdpipe-data-1", *lines))
+    ).hexdigest()
 
 
 def _sha256(path: Path) -> str:

@@ -56,7 +56,7 @@ class Images(Protocol):
         """
 
 
-class UnreadableImage(ValueError):
+class UnreadableImage(ValueError):  # noqa: N818 - a finding that is collected, not an end
     """One image that cannot be decoded; the text tells why."""
 
 
@@ -157,7 +157,9 @@ class DecodedImages:
 
     in_memory: ClassVar[bool] = False
 
-    def __init__(self, sources: Sequence[Source] | np.ndarray, form: Form, *, workers: int, keep: bool) -> None:
+    def __init__(
+        self, sources: Sequence[Source] | np.ndarray, form: Form, *, workers: int, keep: bool
+    ) -> None:
         self._sources = sources
         self._form = form
         self._workers = workers

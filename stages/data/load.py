@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +32,7 @@ from stages.data.images import (
     unreadable_headers,
 )
 from stages.data.preprocessing import SCALE, Preprocessing
-from stages.data.raw import RawData, RawSplit, refuse_unusable
+from stages.data.raw import RawData, refuse_unusable
 from stages.data.registry import plugin_settings
 from stages.data.settings import DataSettings
 from stages.data.splits import cut
@@ -92,7 +92,7 @@ def load(settings: DataSettings) -> DataSet:
     """
     raw = _read(settings)
     form = _form(settings, raw)
-    raw, parts = _divided(settings, raw)
+    parts = _divided(settings, raw)
     count = sum(len(part) for part in raw.parts().values())
     keep = count * int(np.prod(form.shape)) <= settings.memory_limit_gb * 1e9
     held = {name: _held(part.images, form, settings.workers, keep) for name, part in raw.parts().items()}
@@ -103,7 +103,7 @@ def load(settings: DataSettings) -> DataSet:
         )
         for name, (source, rows) in parts.items()
     }
-    mean, std, note = _constants(settings, raw, parts["train"][1], splits["train"].images)
+    mean, std = _constants(settings, raw, parts["train"][1], splits["train"].images)
     return DataSet(
         classes=raw.classes,
         preprocessing=Preprocessing(
@@ -116,7 +116,7 @@ def load(settings: DataSettings) -> DataSet:
             std=std,
         ),
         **splits,
-        notes=(*raw.notes, *note, *_remarks(raw, parts)),
+        notes=(*raw.notes, *_remarks(raw, parts)),
     )
 
 
@@ -159,30 +159,26 @@ def _form(settings: DataSettings, raw: RawData) -> Form:
 
 
 Parts = dict[str, tuple[str, np.ndarray]]
-"""For train, validation and test: the raw split it comes from, and its rows there."""
+"""For train, validation and test: the raw split it comes from, and its rows there, sorted."""
 
 
-def _divided(settings: DataSettings, raw: RawData) -> tuple[RawData, Parts]:
-    """Cuts what the set does not bring: first the test split, then validation from what is left.
-
-    The rows are sorted by their place in the set, which by itself is sorted by name.
-    """
+def _divided(settings: DataSettings, raw: RawData) -> Parts:
+    """Cuts what the set does not bring: first the test split, then validation from what is left."""
     labels = np.asarray(raw.train.labels, np.int64)
     train = np.arange(len(labels))
     parts: Parts = {}
-    for name, fraction, stream in (
-        ("test", settings.test, _TEST_STREAM),
-        ("validation", settings.validation, _VALIDATION_STREAM),
-    ):
-        own = raw.parts().get(name)
-        if own is not None:
-            parts[name] = (name, np.arange(len(own)))
-        else:
-            # A class of three must still have an image for what is cut next.
-            rest, part = cut(labels[train], fraction, settings.split_seed, stream)
-            parts[name] = ("train", train[part])
-            train = train[rest]
-    return raw, {"train": ("train", train), **parts}
+    cuts = [("test", settings.test, _TEST_STREAM), ("validation", settings.validation, _VALIDATION_STREAM)]
+    owned = raw.parts()
+    to_cut = [name for name, _, _ in cuts if name not in owned]
+    for name, fraction, stream in cuts:
+        if name in owned:
+            parts[name] = (name, np.arange(len(owned[name])))
+            continue
+        to_cut.remove(name)
+        rest, part = cut(labels[train], fraction, settings.split_seed, stream, leave=1 + len(to_cut))
+        parts[name] = ("train", train[part])
+        train = train[rest]
+    return {"train": ("train", train), **parts}
 
 
 def _held(images: Any, form: Form, workers: int, keep: bool) -> Images:
@@ -195,3 +191,66 @@ def _held(images: Any, form: Form, workers: int, keep: bool) -> Images:
 
 def _selected(images: Images, rows: np.ndarray) -> Images:
     return images if len(rows) == len(images) else SelectedImages(images, rows)
+
+
+def _constants(
+    settings: DataSettings, raw: RawData, rows: np.ndarray, images: Images
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and deviation: the profile's, else those of the training part at image_size.
+
+    Of a set of files at most 20,000 training images are looked at, evenly spread, whether or not they fit
+    into memory: so `memory_limit_gb` cannot change what a network is given.
+    """
+    if settings.mean is not None and settings.std is not None:
+        return tuple(settings.mean), tuple(settings.std)
+    where = settings.name
+    if isinstance(raw.train.images, np.ndarray):
+        return mean_and_std(images, where)
+    looked_at = evenly_spread(len(images), LOOKED_AT)
+    sources = [raw.train.images[i] for i in rows[looked_at]]
+    identity = _identity(sources, images.shape, settings.resize)
+    known = _computed.get(identity)
+    if known is None:
+        known = mean_and_std(_selected(images, looked_at), where)
+        if identity:
+            _computed[identity] = known
+    return known
+
+
+_computed: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {}
+"""Mean and deviation of files as they were, so that the stages of one run decode them once."""
+
+
+def _identity(sources: Sequence[Source], shape: tuple[int, int, int], resize: str) -> str:
+    """Of files, by path, size and time of change; "" if they are not files."""
+    told = hashlib.sha256(repr((shape, resize)).encode())
+    for source in sources:
+        if not isinstance(source, Path):
+            return ""
+        try:
+            state = source.stat()
+        except OSError:  # it is named when it is decoded
+            return ""
+        line = f"{source.absolute()}\0{state.st_size}\0{state.st_mtime_ns}\0{state.st_ino}\n"
+        told.update(line.encode("utf-8", "surrogateescape"))
+    return told.hexdigest()
+
+
+def _remarks(raw: RawData, parts: Parts) -> tuple[str, ...]:
+    """What may lessen the worth of the figures: repeated images, classes that are never tested."""
+    remarks = []
+    sources = {name: [raw.parts()[source].images[i] for i in rows] for name, (source, rows) in parts.items()}
+    twice = repeated([*sources["train"], *sources["validation"]], sources["test"])
+    if twice:
+        remarks.append(
+            f"{twice} of {len(sources['test'])} test images occur among the training images as well, "
+            "byte for byte: the test accuracy flatters"
+        )
+    for name in ("test", "validation"):
+        source, rows = parts[name]
+        labels = raw.parts()[source].labels[rows]
+        absent = [raw.classes[label] for label in sorted(set(range(len(raw.classes))) - set(labels.tolist()))]
+        if absent:
+            shown = ", ".join(absent[:10]) + (f" and {len(absent) - 10} more" if len(absent) > 10 else "")
+            remarks.append(f"the {name} split has no image of {len(absent)} classes: {shown}")
+    return tuple(remarks)

@@ -28,7 +28,7 @@ _LIKELY = {"npz": "cifar100", "idx": "fashion_mnist", "image_folder": "flowers10
 """For each form, a public set that torchvision fetches."""
 
 
-def missing(settings: Any, why: str, where: str = "") -> DataError:
+def missing(settings: Any, why: str, where: str = "", what: str = "is not there") -> DataError:
     """The error that says how to get the set of `settings` (typed, or a namespace alike)."""
     name = settings.name
     others = "; ".join(text for kind, text in LAYOUTS.items() if kind != name)
@@ -48,11 +48,12 @@ def missing(settings: Any, why: str, where: str = "") -> DataError:
         )
         bring = f"or bring it in a form of your own with --set data.name=KIND --set data.root=DIR: {others}"
     return DataError(
-        f"the data set {name} is not there",
+        f"the data set {name} {what}",
         where=where or "data.root",
         why=why,
         mend=(
-            f"one of three ways:\n  (1) {place}: kdpipe run PROFILE --set data.root=DIR\n  (2) {fetch}\n  (3) {bring}"
+            f"one of three ways:\n  (1) {place}: kdpipe run PROFILE --set data.root=DIR"
+            f"\n  (2) {fetch}\n  (3) {bring}"
         ),
     )
 

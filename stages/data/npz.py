@@ -33,7 +33,15 @@ def _split(path: Path) -> RawSplit:
                     path, f"it has no {' and no '.join(absent)}, but {', '.join(archive.files) or 'nothing'}"
                 )
             return RawSplit(archive["images"], archive["labels"])
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error, AttributeError, TypeError) as error:
+    except (
+        OSError,
+        ValueError,
+        EOFError,
+        zipfile.BadZipFile,
+        zlib.error,
+        AttributeError,
+        TypeError,
+    ) as error:
         raise _unfit(path, f"it cannot be read as npz: {error}") from error
 
 

@@ -114,7 +114,9 @@ def _refuse_misfit(part: RawSplit, classes: int, where: str) -> None:
         )
 
 
-def named_classes(given: Sequence[str] | None, file: Path | None, labels: Sequence[np.ndarray]) -> tuple[str, ...]:
+def named_classes(
+    given: Sequence[str] | None, file: Path | None, labels: Sequence[np.ndarray]
+) -> tuple[str, ...]:
     """Class names: those given in the profile, else the lines of classes.txt, else the label numbers."""
     if given is not None:
         return tuple(given)

@@ -14,6 +14,7 @@ Resize = Literal["bilinear", "bicubic", "nearest", "lanczos", "box"]
 class DataSettings(Settings):
     """What every kind of data set shares."""
 
+    name: str = setting(..., "kind of data set", min_length=1)
     image_size: int = setting(32, "side of the square image the networks see", unit="pixels", ge=8, le=1024)
     channels: Literal[1, 3] | None = setting(
         None, "colour channels; null keeps the set's own (1 for grey sets, else 3)"

@@ -18,13 +18,15 @@ def stratified(labels: np.ndarray, fraction: float, seed: int) -> np.ndarray:
     return _chosen(labels, fraction, seed, stream=0, leave=0)
 
 
-def cut(labels: np.ndarray, fraction: float, seed: int, stream: int) -> tuple[np.ndarray, np.ndarray]:
+def cut(
+    labels: np.ndarray, fraction: float, seed: int, stream: int, leave: int = 1
+) -> tuple[np.ndarray, np.ndarray]:
     """Cuts `fraction` of the images off, of every class alike: (the rest, the part), sorted indices.
 
-    Like `stratified`, but at least one image of every class stays behind as well: a class needs two.
+    Like `stratified`, but at least `leave` images of every class stay behind: it needs one more.
     stream: tells cuts with the same seed apart.
     """
-    part = _chosen(labels, fraction, seed, stream=stream, leave=1)
+    part = _chosen(labels, fraction, seed, stream=stream, leave=leave)
     rest = np.ones(len(labels), bool)
     rest[part] = False
     return np.flatnonzero(rest), part

@@ -84,16 +84,14 @@ def _svhn(base: Path) -> RawData:
 
     parts = [datasets.SVHN(str(base), split=split) for split in ("train", "test")]
     train, test = (
-        RawSplit(
-            np.ascontiguousarray(part.data.transpose(0, 2, 3, 1)), np.asarray(part.labels, np.int64)
-        )
+        RawSplit(np.ascontiguousarray(part.data.transpose(0, 2, 3, 1)), np.asarray(part.labels, np.int64))
         for part in parts
     )
     return RawData(_DIGITS, train, test)
 
 
 def _flowers102(base: Path) -> RawData:
-    from scipy.io import loadmat
+    from scipy.io import loadmat  # type: ignore[import-untyped]
     from torchvision import datasets
 
     with _readable(base):
@@ -153,7 +151,7 @@ def _damaged(base: Path, why: str) -> DataError:
 def _download(settings: TorchvisionSettings) -> Path:
     """Fetches the set beside its place and moves it there when it is whole and verified."""
     root = root_of(settings)
-    made = not root.exists()
+    made = [folder for folder in (root, *root.parents) if not folder.exists()]
     scratch: Path | None = None
     before = socket.getdefaulttimeout()
     try:
@@ -163,15 +161,15 @@ def _download(settings: TorchvisionSettings) -> Path:
         _fetch(settings.name, scratch)
         _move(scratch, root)
     except Exception as error:  # torchvision lets through whatever network, disk and archives raise
-        failure = missing(settings, " ".join(f"the download failed: {error}".split()), where=str(root))
-        failure.what = f"the data set {settings.name} cannot be downloaded"
-        raise failure from error
+        why = " ".join(f"{type(error).__name__}: {error}".split())
+        raise missing(settings, why, where=str(root), what="cannot be downloaded") from error
     finally:
         socket.setdefaulttimeout(before)
         if scratch is not None:
             shutil.rmtree(scratch, ignore_errors=True)
-        if made and root.is_dir() and not any(root.iterdir()):
-            root.rmdir()
+        for folder in made:
+            if folder.is_dir() and not any(folder.iterdir()):
+                folder.rmdir()
     base = root / torchvision_files.SETS[settings.name].folder
     certify(settings, base)
     return base

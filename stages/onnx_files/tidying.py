@@ -15,6 +15,10 @@ import onnx
 from onnx import AttributeProto, NodeProto
 
 _SCOPES = "pkg.torch.onnx.name_scopes"
+_NO_SCOPE = "_empty_nn_module_stack_from_metadata_hook"
+_FOLDED_BIAS = ".weight_bias"
+"""How the exporter names the bias that a folded normalisation left: `conv1.weight_bias`."""
+
 _WEIGHT_INPUT = 1
 
 
@@ -25,7 +29,10 @@ def tidy(model: onnx.ModelProto, *, strip_prefix: str) -> None:
     Works in place. The graph's inputs and outputs keep their names.
     """
     graph = model.graph
-    initialisers = {tensor.name: _without(tensor.name, strip_prefix) for tensor in graph.initializer}
+    initialisers = {
+        tensor.name: _without(tensor.name, strip_prefix).replace(_FOLDED_BIAS, ".bias")
+        for tensor in graph.initializer
+    }
     used: Counter[str] = Counter()
     renamed = dict(initialisers)
     kept = {value.name for value in (*graph.input, *graph.output)}
@@ -53,7 +60,8 @@ def _module_path(node: NodeProto, initialisers: Mapping[str, str], prefix: str) 
     for entry in node.metadata_props:
         if entry.key == _SCOPES:
             scopes = ast.literal_eval(entry.value)
-            return _without(scopes[-2], prefix) if len(scopes) > 1 else ""
+            path = scopes[-2] if len(scopes) > 1 else ""
+            return "" if path == _NO_SCOPE else _without(path, prefix)
     return ""
 
 

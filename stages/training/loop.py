@@ -224,7 +224,8 @@ def _inputs(images: Tensor, normalises: list[Normalise]) -> list[Tensor]:
     """The same view for each network, by its own constants; made once where they are equal."""
     made = [normalises[0](images)]
     for normalise in normalises[1:]:
-        made.append(made[0] if normalise.equals(normalises[0]) else normalise(images))
+        same = normalise.preprocessing == normalises[0].preprocessing
+        made.append(made[0] if same else normalise(images))
     return made
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator
 
@@ -33,8 +34,7 @@ class Supply:
         self._split = split
         self._chosen = chosen
         self._images: Tensor | None = None
-        size = split.images.batch(chosen[:1]).nbytes * self.count
-        if size <= _room_bytes(device):
+        if self.count * math.prod(split.images.shape) <= _room_bytes(device):
             # (n, height, width, channels), of which a batch is an NCHW view in channels_last order.
             self._images = torch.from_numpy(np.ascontiguousarray(split.images.batch(chosen))).to(device)
             self._labels = torch.from_numpy(self.labels).to(device)
@@ -88,6 +88,7 @@ class Normalise:
     def __init__(
         self, preprocessing: Preprocessing, device: torch.device, *, channels_last: bool = True
     ) -> None:
+        self.preprocessing = preprocessing
         scale = float(preprocessing.scale)
         mean = torch.tensor(preprocessing.mean, dtype=torch.float64)
         std = torch.tensor(preprocessing.std, dtype=torch.float64)

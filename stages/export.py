@@ -1,0 +1,126 @@
+"""The stage export: teacher and student become ONNX files, proven to agree with PyTorch."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import nn
+
+from pipeline.errors import StageError
+from pipeline.stage import Context, Metrics, Progress
+from stages.data.load import load as load_data
+from stages.models.card import load as load_network
+from stages.onnx_files.checks import prove_graph
+from stages.onnx_files.exporting import Exported, export_network
+from stages.onnx_files.parity import prove_parity
+from stages.settings import ExportSettings
+
+ROLES = (("teacher", "train"), ("student", "distill"))
+"""Whose artefact holds which network."""
+
+
+def run(context: Context) -> Metrics:
+    """Writes `student.onnx`, `teacher.onnx`, their cards and `parity.json`.
+
+    Nothing is written unless both files are proven. Raises StageError if a network cannot be
+    exported, holds more than its card says, or computes something else as a file.
+    """
+    settings: ExportSettings = context.settings.export
+    images = _parity_images(context, settings)
+    contents: dict[str, bytes] = {}
+    cards: dict[str, dict[str, Any]] = {}
+    report: dict[str, Any] = {"schema_version": 1, "tolerance": settings.tolerance}
+    for done, (role, stage) in enumerate(ROLES):
+        context.progress.update(done, len(ROLES), "networks", exporting=role)
+        cards[role] = _card(context.inputs[stage], preprocessing=settings.preprocessing)
+        network, _ = load_network(context.inputs[stage])
+        contents[role], report[role] = _proven(network, cards[role], role, images, settings, context.progress)
+    context.progress.update(len(ROLES), len(ROLES), "networks")
+    for role, content in contents.items():
+        (context.output / f"{role}.onnx").write_bytes(content)
+        _write_json(context.output / f"{role}.json", cards[role])
+    _write_json(context.output / "parity.json", report)
+    return _metrics(report, contents)
+
+
+def _proven(
+    network: nn.Module,
+    card: Mapping[str, Any],
+    role: str,
+    images: np.ndarray,
+    settings: ExportSettings,
+    progress: Progress,
+) -> tuple[bytes, dict[str, Any]]:
+    """The file's bytes, and this network's part of `parity.json`."""
+    exported = export_network(network, card, role=role, opset=settings.opset, batch_max=settings.batch_max)
+    _require_nothing_else(exported, card, role, progress)
+    content = prove_graph(exported.model, card, role=role, opset=settings.opset)
+    checks = prove_parity(network, content, images, card, role=role, tolerance=settings.tolerance)
+    return content, {
+        "checks": [check.as_json() for check in checks],
+        "parameters_graph": exported.graph_parameters,
+        "parameters_network": exported.network_parameters,
+        "opset": settings.opset,
+        "ir_version": exported.model.ir_version,
+        "size_bytes": len(content),
+    }
+
+
+def _require_nothing_else(
+    exported: Exported, card: Mapping[str, Any], role: str, progress: Progress
+) -> None:
+    """A projector or a head of the teacher must not travel with the student.
+
+    What the graph reads must be all that the network has, and as much as its card says. A teacher
+    may have parameters that only training reads (an auxiliary head); they stay out of the file.
+    """
+    if exported.network_parameters != card["parameters"]:
+        raise StageError(
+            f"The {role} holds something beside its network.",
+            where=f"stage export, {card['model']}",
+            why=f"found {exported.network_parameters:,} parameters, its card says {card['parameters']:,}",
+            mend="delete the artefact and make it again, or check how the network is built",
+        )
+    if not exported.unread:
+        return
+    surplus = exported.network_parameters - exported.graph_parameters
+    named = ", ".join(exported.unread[:5]) + (", …" if len(exported.unread) > 5 else "")
+    if role == "student":
+        raise StageError(
+            "The student holds parameters that its logits do not depend on.",
+            where=f"stage export, {card['model']}",
+            why=f"{surplus:,} of {exported.network_parameters:,} parameters never reach the output: {named}",
+            mend="switch that branch off in student.options, or choose another student.model",
+        )
+    progress.note(f"The {role}'s file leaves out {surplus:,} parameters that only training reads: {named}.")
+
+
+def _parity_images(context: Context, settings: ExportSettings) -> np.ndarray:
+    """uint8 (n,H,W,C): real test images, evenly over the split so that every class has its turn."""
+    test = load_data(context.settings.data).test
+    count = min(settings.parity_images, settings.batch_max, len(test.labels))
+    return test.images.batch(np.linspace(0, len(test.labels) - 1, count).astype(np.int64))
+
+
+def _card(folder: Path, *, preprocessing: bool) -> dict[str, Any]:
+    facts: dict[str, Any] = json.loads((folder / "model.json").read_text(encoding="utf-8"))
+    return {**facts, "input": "uint8_nhwc" if preprocessing else "float32_nchw"}
+
+
+def _write_json(path: Path, content: Mapping[str, Any]) -> None:
+    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _metrics(report: Mapping[str, Any], contents: Mapping[str, bytes]) -> Metrics:
+    metrics: Metrics = {}
+    for role, content in contents.items():
+        checks = report[role]["checks"]
+        metrics[f"{role}_size_bytes"] = len(content)
+        metrics[f"{role}_max_abs"] = max(check["max_abs"] for check in checks)
+        metrics[f"{role}_max_relative_to_std"] = max(check["max_relative_to_std"] for check in checks)
+        metrics[f"{role}_top1_agreement"] = min(check["top1_agreement"] for check in checks)
+    return metrics

@@ -1,0 +1,131 @@
+"""A network on disk: its weights and the card that tells how to build it again."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from pipeline.errors import ModelError
+from stages.data.preprocessing import Preprocessing
+from stages.models import weights
+from stages.models.create import create
+from stages.models.settings import ModelSettings
+
+SCHEMA_VERSION = 1
+WEIGHTS = "model.safetensors"
+CARD = "model.json"
+
+
+@dataclass(frozen=True)
+class ModelCard:
+    """The facts of `model.json` (docs/artefacts.md).
+
+    role: teacher, student or baseline. model, options, stem: as in the profile. val_top1: per cent, of
+    the kept epoch; None if no epoch was trained. best_epoch counts from 1; 0: the starting weights.
+    """
+
+    role: str
+    model: str
+    options: Mapping[str, Any]
+    stem: str
+    classes: tuple[str, ...]
+    parameters: int
+    best_epoch: int
+    epochs: int
+    val_top1: float | None
+    preprocessing: Preprocessing
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "schema_version": SCHEMA_VERSION,
+            "role": self.role,
+            "model": self.model,
+            "options": dict(self.options),
+            "stem": self.stem,
+            "classes": list(self.classes),
+            "parameters": self.parameters,
+            "best_epoch": self.best_epoch,
+            "epochs": self.epochs,
+            "val_top1": self.val_top1,
+            "preprocessing": self.preprocessing.as_json(),
+        }
+
+    @classmethod
+    def from_json(cls, facts: Mapping[str, Any]) -> ModelCard:
+        """The card that `as_json` wrote; keys that other stages added are passed over."""
+        return cls(
+            role=facts["role"],
+            model=facts["model"],
+            options=dict(facts["options"]),
+            stem=facts["stem"],
+            classes=tuple(facts["classes"]),
+            parameters=facts["parameters"],
+            best_epoch=facts["best_epoch"],
+            epochs=facts["epochs"],
+            val_top1=facts["val_top1"],
+            preprocessing=Preprocessing.from_json(facts["preprocessing"]),
+        )
+
+
+def save(folder: Path, model: nn.Module, card: ModelCard) -> None:
+    """Writes `model.safetensors` and `model.json` into the folder: equal weights give equal bytes.
+
+    Floating tensors are stored as float32, contiguous, whatever their dtype, device or memory format.
+    """
+    state = {}
+    for name, tensor in sorted(model.state_dict().items()):
+        plain = tensor.detach().cpu()
+        if plain.is_floating_point():
+            plain = plain.float()
+        # A clone: tied tensors share memory, which the format refuses.
+        state[name] = plain.clone(memory_format=torch.contiguous_format)
+    save_file(state, folder / WEIGHTS, metadata={"format": "pt"})
+    text = json.dumps(card.as_json(), indent=2, ensure_ascii=False) + "\n"
+    (folder / CARD).write_text(text, encoding="utf-8")
+
+
+def load(folder: Path) -> tuple[nn.Module, ModelCard]:
+    """The network, in eval mode on the CPU, and its card.
+
+    Raises ModelError if a file is missing or damaged, or the weights are not the card's network's.
+    """
+    card = read_card(folder)
+    model = rebuild(card)
+    file = folder / WEIGHTS
+    weights.put(model, weights.read(file), where=str(file))
+    return model.eval(), card
+
+
+def read_card(folder: Path) -> ModelCard:
+    """The card alone. Raises ModelError if it is missing or damaged."""
+    file = folder / CARD
+    try:
+        return ModelCard.from_json(json.loads(file.read_text(encoding="utf-8")))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ModelError(
+            "the model card cannot be read",
+            where=str(file),
+            why=f"{type(error).__name__}: {error}",
+            mend="run the stage that wrote it again",
+        ) from error
+
+
+def rebuild(card: ModelCard) -> nn.Module:
+    """The card's architecture with random weights; torch's generator is left as it was."""
+    settings = ModelSettings.model_validate(
+        {"model": card.model, "options": dict(card.options), "stem": card.stem}
+    )
+    with torch.random.fork_rng(devices=[]):
+        return create(
+            settings,
+            classes=len(card.classes),
+            channels=card.preprocessing.channels,
+            image_size=card.preprocessing.image_size,
+        )

@@ -1,0 +1,174 @@
+"""OpenVINO on the CPU. Light until something is built or loaded."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pipeline.errors import StageError
+from pipeline.stage import Progress
+from stages.runtimes.base import Ability, Recipe, Source
+from stages.runtimes.identity import DISTRIBUTIONS, installed_versions
+from stages.runtimes.settings import BuildSettings
+
+if TYPE_CHECKING:
+    import numpy as np
+
+FILE = "model.xml"
+INSTALL = "pip install 'kdpipe[openvino]'"
+
+
+class OpenVino:
+    """Builds and runs targets `openvino-fp32` and `openvino-int8`."""
+
+    name = "openvino"
+    precisions: tuple[str, ...] = ("fp32", "int8")
+    not_offered = {  # noqa: RUF012 - never changed
+        "fp16": "OpenVINO computes fp16 on few CPUs and otherwise goes back to fp32 without saying so"
+    }
+    recipe: Recipe = "signed"
+    distributions = DISTRIBUTIONS["openvino"]
+
+    def ability_to_build(self) -> Ability:
+        if importlib.util.find_spec("openvino") is None:
+            return Ability(False, "the openvino package is not installed", INSTALL)
+        try:
+            _openvino()
+        except (ImportError, OSError) as error:
+            return Ability(False, f"the openvino package cannot be imported: {error}", INSTALL)
+        return Ability(True, versions=installed_versions(self.distributions))
+
+    def ability_to_run(self) -> Ability:
+        return self.ability_to_build()
+
+    def build(
+        self, source: Source, output: Path, settings: BuildSettings, progress: Progress, work: Path
+    ) -> dict[str, Any]:
+        """Writes `model.xml` and `model.bin`, weights as exact as in the source."""
+        openvino = _openvino()
+        try:
+            model = openvino.Core().read_model(str(source.onnx))
+        except RuntimeError as error:
+            raise StageError(
+                "OpenVINO refuses the file",
+                where=source.onnx.name,
+                why=str(error).replace(str(source.onnx), source.onnx.name),
+                mend="export again with another operator set: --set export.opset=20",
+            ) from error
+        model.set_friendly_name("model")
+        openvino.save_model(model, str(output / FILE), compress_to_fp16=False)
+        return {
+            "operators": len(model.get_ops()),
+            "weights": "as in the source",
+            "portable": "any CPU, this or a later OpenVINO",
+        }
+
+    def load(self, folder: Path, source: Source, threads: int) -> OpenVinoSession:
+        return OpenVinoSession(folder / FILE, source, threads)
+
+
+class OpenVinoSession:
+    """One compiled model on the CPU device, one stream, tuned for latency."""
+
+    def __init__(self, file: Path, source: Source, threads: int) -> None:
+        openvino = _openvino()
+        config: dict[str, Any] = {
+            "INFERENCE_NUM_THREADS": threads,
+            "NUM_STREAMS": 1,
+            "PERFORMANCE_HINT": "LATENCY",
+        }
+        if source.precision == "fp32":
+            # On processors with AMX the default is bfloat16: fast, but not what was asked for.
+            config["INFERENCE_PRECISION_HINT"] = "f32"
+        try:
+            self._compiled = openvino.Core().compile_model(str(file), "CPU", config)
+        except RuntimeError as error:
+            raise StageError(
+                "OpenVINO cannot load a built target",
+                where=file.name,
+                why=str(error).replace(str(file), file.name),
+                mend="kdpipe build PROFILE",
+            ) from error
+        self._source = source
+        self._request = self._compiled.create_infer_request()
+        self._logits = self._compiled.output("logits")
+        hint = self._compiled.get_property("INFERENCE_PRECISION_HINT")
+        float_type = _SHORT.get(_type_name(hint), _type_name(hint))
+        self.facts: dict[str, Any] = {
+            "effective_precision": float_type,
+            "device": self._compiled.get_property("EXECUTION_DEVICES")[0],
+            "threads": int(self._compiled.get_property("INFERENCE_NUM_THREADS")),
+        }
+        if source.precision == "int8":
+            integer, heavy = _integer_layers(self._compiled)
+            self.facts["effective_precision"] = f"int8+{float_type}" if integer else float_type
+            self.facts["integer_layers"] = f"{integer} of {heavy}"
+        if self.facts["threads"] != threads:
+            raise StageError(
+                "OpenVINO does not keep to the number of threads",
+                where=file.name,
+                why=f"found {self.facts['threads']}, expected {threads}",
+                mend=f"ask for no more than the cores there are: --set measure.threads=[{self.facts['threads']}]",
+            )
+
+    def logits(self, images: np.ndarray) -> np.ndarray:
+        import numpy as np
+
+        from stages.runtimes.images import as_input
+
+        results = self._request.infer({0: as_input(images, self._source)}, share_inputs=True)
+        return np.array(results[self._logits], np.float32)
+
+    def timed(self, images: np.ndarray) -> Callable[[], None]:
+        from stages.runtimes.images import as_input
+
+        request = self._compiled.create_infer_request()
+        bound = _openvino().Tensor(as_input(images, self._source), shared_memory=True)
+        request.set_input_tensor(bound)
+        # The asynchronous pair goes straight to the runtime; `infer` would copy the outputs into
+        # Python dictionaries on every call.
+        start, wait = request.start_async, request.wait
+
+        def call(bound: Any = bound) -> None:
+            start()
+            wait()
+
+        return call
+
+
+_SHORT = {"float": "fp32", "f32": "fp32", "float16": "fp16", "f16": "fp16", "bfloat16": "bf16"}
+
+
+def _type_name(hint: Any) -> str:
+    return str(hint.get_type_name()) if hasattr(hint, "get_type_name") else str(hint)
+
+
+def _integer_layers(compiled: Any) -> tuple[int, int]:
+    """How many of the layers that multiply run in integers, and how many there are."""
+    heavy = integer = 0
+    for node in compiled.get_runtime_model().get_ordered_ops():
+        info = node.get_rt_info()
+        kind = str(info["layerType"].astype(str)) if "layerType" in info else ""
+        if kind in ("Convolution", "FullyConnected", "MatMul", "Deconvolution"):
+            heavy += 1
+            integer += str(info["runtimePrecision"].astype(str)) in ("I8", "U8")
+    return integer, heavy
+
+
+def _openvino() -> Any:
+    """The package, imported without its telemetry.
+
+    Merely importing openvino sends a usage event if the package openvino_telemetry, on which it
+    depends, can be imported; openvino does without if it cannot.
+    """
+    if "openvino" not in sys.modules:
+        sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]
+    import openvino
+
+    return openvino
+
+
+RUNTIME = OpenVino()

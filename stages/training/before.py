@@ -1,0 +1,65 @@
+"""What is looked at before a training starts: faults found in seconds, not after an hour."""
+
+from __future__ import annotations
+
+import math
+from types import SimpleNamespace
+
+from pipeline.errors import UsageError
+from stages.data import load as data_sets
+from stages.data import torchvision_sets
+from stages.data.torchvision_files import SETS
+from stages.models import create as models
+from stages.models.settings import ModelSettings
+from stages.training import fabric, recipe as recipes
+from stages.training.settings import RecipeSettings
+
+
+def check(settings: SimpleNamespace, model: ModelSettings, recipe: RecipeSettings, *, section: str) -> None:
+    """Raises UsageError or MachineCannot for what cannot be trained as the profile says.
+
+    section: the recipe's place in the profile, train or distill. The quick looks come first; the
+    data are read last.
+    """
+    compute = fabric.resolve(settings.compute)
+    whose = "teacher" if section == "train" else "student"
+    if recipe.epochs:
+        recipes.check(recipe, section)
+    elif not (model.pretrained or model.checkpoint):
+        raise UsageError(
+            f"With {section}.epochs: 0 the {whose} keeps its starting weights, which are random here",
+            where=f"{section}.epochs",
+            why=f"neither {whose}.checkpoint nor {whose}.pretrained is set",
+            mend=f"--set {section}.epochs=20, or --set {whose}.checkpoint=FILE",
+        )
+    if recipe.batch_size % compute.devices:
+        raise UsageError(
+            f"A batch of {recipe.batch_size} images cannot be shared equally by {compute.devices} devices",
+            where=f"{section}.batch_size",
+            mend=f"--set {section}.batch_size={math.ceil(recipe.batch_size / compute.devices) * compute.devices}",
+        )
+    models.check(model, classes=None, channels=None, image_size=settings.data.image_size)
+    data_sets.check(settings.data)
+    if settings.data.name in SETS and torchvision_sets.to_be_downloaded(settings.data):
+        return
+    data = data_sets.load(settings.data)
+    if recipe.epochs:
+        count = round(len(data.train) * recipe.fraction)
+        refuse_large_batch(recipe, count, section)
+    models.check(
+        model,
+        classes=len(data.classes),
+        channels=data.preprocessing.channels,
+        image_size=data.preprocessing.image_size,
+    )
+
+
+def refuse_large_batch(recipe: RecipeSettings, count: int, section: str) -> None:
+    """Raises UsageError if not even one whole batch comes out of `count` training images."""
+    if recipe.batch_size > count:
+        raise UsageError(
+            f"A batch of {recipe.batch_size} images is larger than the training set",
+            where=f"{section}.batch_size",
+            why=f"{count} training images are left after validation, test and {section}.fraction",
+            mend=f"--set {section}.batch_size={max(1, count // 8)}",
+        )
