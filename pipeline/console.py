@@ -40,8 +40,8 @@ SYMBOLS = {
 class Console:
     """The two streams and how to use them.
 
-    The command line sets `quiet`, `verbose`, `color`, `progress`, `traceback` and `json` while it
-    is parsed, in any order; everything else is worked out from them when it is needed.
+    The command line sets `quiet`, `verbose`, `color` and `progress` while it is parsed, in any
+    order; everything else is worked out from them when it is needed.
     """
 
     def __init__(
@@ -57,8 +57,6 @@ class Console:
         self.verbose = 0
         self.color = "auto"
         self.progress = not _is_set(self.environment, "KDPIPE_NO_PROGRESS")
-        self.traceback = False
-        self.json = False
         self._lock = threading.RLock()
         self._live = ""
         for stream in (self.out, self.err):
@@ -223,15 +221,22 @@ def carries_unicode(stream: TextIO) -> bool:
     return (getattr(stream, "encoding", None) or "").lower().replace("_", "-") in ("utf-8", "utf8")
 
 
+def abandon(stream: TextIO) -> None:
+    """Lets what is still to be written to a stream whose reader has gone vanish.
+
+    Else what lies in its buffer would fail again when the interpreter ends.
+    """
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
 def _write(stream: TextIO, text: str) -> None:
     """Writes and flushes; a reader that has gone away is no fault."""
     try:
         stream.write(text)
         stream.flush()
     except BrokenPipeError:
-        # What is still in the buffer would fail again when the interpreter ends.
-        with contextlib.suppress(OSError, ValueError, AttributeError):
-            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+        abandon(stream)
     except ValueError:
         pass  # closed already, as in the last moments of the interpreter
 

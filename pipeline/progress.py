@@ -10,28 +10,42 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from pipeline.console import NORMAL, QUIET, VERBOSE, Console
+from pipeline.console import NORMAL, QUIET, Console
+from pipeline.documents import reasons_in_words
 from pipeline.tables import SHORT_DIGEST, duration, waiting
 
 if TYPE_CHECKING:
+    from pipeline.books import StageResult
     from pipeline.plan import Decision
-    from pipeline.runner import StageResult
 
-REDRAW_EVERY_S = 0.1
-LOOK_EVERY_S = 0.5
-PLAIN_EVERY_S = 30.0
-PLAIN_EVERY_SHARE = 0.1
-PLAIN_NOT_WITHIN_S = 2.0
 RATE_WINDOW_S = 20.0
-BAR_CELLS = 20
+BAR_CELLS = 10
+PREPARING_AFTER_S = 0.7
 
 STATUS_SYMBOL = {"ran": "ran", "hit": "hit", "failed": "failed"}
 STATUS_STYLE = {"ran": "green", "hit": "dim", "failed": "red", "not_built": "yellow"}
 STATUS_WORD = {"hit": "cached", "not_built": "not built"}
 
 State = tuple[float, float, str, dict[str, "float | str"]]
+
+
+@dataclass(frozen=True)
+class Rhythm:
+    """How often something is said, in seconds and as a share of the work.
+
+    redraw_s: of the live line. look_s: between looks at the figures where lines are plain.
+    plain_s: a plain line at least so often, also when the stage is silent; plain_share: and after
+    each such share of the work; but none within plain_apart_s of the one before.
+    """
+
+    redraw_s: float = 0.1
+    look_s: float = 0.5
+    plain_s: float = 30.0
+    plain_share: float = 0.1
+    plain_apart_s: float = 2.0
 
 
 class StageProgress:
@@ -86,66 +100,77 @@ class Pace:
 
 
 class ConsoleListener:
-    """Tells a console what the runner does; keeps what has finished, for the JSON document."""
+    """Tells a console what the runner does. Used as a context: at its end the line is gone."""
 
-    def __init__(self, console: Console, names: tuple[str, ...]) -> None:
+    def __init__(self, console: Console, names: tuple[str, ...], rhythm: Rhythm | None = None) -> None:
         self.console = console
-        self.finished_results: list[StageResult] = []
+        self._rhythm = rhythm or Rhythm()
         self._column = max((len(name) for name in names), default=0)
         self._current: _Drawing | None = None
+        self._preparing = threading.Timer(PREPARING_AFTER_S, self._tell_preparing)
+        self._preparing.daemon = True
+
+    def __enter__(self) -> ConsoleListener:
+        if self.console.live:
+            self._preparing.start()
+        return self
+
+    def __exit__(self, *ending: object) -> None:
+        self._stop_drawing()
 
     def started(self, decision: Decision) -> None:
-        name = decision.stage.name
+        self._stop_drawing()
         if self.console.live:
             return
-        estimate = getattr(decision, "seconds_estimate", None)
-        expected = f", about {duration(estimate)} when it last ran" if estimate else ""
-        self.console.line(f"{name.ljust(self._column)}  started{expected}")
+        estimate = decision.seconds_estimate
+        expected = f"; it took {duration(estimate)} the last time" if estimate and estimate >= 1 else ""
+        self.console.line(f"{decision.stage.name.ljust(self._column)}  started{expected}")
 
     def progress(self, stage_name: str) -> StageProgress:
         self._stop_drawing()
         progress = StageProgress(self, stage_name)
         if self.console.progress and self.console.verbosity >= NORMAL:
-            self._current = _Drawing(self.console, progress, self._column)
+            self._current = _Drawing(self.console, progress, self._column, self._rhythm)
             self._current.start()
         return progress
 
     def finished(self, result: StageResult) -> None:
         self._stop_drawing()
-        self.finished_results.append(result)
         console, status = self.console, result.status
         mark = console.symbol(STATUS_SYMBOL.get(status, "other"))
         word = STATUS_WORD.get(status, status)
-        took = duration(result.seconds) if status in ("ran", "failed") and result.seconds else ""
-        tail = (result.digest or "").removeprefix("sha256:")[:SHORT_DIGEST]
-        text = f"{mark} {result.name.ljust(self._column)}  {word:<9} {took:>13}  {tail}".rstrip()
+        took = duration(result.seconds) if result.seconds else ""
+        digest = (result.digest or "")[:SHORT_DIGEST]
+        text = f"{mark} {result.name.ljust(self._column)}  {word:<9}  {took:>13}  {digest}".rstrip()
         console.line(console.styled(text, STATUS_STYLE.get(status, "")))
-        console.debug(f"  key {result.key}  {result.path or ''}".rstrip())
-        if console.verbosity >= VERBOSE:
-            for reason in result.reasons:
-                console.debug(f"  because {reason.kind} {reason.key}".rstrip())
+        console.debug(f"    key {result.key}")
+        for reason in reasons_in_words(result.reasons, console.symbol("to"), every=True):
+            console.debug(f"    because {reason}")
 
     def note(self, text: str) -> None:
-        self.console.line(f"  {text}")
+        self.console.line(f"    {text}")
 
     def waiting(self, stage_name: str, holder_text: str) -> None:
+        self._stop_drawing()
         self.console.line(f"{stage_name.ljust(self._column)}  waiting for {holder_text}", at=QUIET)
 
-    def close(self) -> None:
-        """Takes the live line away and ends the drawing thread."""
-        self._stop_drawing()
+    def _tell_preparing(self) -> None:
+        self.console.redraw("getting ready")
 
     def _stop_drawing(self) -> None:
+        self._preparing.cancel()
         if self._current is not None:
             self._current.stop()
             self._current = None
+        self.console.redraw("")
 
 
 class _Drawing:
     """The thread that looks at one stage's figures and draws them."""
 
-    def __init__(self, console: Console, progress: StageProgress, column: int) -> None:
+    def __init__(self, console: Console, progress: StageProgress, column: int, rhythm: Rhythm) -> None:
         self._console = console
+        self._rhythm = rhythm
         self._progress = progress
         self._column = column
         self._live = console.live
@@ -162,11 +187,9 @@ class _Drawing:
     def stop(self) -> None:
         self._ended.set()
         self._thread.join(timeout=2.0)
-        if self._live:
-            self._console.redraw("")
 
     def _watch(self) -> None:
-        every = REDRAW_EVERY_S if self._live else LOOK_EVERY_S
+        every = self._rhythm.redraw_s if self._live else self._rhythm.look_s
         while not self._ended.wait(every):
             now = time.monotonic()
             state = self._progress.state
@@ -180,14 +203,15 @@ class _Drawing:
 
     def _is_due(self, now: float, state: State | None) -> bool:
         silent_for = now - self._said_at
-        if silent_for >= PLAIN_EVERY_S:
+        if silent_for >= self._rhythm.plain_s:
             return True
-        if state is None or silent_for < PLAIN_NOT_WITHIN_S:
+        if state is None or silent_for < self._rhythm.plain_apart_s:
             return False
         before = self._said
         if before is None or before[1:3] != state[1:3] or state[0] < before[0]:
-            return _share(state) >= PLAIN_EVERY_SHARE
-        return int(_share(state) / PLAIN_EVERY_SHARE) > int(_share(before) / PLAIN_EVERY_SHARE)
+            return _share(state) >= self._rhythm.plain_share
+        step = self._rhythm.plain_share
+        return int(_share(state) / step) > int(_share(before) / step)
 
     def _line(self, now: float, state: State | None) -> str:
         name = self._progress.name
@@ -196,16 +220,16 @@ class _Drawing:
             at = f" ({_amounts(state)})" if state is not None else ""
             return f"{name.ljust(self._column)}  still {_doing(name)}, {elapsed}{at}"
         parts = [f"{100 * _share(state):3.0f} %", _amounts(state)]
-        if self._live:
-            parts.insert(0, self._bar(_share(state)))
         rate, to_go = self._pace.rate, self._pace.to_go_s(state)
         if rate is not None:
-            parts.append(f"{_figure(rate)} {state[2]}/s".replace(" /s", "/s"))
-        parts.append(elapsed)
-        if to_go is not None and state[0] < state[1]:
-            parts[-1] += f", ETA {waiting(to_go)}"
+            parts.append(f"{rate:,.0f}/s" if rate >= 100 else f"{rate:.3g}/s")
+        parts.append(f"ETA {waiting(to_go)}" if to_go is not None and state[0] < state[1] else elapsed)
         parts += [f"{key}={_figure(value)}" for key, value in state[3].items()]
-        return f"{name.ljust(self._column)}  " + "  ".join(parts)
+        line = "  ".join(parts)
+        if self._live:
+            room = self._console.width - 1 - self._column - len(line) - BAR_CELLS - 4
+            line = f"{self._bar(_share(state))}  {line}" if room >= 0 else line
+        return f"{name.ljust(self._column)}  {line}"
 
     def _bar(self, share: float) -> str:
         full = round(BAR_CELLS * share)
@@ -221,11 +245,10 @@ def _amounts(state: State) -> str:
 
 
 def _figure(value: float | str) -> str:
-    if isinstance(value, str):
-        return value
-    if isinstance(value, int) or abs(value) >= 1000:
-        return f"{value:,.0f}"
-    return f"{value:.4g}"
+    try:
+        return f"{value:,.0f}" if isinstance(value, int) or abs(float(value)) >= 1000 else f"{value:.4g}"
+    except (TypeError, ValueError):  # a word, or whatever a plug-in hands over
+        return str(value)
 
 
 def _doing(verb: str) -> str:

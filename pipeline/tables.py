@@ -9,12 +9,14 @@ SHORT_DIGEST = 12
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]], align: str) -> str:
-    """Columns under their header; `align` holds one letter a column, l or r.
+    """Columns under their header; `align` holds one letter a column, l or r."""
+    return columns([header, *rows], align)
 
-    A cell may hold several lines.
-    """
-    cells = [[cell.split("\n") for cell in row] for row in [header, *rows]]
-    widths = [max(len(line) for row in cells for line in row[column]) for column in range(len(header))]
+
+def columns(rows: Sequence[Sequence[str]], align: str) -> str:
+    """Rows of cells, aligned; a cell may hold several lines."""
+    cells = [[cell.split("\n") for cell in row] for row in rows]
+    widths = [max(len(line) for row in cells for line in row[column]) for column in range(len(align))]
     lines = []
     for row in cells:
         for number in range(max(len(cell) for cell in row)):

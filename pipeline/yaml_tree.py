@@ -24,9 +24,9 @@ DEPTH_MAX = 64
 VALUES_MAX = 20_000
 
 _TAG = "tag:yaml.org,2002:"
-_BOOL = re.compile(r"^(?:true|True|TRUE|false|False|FALSE)$")
-_NULL = re.compile(r"^(?:~|null|Null|NULL|)$")
-_INT = re.compile(r"^(?:[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+)$")
+_BOOL = re.compile(r"^(?:true|True|TRUE|false|False|FALSE)\Z")
+_NULL = re.compile(r"^(?:~|null|Null|NULL|)\Z")
+_INT = re.compile(r"^(?:[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+)\Z")
 _FLOAT = re.compile(
     r"^(?:[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?"
     r"|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN))$"
@@ -271,9 +271,7 @@ class _Builder:
         if form is None:
             self.faults.append(self.place(node).fault(f"the tag {_short(node.tag)} means nothing here"))
             return text
-        if kind == "float" and _INT.match(text):
-            kind = "int"
-        elif not form.match(text):
+        if not form.match(text):
             self.faults.append(self.place(node).fault(f"{text!r} does not fit the tag {_short(node.tag)}"))
             return text
         if kind == "null":

@@ -108,3 +108,6 @@ PROFILE_SETTINGS = "stages.settings:profile_model"
 
 DATA_FINGERPRINT = "stages.data.fingerprint:fingerprint"
 """The light function that tells a data set by its content, without reading images."""
+
+TRIAL = "stages.runtimes.trial"
+"""The module that `kdpipe doctor` runs in processes of its own, to try what this machine can do."""

@@ -5,7 +5,6 @@ What is left is the student alone: no projector, no parameter of a loss, nothing
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -17,14 +16,13 @@ from torch import nn
 from pipeline.errors import StageError
 from pipeline.stage import Context, Metrics
 from stages.data.load import DataSet, load
-from stages.data.splits import stratified
 from stages.models import card as cards
 from stages.models.create import create
 from stages.models.features import Observer
 from stages.training import before, loop, result
-from stages.training.checkpoint import Checkpoints, file_digest, identity_of
+from stages.training.checkpoint import Checkpoints, file_digest, identity_of, weights_digest
 from stages.training.fabric import launch, resolve
-from stages.training.supply import Supply
+from stages.training.supply import Supply, training_supply
 from stages.training.tasks import Alone, Distillation, Task, stages_of
 
 
@@ -51,17 +49,16 @@ def _distill(fabric: Fabric, context: Context) -> Metrics:
     data = load(settings.data)
     teacher, teacher_card = cards.load(context.inputs["train"])
     _same_images(teacher_card, data)
-    part = None
-    if recipe.fraction < 1.0:
-        part = stratified(data.train.labels, recipe.fraction, settings.data.split_seed)
-    training = Supply(data.train, fabric.device, part=part)
+    training = training_supply(data, recipe, split_seed=settings.data.split_seed, device=fabric.device)
     validation = Supply(data.validation, fabric.device)
-    if recipe.epochs:
-        before.refuse_large_batch(recipe, training.count, "distill")
+    before.refuse_large_batch(recipe, training.count, "distill")
     one = loop.images_seen(recipe, training.count)
     total = 2 * one if recipe.baseline else one
     identity = identity_of(
-        settings, teacher=file_digest(context.inputs["train"] / cards.WEIGHTS), card=str(asdict(teacher_card))
+        settings,
+        weights=weights_digest(settings.student),
+        teacher=file_digest(context.inputs["train"] / cards.WEIGHTS),
+        card=str(teacher_card.as_json()),
     )
 
     def learn(task: Task, name: str, nth: int) -> loop.Outcome:

@@ -107,9 +107,11 @@ class ProfileBase(Settings):
     )
     seed: int = setting(0, "of initial weights, augmentation and order of images", ge=0, lt=2**31)
     compute: ComputeSettings = setting(ComputeSettings, "where and how the networks are computed")
+    data: DataSettings = setting(..., "the images")
     teacher: ModelSettings = setting(..., "the big accurate network")
     student: ModelSettings = setting(..., "the compact network")
     train: TrainSettings = setting(TrainSettings, "the teacher's recipe")
+    distill: DistillSettings = setting(DistillSettings, "the student's recipe and methods")
     evaluate: EvaluateSettings = setting(EvaluateSettings, "judging on the test images")
     export: ExportSettings = setting(ExportSettings, "to ONNX")
     quantize: QuantizeSettings = setting(QuantizeSettings, "to INT8")
@@ -129,6 +131,16 @@ class ProfileBase(Settings):
         repeated = sorted({name for name in names if names.count(name) > 1})
         if repeated:
             raise ValueError(f"targets name {', '.join(repeated)} more than once")
+        return self
+
+    @model_validator(mode="after")
+    def _packed_targets_are_built(self) -> ProfileBase:
+        names = [target.name for target in self.targets]
+        absent = [name for name in self.package.targets or [] if name not in names]
+        if absent:
+            raise ValueError(
+                f"package.targets has {', '.join(absent)}, which targets does not: {', '.join(names)}"
+            )
         return self
 
 

@@ -4,18 +4,16 @@ from __future__ import annotations
 
 from types import SimpleNamespace
 
-import numpy as np
 from lightning_fabric import Fabric
 
 from pipeline.stage import Context, Metrics
 from stages.data.load import load
-from stages.data.splits import stratified
 from stages.models.create import create
 from stages.training import before, loop, result
-from stages.training.checkpoint import Checkpoints, file_digest, identity_of
+from stages.training.checkpoint import Checkpoints, identity_of, weights_digest
 from stages.training.fabric import launch, resolve
 from stages.training.settings import TrainSettings
-from stages.training.supply import Supply
+from stages.training.supply import Supply, training_supply
 from stages.training.tasks import Alone
 
 
@@ -41,13 +39,9 @@ def _train(fabric: Fabric, context: Context) -> Metrics:
         channels=data.preprocessing.channels,
         image_size=data.preprocessing.image_size,
     )
-    part: np.ndarray | None = None
-    if recipe.fraction < 1.0:
-        part = stratified(data.train.labels, recipe.fraction, settings.data.split_seed)
-    training = Supply(data.train, fabric.device, part=part)
-    if recipe.epochs:
-        before.refuse_large_batch(recipe, training.count, "train")
-    identity = identity_of(settings, weights=weights_digest(settings.teacher.checkpoint))
+    training = training_supply(data, recipe, split_seed=settings.data.split_seed, device=fabric.device)
+    before.refuse_large_batch(recipe, training.count, "train")
+    identity = identity_of(settings, weights=weights_digest(settings.teacher))
     outcome = loop.fit(
         fabric,
         Alone(teacher, data.preprocessing),

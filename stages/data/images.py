@@ -239,7 +239,9 @@ def refuse_bad_files(bad: Sequence[tuple[Source, str]]) -> None:
     if not bad:
         return
     named = [(source, why) for source, why in bad if isinstance(source, Path)][:LISTED]
-    lines = [f"\n  {path}: {why}" for path, why in named] or [f" {bad[0][1]}"]
+    lines = [f"\n  {path}: {why}" for path, why in named]
+    if len(bad) == 1 or not named:
+        lines = [bad[0][1]]
     more = f"\n  and {len(bad) - LISTED} more" if len(bad) > LISTED else ""
     remove = shlex.join(["rm", *(str(path) for path, _ in named)])
     raise DataError(

@@ -31,7 +31,7 @@ _LIKELY = {"npz": "cifar100", "idx": "fashion_mnist", "image_folder": "flowers10
 def missing(settings: Any, why: str, where: str = "", what: str = "is not there") -> DataError:
     """The error that says how to get the set of `settings` (typed, or a namespace alike)."""
     name = settings.name
-    others = "; ".join(text for kind, text in LAYOUTS.items() if kind != name)
+    others = "".join(f"\n      {text}" for kind, text in LAYOUTS.items() if kind != name)
     if name in LAYOUTS:
         place = f"put it there or say where it lies, as {LAYOUTS[name]}"
         public = _LIKELY[name]
@@ -39,14 +39,14 @@ def missing(settings: Any, why: str, where: str = "", what: str = "is not there"
             "or take a public set that torchvision fetches (needs the network): "
             f"kdpipe run PROFILE --set data.name={public} --set data.root=DIR --set data.download=true"
         )
-        bring = f"or bring it in another form with --set data.name=KIND: {others}"
+        bring = f"or bring it in another form with --set data.name=KIND:{others}"
     else:
         place = "say where it lies, if you have it as torchvision stores it"
         fetch = (
             "or let torchvision fetch it (needs the network): "
             "kdpipe run PROFILE --set data.root=DIR --set data.download=true"
         )
-        bring = f"or bring it in a form of your own with --set data.name=KIND --set data.root=DIR: {others}"
+        bring = f"or bring it in a form of your own with --set data.name=KIND --set data.root=DIR:{others}"
     return DataError(
         f"the data set {name} {what}",
         where=where or "data.root",

@@ -51,6 +51,8 @@ def refuse_unusable(raw: RawData, where: str) -> None:
 
     Each class needs a training image, and one more for each split that is yet to be cut.
     """
+    for name, part in raw.parts().items():
+        _refuse_misfit(part, len(raw.classes), f"{where}, {name} split")
     if len(raw.classes) < 2:
         raise DataError(
             "the data set has one class only",
@@ -66,8 +68,6 @@ def refuse_unusable(raw: RawData, where: str) -> None:
             why=", ".join(repeated[:10]),
             mend="give every class a name of its own (data.classes or classes.txt)",
         )
-    for name, part in raw.parts().items():
-        _refuse_misfit(part, len(raw.classes), f"{where}, {name} split")
     uncut = [name for name in ("test", "validation") if name not in raw.parts()]
     needed = 1 + len(uncut)
     counts = np.bincount(raw.train.labels.astype(np.int64), minlength=len(raw.classes))

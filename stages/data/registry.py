@@ -41,11 +41,6 @@ def plugin_kind(name: str) -> type[DataSettings] | None:
     return None
 
 
-def plugin_kinds() -> tuple[type[DataSettings], ...]:
-    """The settings classes of all installed kinds, by name."""
-    return tuple(kind for name in plugin_names() if (kind := plugin_kind(name)) is not None)
-
-
 def plugin_settings(settings: Any) -> Any:
     """`settings` as an object of its plug-in's class, if it came as a plain namespace.
 

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
+
+from pydantic import model_validator
 
 from stages.fields import Settings, setting
 
 
 class MethodSettings(Settings):
-    """What every method shares."""
+    """What every method shares. A method's own settings class adds its keys, and `name: Literal["..."]`."""
+
+    method: ClassVar[str] = ""
+    """The class that computes it, "module:Class", a stages.methods.base.Method; imported when needed."""
 
     weight: float = setting(1.0, "factor of this method's loss in the sum", ge=0.0)
     warmup_epochs: float = setting(
@@ -19,12 +24,16 @@ class MethodSettings(Settings):
 class KdSettings(MethodSettings):
     """Plain knowledge distillation: temperature-softened logits (Hinton et al., 2015)."""
 
+    method: ClassVar[str] = "stages.methods.kd:Kd"
+
     name: Literal["kd"]
     temperature: float = setting(4.0, "softens both distributions; the loss carries T^2", gt=0.0)
 
 
 class MsdcrdSettings(MethodSettings):
     """Multi-scale decoupled contrastive distillation (arXiv 2502.05835), our reading."""
+
+    method: ClassVar[str] = "stages.methods.msdcrd:Msdcrd"
 
     name: Literal["msdcrd"]
     layers: list[int] | Literal["last"] = setting(
@@ -51,7 +60,8 @@ class MsdcrdSettings(MethodSettings):
     symmetric: bool = setting(False, "add the direction anchored at the teacher")
     exclude_same_class: bool = setting(False, "images of the same class are no negatives")
     feature_axis: Literal["region", "channel"] = setting(
-        "region", "what the feature-wise loss contrasts within an image"
+        "region",
+        "what the feature-wise loss contrasts: the windows of one image, or channels over the whole batch",
     )
     negatives: Literal["per_region", "joint"] = setting(
         "per_region", "joint: all regions of all images in one softmax"
@@ -67,3 +77,15 @@ class MsdcrdSettings(MethodSettings):
         gt=0.0,
         le=1.0,
     )
+
+    @model_validator(mode="after")
+    def _says_something(self) -> MsdcrdSettings:
+        if min(self.grids) < 1:
+            raise ValueError(f"grids must be at least 1, found {min(self.grids)}")
+        if self.layers != "last" and not self.layers:
+            raise ValueError("layers names no layer: write `last`, or stage numbers")
+        if self.layers != "last" and len(set(self.layers)) < len(self.layers):
+            raise ValueError("layers must not repeat a stage")
+        if self.alpha == 0.0 and self.beta == 0.0 and self.lambda_kd == 0.0:
+            raise ValueError("alpha, beta and lambda_kd are all 0: the method would do nothing")
+        return self

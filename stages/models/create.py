@@ -8,7 +8,6 @@ import functools
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import timm
 import torch
@@ -245,6 +244,8 @@ def _takes_images(
         if settings.stem == "small"
         else f"set `stem: small` for {settings.model}, or raise data.image_size (now {image_size})"
     )
+    if settings.options:
+        remedy += ", or correct `options`"
     device = next(model.parameters()).device
     image = torch.zeros(1, channels, image_size, image_size, device=device)
     try:

@@ -227,7 +227,9 @@ def _watching(
         if not linear:
             yield
             return
-        hook = linear[-1].register_forward_pre_hook(lambda _, inputs: vectors.__setitem__(slice(None), inputs))
+        hook = linear[-1].register_forward_pre_hook(
+            lambda _, inputs: vectors.__setitem__(slice(None), inputs)
+        )
     try:
         yield
     finally:

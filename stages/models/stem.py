@@ -131,8 +131,10 @@ def _verify(model: nn.Module, name: str, channels: int, size: int, before: list[
         raise _no_small_stem(name, (str(error).splitlines() or [""])[0]) from error
     for halving in before:
         found = after.get(halving.name)
-        # Half a cell either way for "valid" convolutions, which lose a border.
-        if found is not None and abs(found / halving.output - LEFT_OUT) > 0.5:
+        # "Valid" convolutions lose a border, more of it in a larger map.
+        exact = halving.output * halving.stride * halving.level == size
+        slack = 0 if exact else 2 * LEFT_OUT
+        if found is not None and abs(found - LEFT_OUT * halving.output) > slack:
             raise _no_small_stem(
                 name, f"its map grew from {halving.output} to {found} where {LEFT_OUT} times were expected"
             )

@@ -40,7 +40,8 @@ class Parity:
     reference_spread: float
 
     def as_json(self) -> dict[str, Any]:
-        return asdict(self)
+        """Three digits: more would tell of the machine's rounding, not of the file."""
+        return {name: _rounded(value) for name, value in asdict(self).items()}
 
 
 def reference_logits(network: nn.Module, images: np.ndarray, card: Mapping[str, Any]) -> np.ndarray:
@@ -112,6 +113,10 @@ def prove_parity(
                 mend="try another export.opset; raise export.tolerance only if you know why it differs",
             )
     return checks
+
+
+def _rounded(value: float) -> float:
+    return value if isinstance(value, int) else float(f"{value:.3g}")
 
 
 def _against(reference: np.ndarray, found: np.ndarray, *, batch: int) -> Parity:

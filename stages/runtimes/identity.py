@@ -11,7 +11,6 @@ import os
 import platform
 import re
 import shutil
-import subprocess
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -44,7 +43,9 @@ def build_machine(settings: Any) -> dict[str, str]:
 
     settings: has `targets`, each an object or a mapping with `name`, or the name itself.
     """
-    runtimes = sorted({_target_name(target).rpartition("-")[0] for target in getattr(settings, "targets", ())})
+    runtimes = sorted(
+        {_target_name(target).rpartition("-")[0] for target in getattr(settings, "targets", ())}
+    )
     needed = {"onnxruntime"}  # the teacher's baseline is always built
     for runtime in runtimes:
         needed.update(DISTRIBUTIONS.get(runtime) or _plugin_distributions(runtime))
@@ -123,6 +124,8 @@ def _from_proc() -> tuple[list[str], str]:
 @functools.cache
 def _from_smi() -> tuple[list[str], str]:
     """Where /proc has no listing (some containers, WSL), the driver's own tool, once a process."""
+    import subprocess
+
     tool = shutil.which("nvidia-smi")
     if not tool:
         return [], ""

@@ -8,10 +8,13 @@ from stages.runtimes.base import Source
 
 
 def as_input(images: np.ndarray, source: Source) -> np.ndarray:
-    """uint8 (n, H, W, C) -> what the file takes, contiguous: the same images, or for a plain graph
-    float32 (n, C, H, W), scaled to 0..1 and normalised by mean and std."""
+    """uint8 (n, H, W, C) -> what the file takes: the same images, or for a plain graph
+    float32 (n, C, H, W), scaled to 0..1 and normalised by mean and std.
+
+    Contiguous and writeable, which some runtimes want of memory that they share; copied if need be.
+    """
     if source.input == "uint8_nhwc":
-        return np.ascontiguousarray(images)
+        return np.require(images, requirements=("C", "W"))
     mean = np.asarray(source.mean, np.float32)
     std = np.asarray(source.std, np.float32)
     scaled = (images.astype(np.float32) / np.float32(255.0) - mean) / std
@@ -23,8 +26,8 @@ def natural_images(image_shape: tuple[int, int, int], count: int, seed: int = 0)
 
     The amplitude of spatial frequency f falls as 1/f, as in natural images (D. J. Field,
     "Relations between the statistics of natural images and the response properties of cortical
-    cells", 1987); channels are correlated, brightness and contrast vary from image to image. White noise would
-    drive no filter of a trained network the way a photograph does.
+    cells", 1987); channels are correlated, brightness and contrast vary from image to image.
+    White noise would drive no filter of a trained network the way a photograph does.
     """
     height, width, channels = image_shape
     random = np.random.default_rng(seed)

@@ -1,9 +1,9 @@
 """ONNX Runtime on the CPU. Light until something is built or loaded.
 
 A target is one ONNX file with the graph optimisation already stored in it. On the networks that
-this was tried on, `extended` gives the same logits, bit for bit, as optimising at load time, is as
-fast, and makes INT8 files up to a tenth smaller; the optimisations that suit only one processor
-are still made when the file is loaded.
+this was tried on (ResNet, MobileNet v2 and v3, ViT), `extended` is as fast as optimising at load
+time, gives the same logits (bit for bit for floats, to within INT8 rounding else), and makes INT8
+files up to a tenth smaller; what suits only one processor is still done when the file is loaded.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class OnnxRuntime:
     name = "onnxruntime"
     precisions: tuple[str, ...] = ("fp32", "int8")
     not_offered = {  # noqa: RUF012 - never changed
-        "fp16": "ONNX Runtime computes no fp16 on CPUs: it would convert to fp32 and back around every operator"
+        "fp16": "ONNX Runtime computes no fp16 on CPUs: it would convert to fp32 and back at each operator"
     }
     recipe: Recipe = "x86"
     distributions = DISTRIBUTIONS["onnxruntime"]

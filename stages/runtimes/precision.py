@@ -271,9 +271,7 @@ def _half_places(node: onnx.NodeProto, model: onnx.ModelProto) -> tuple[set[int]
 
     def places(count: int, formals: Iterable[Any]) -> set[int]:
         known = list(formals)
-        return {
-            place for place in range(count) if known and takes_half(known[min(place, len(known) - 1)])
-        }
+        return {place for place in range(count) if known and takes_half(known[min(place, len(known) - 1)])}
 
     inputs = places(len(node.input), schema.inputs)
     outputs = places(len(node.output), schema.outputs)

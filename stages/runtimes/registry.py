@@ -53,7 +53,9 @@ def get(name: str) -> Runtime:
         f"unknown runtime {name!r}",
         where="targets",
         why=f"the runtimes are {', '.join(every)}",
-        mend=f"did you mean {' or '.join(near)}?" if near else "name one of these, or install the one you mean",
+        mend=f"did you mean {' or '.join(near)}?"
+        if near
+        else "name one of these, or install the one you mean",
     )
 
 

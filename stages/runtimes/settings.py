@@ -4,15 +4,24 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import model_validator
+from pydantic import ConfigDict, model_validator
 
 from stages.fields import Settings, setting
 
 PRECISIONS = ("fp32", "fp16", "int8")
 
 
+def _with_short_form(schema: dict[str, Any]) -> None:
+    """Lets the JSON Schema of a target also take its bare name."""
+    full = dict(schema)
+    schema.clear()
+    schema.update(anyOf=[{"type": "string", "pattern": full["properties"]["name"]["pattern"]}, full])
+
+
 class TargetSettings(Settings):
     """What to ship: a runtime and a precision. `onnxruntime-int8` is short for `{name: onnxruntime-int8}`."""
+
+    model_config = ConfigDict(json_schema_extra=_with_short_form)
 
     name: str = setting(
         ..., "RUNTIME-PRECISION, e.g. tensorrt-fp16", pattern=r"^[a-z][a-z0-9_]*-(fp32|fp16|int8)$"

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 NOT_SHIPPED = ("timing.cache",)
-"""Files that only speed up the next build."""
+"""Files that only speed up the next build; the build stage sets them aside."""
 
 
 @dataclass(frozen=True)
@@ -22,17 +22,18 @@ class Shipped:
 
 def what_ships(folder: Path) -> Shipped:
     """Reads and digests the files of a built target's folder."""
-    paths = sorted(path for path in folder.rglob("*") if path.is_file() and path.name not in NOT_SHIPPED)
-    names = [path.relative_to(folder).as_posix() for path in paths]
-    digests = [file_sha256(path) for path in paths]
-    if len(digests) == 1:
+    names = sorted(
+        path.relative_to(folder).as_posix()
+        for path in folder.rglob("*")
+        if path.is_file() and path.name not in NOT_SHIPPED
+    )
+    digests = [file_sha256(folder / name) for name in names]
+    if len(names) == 1:
         whole = digests[0]
     else:
-        lines = "".join(
-            f"{digest}  {name}\n" for name, digest in sorted(zip(names, digests, strict=True))
-        )
+        lines = "".join(f"{digest}  {name}\n" for name, digest in zip(names, digests, strict=True))
         whole = hashlib.sha256(lines.encode()).hexdigest()
-    return Shipped(tuple(names), sum(path.stat().st_size for path in paths), whole)
+    return Shipped(tuple(names), sum((folder / name).stat().st_size for name in names), whole)
 
 
 def file_sha256(path: Path) -> str:

@@ -138,13 +138,19 @@ class Augmentation:
         cosine, sine = torch.cos(angle) / zoom, torch.sin(angle) / zoom
         theta = torch.stack(
             [
-                torch.stack([cosine * wide * mirror, -sine * high, cosine * left - sine * top - shift_x], dim=1),
-                torch.stack([sine * wide * mirror, cosine * high, sine * left + cosine * top - shift_y], dim=1),
+                torch.stack(
+                    [cosine * wide * mirror, -sine * high, cosine * left - sine * top - shift_x], dim=1
+                ),
+                torch.stack(
+                    [sine * wide * mirror, cosine * high, sine * left + cosine * top - shift_y], dim=1
+                ),
             ],
             dim=1,
         )
         grid = functional.affine_grid(theta, list(batch.shape), align_corners=False)
-        warped = functional.grid_sample(batch, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
+        warped = functional.grid_sample(
+            batch, grid, mode="bilinear", padding_mode="zeros", align_corners=False
+        )
         return warped.contiguous(memory_format=torch.channels_last)
 
     def _light(self, batch: Tensor) -> Tensor:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from types import SimpleNamespace
 
 from pipeline.errors import UsageError
@@ -11,7 +10,8 @@ from stages.data import torchvision_sets
 from stages.data.torchvision_files import SETS
 from stages.models import create as models
 from stages.models.settings import ModelSettings
-from stages.training import fabric, recipe as recipes
+from stages.training import fabric
+from stages.training import recipe as recipes
 from stages.training.settings import RecipeSettings
 
 
@@ -32,20 +32,19 @@ def check(settings: SimpleNamespace, model: ModelSettings, recipe: RecipeSetting
             why=f"neither {whose}.checkpoint nor {whose}.pretrained is set",
             mend=f"--set {section}.epochs=20, or --set {whose}.checkpoint=FILE",
         )
-    if recipe.batch_size % compute.devices:
+    spare = recipe.batch_size % compute.devices
+    if spare:
         raise UsageError(
             f"A batch of {recipe.batch_size} images cannot be shared equally by {compute.devices} devices",
             where=f"{section}.batch_size",
-            mend=f"--set {section}.batch_size={math.ceil(recipe.batch_size / compute.devices) * compute.devices}",
+            mend=f"--set {section}.batch_size={recipe.batch_size - spare + compute.devices}",
         )
     models.check(model, classes=None, channels=None, image_size=settings.data.image_size)
     data_sets.check(settings.data)
     if settings.data.name in SETS and torchvision_sets.to_be_downloaded(settings.data):
         return
     data = data_sets.load(settings.data)
-    if recipe.epochs:
-        count = round(len(data.train) * recipe.fraction)
-        refuse_large_batch(recipe, count, section)
+    refuse_large_batch(recipe, round(len(data.train) * recipe.fraction), section)
     models.check(
         model,
         classes=len(data.classes),
@@ -56,7 +55,7 @@ def check(settings: SimpleNamespace, model: ModelSettings, recipe: RecipeSetting
 
 def refuse_large_batch(recipe: RecipeSettings, count: int, section: str) -> None:
     """Raises UsageError if not even one whole batch comes out of `count` training images."""
-    if recipe.batch_size > count:
+    if recipe.epochs and recipe.batch_size > count:
         raise UsageError(
             f"A batch of {recipe.batch_size} images is larger than the training set",
             where=f"{section}.batch_size",

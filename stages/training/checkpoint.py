@@ -20,6 +20,7 @@ import torch
 
 from pipeline.stage import Progress
 from stages.fields import Settings
+from stages.models.settings import ModelSettings
 
 EVERY_S = 5.0
 """Shortest time between two checkpoints. Epochs in between are trained again, to the same end."""
@@ -69,7 +70,7 @@ class Checkpoints:
             torch.save({"identity": self.identity, "state": state}, file)
             file.flush()
             os.fsync(file.fileno())
-        whole = self.folder / f"epoch-{epoch:06d}-{_digest(half)}.pt"
+        whole = self.folder / f"epoch-{epoch:06d}-{file_digest(half)}.pt"
         half.replace(whole)
         for path in self.folder.iterdir():
             if path != whole and (path.name.startswith("half-") or path.suffix == ".pt"):
@@ -79,7 +80,7 @@ class Checkpoints:
 
     def _read(self, path: Path) -> State | None:
         try:
-            if _digest(path) != path.stem.rpartition("-")[2]:
+            if file_digest(path) != path.stem.rpartition("-")[2]:
                 self.progress.note(f"checkpoint {path.name} is damaged and was not used")
                 return None
             found = torch.load(path, map_location="cpu", weights_only=True)
@@ -100,12 +101,13 @@ def identity_of(settings: SimpleNamespace, **more: str) -> str:
     ).hexdigest()
 
 
+def weights_digest(model: ModelSettings) -> str:
+    """SHA-256 of the file of weights a network starts from; empty without one."""
+    return file_digest(Path(model.checkpoint).expanduser()) if model.checkpoint else ""
+
+
 def file_digest(path: Path) -> str:
     """SHA-256 of a file's content, hexadecimal."""
-    return _digest(path)
-
-
-def _digest(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

@@ -64,7 +64,11 @@ def resolve(settings: ComputeSettings) -> Compute:
     if kind == "auto":
         kind = "cuda" if torch.cuda.is_available() else "cpu"
     first = int(index or 0)
-    found = {"cpu": os.cpu_count() or 1, "cuda": torch.cuda.device_count(), "mps": _mps_devices()}[kind]
+    found = {
+        "cpu": os.cpu_count() or 1,
+        "cuda": torch.cuda.device_count(),
+        "mps": int(torch.backends.mps.is_available()),
+    }[kind]
     if first + settings.devices > found:
         wanted = f"{kind}:{first}" if settings.devices == 1 else f"{settings.devices} {kind} devices"
         raise MachineCannot(
@@ -140,7 +144,7 @@ def make(compute: Compute, *, precision: str | None = None) -> Fabric:
         plugins=[LightningEnvironment()],
         # Some networks hold parameters that a step does not use (a norm before a pooling left out).
         strategy=DDPStrategy(start_method="spawn", find_unused_parameters=True) if several else "auto",
-        precision=_FABRIC_PRECISION[precision or compute.precision],  # type: ignore[arg-type]
+        precision=_FABRIC_PRECISION[precision or compute.precision],
     )
 
 
@@ -152,11 +156,12 @@ def reproducible(compute: Compute, seed: int, *, true_fp32: bool = False) -> Ite
     true_fp32: no TF32 on the GPU, for figures that are compared with another runtime's.
     """
     cudnn = torch.backends.cudnn
+    deterministic: Any = torch.utils.deterministic
     before = (
         torch.get_num_threads(),
         torch.are_deterministic_algorithms_enabled(),
         torch.is_deterministic_algorithms_warn_only_enabled(),
-        torch.utils.deterministic.fill_uninitialized_memory,
+        deterministic.fill_uninitialized_memory,
         cudnn.benchmark,
     )
     cublas = os.environ.get("CUBLAS_WORKSPACE_CONFIG")
@@ -170,7 +175,7 @@ def reproducible(compute: Compute, seed: int, *, true_fp32: bool = False) -> Ite
             torch.set_num_threads(compute.threads)
             torch.use_deterministic_algorithms(True, warn_only=compute.kind != "cpu")
             # It would write every new tensor once more, for code that reads what it never wrote.
-            torch.utils.deterministic.fill_uninitialized_memory = False
+            deterministic.fill_uninitialized_memory = False
             cudnn.benchmark = False
             if cuda:
                 torch.backends.cuda.matmul.allow_tf32 = not true_fp32
@@ -178,10 +183,10 @@ def reproducible(compute: Compute, seed: int, *, true_fp32: bool = False) -> Ite
             torch.manual_seed(seed)
             yield
         finally:
-            threads, deterministic, warn_only, fill, benchmark = before
+            threads, was_deterministic, warn_only, fill, benchmark = before
             torch.set_num_threads(threads)
-            torch.use_deterministic_algorithms(deterministic, warn_only=warn_only)
-            torch.utils.deterministic.fill_uninitialized_memory = fill
+            torch.use_deterministic_algorithms(was_deterministic, warn_only=warn_only)
+            deterministic.fill_uninitialized_memory = fill
             cudnn.benchmark = benchmark
             if tf32 is not None:
                 torch.backends.cuda.matmul.allow_tf32, cudnn.allow_tf32 = tf32

@@ -50,6 +50,11 @@ class AugmentSettings(Settings):
     mixup: float = setting(0.0, "alpha of mixup's Beta distribution; 0 switches it off", ge=0.0)
     cutmix: float = setting(0.0, "alpha of cutmix's Beta distribution; 0 switches it off", ge=0.0)
 
+    @property
+    def still(self) -> bool:
+        """Whether every image looks the same in every epoch."""
+        return not any(self.model_dump().values())
+
 
 class RecipeSettings(Settings):
     """How a network is trained."""

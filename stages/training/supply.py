@@ -11,8 +11,10 @@ import torch
 from torch import Tensor
 
 from stages.data import feed
-from stages.data.load import Split
+from stages.data.load import DataSet, Split
 from stages.data.preprocessing import Preprocessing
+from stages.data.splits import stratified
+from stages.training.settings import RecipeSettings
 
 RESIDENT_BYTES = 1 << 30
 """A split up to this size is kept on the CPU's side as one tensor; on a GPU up to a quarter of its memory."""
@@ -34,7 +36,7 @@ class Supply:
         self._split = split
         self._chosen = chosen
         self._images: Tensor | None = None
-        if self.count * math.prod(split.images.shape) <= _room_bytes(device):
+        if self.count * math.prod(split.images.shape) <= room_bytes(device):
             # (n, height, width, channels), of which a batch is an NCHW view in channels_last order.
             self._images = torch.from_numpy(np.ascontiguousarray(split.images.batch(chosen))).to(device)
             self._labels = torch.from_numpy(self.labels).to(device)
@@ -82,6 +84,16 @@ class Supply:
             )
 
 
+def training_supply(
+    data: DataSet, recipe: RecipeSettings, *, split_seed: int, device: torch.device
+) -> Supply:
+    """The training images, or of every class the share that the recipe asks for."""
+    part = None
+    if recipe.fraction < 1.0:
+        part = stratified(data.train.labels, recipe.fraction, split_seed)
+    return Supply(data.train, device, part=part)
+
+
 class Normalise:
     """Images on the 0..255 scale to what a network was trained on: (image * scale - mean) / std."""
 
@@ -104,7 +116,8 @@ class Normalise:
         )
 
 
-def _room_bytes(device: torch.device) -> int:
+def room_bytes(device: torch.device) -> int:
+    """How much may be kept on the device for speed alone."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0] // 4
     return RESIDENT_BYTES

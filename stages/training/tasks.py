@@ -8,8 +8,9 @@ put into training mode or saved.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +18,13 @@ from torch import Tensor, nn
 from stages.data.preprocessing import Preprocessing
 from stages.methods import registry
 from stages.methods.settings import MethodSettings
-from stages.models.features import Observer
+from stages.models.features import Features, Observer
+from stages.training.supply import Normalise, Supply, room_bytes
+
+Autocast = Callable[[], AbstractContextManager[object]]
+
+REMEMBERED_AT_ONCE = 256
+"""Images a step while the teacher's features are remembered."""
 
 
 class Task(nn.Module):
@@ -37,12 +44,22 @@ class Task(nn.Module):
         """Each loss's weight after `epoch_progress` epochs, in the order of `names`."""
         return []
 
-    def to_device(self, device: torch.device) -> None:
-        """Brings along what is not in the module tree."""
+    def prepare(self, device: torch.device, channels_last: bool) -> None:
+        """Brings what is not in the module tree to where the rest is."""
 
-    def forward(self, labels: Tensor, *images: Tensor) -> tuple[Tensor, Tensor]:
-        """int64 (n), normalised float (n, channels, side, side) for each preprocessing ->
-        (logits (n, classes), unweighted losses float32 (len(names)))."""
+    def remember(
+        self, training: Supply, normalise: Normalise, autocast: Autocast, tell: Callable[[int], None]
+    ) -> None:
+        """Computes once what stays the same in every epoch; called where images have one view."""
+
+    @property
+    def views(self) -> int:
+        """How many image inputs `forward` takes."""
+        return len(self.preprocessings)
+
+    def forward(self, labels: Tensor, which: Tensor, *images: Tensor) -> tuple[Tensor, Tensor]:
+        """int64 (n), int64 (n) places in the training supply, and `views` times normalised float
+        (n, channels, side, side) -> (logits (n, classes), unweighted losses float32 (len(names)))."""
         raise NotImplementedError
 
 
@@ -54,7 +71,7 @@ class Alone(Task):
         self.network = network
         self.preprocessings = (preprocessing,)
 
-    def forward(self, labels: Tensor, *images: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, labels: Tensor, which: Tensor, *images: Tensor) -> tuple[Tensor, Tensor]:
         answers = self.network(images[0])
         return answers, answers.new_zeros(0, dtype=torch.float32)
 
@@ -90,24 +107,78 @@ class Distillation(Task):
         self.methods = nn.ModuleList(registry.make(one, student_spec, teacher_spec) for one in methods)
         # In a tuple, not as attributes: so the teacher is no part of this module.
         self._observers = (student_observer, teacher_observer)
+        self._remembered: Features | None = None
 
     def factors(self, epoch_progress: float) -> list[float]:
         return [one.weight * registry.warmup_factor(one, epoch_progress) for one in self._settings]
 
-    def to_device(self, device: torch.device) -> None:
+    def prepare(self, device: torch.device, channels_last: bool) -> None:
         self._observers[1].model.to(device)
+        if channels_last:
+            self._observers[1].model.to(memory_format=torch.channels_last)
 
-    def forward(self, labels: Tensor, *images: Tensor) -> tuple[Tensor, Tensor]:
+    def remember(
+        self, training: Supply, normalise: Normalise, autocast: Autocast, tell: Callable[[int], None]
+    ) -> None:
+        """The teacher's features of every training image, if there is room for them: an image that
+        looks the same in every epoch needs one look of the teacher."""
+        seen: list[Features] = []
+        done = 0
+        with torch.no_grad(), autocast():
+            for images, labels in training.batches(REMEMBERED_AT_ONCE):
+                seen.append(self._observers[1](normalise(images)))
+                done += len(labels)
+                if done == len(labels) and _bytes(seen[0]) / done * training.count > room_bytes(
+                    training.device
+                ):
+                    return
+                tell(done)
+        self._remembered = _together(seen)
+
+    @property
+    def views(self) -> int:
+        return 2 if self._remembered is None else 1
+
+    def forward(self, labels: Tensor, which: Tensor, *images: Tensor) -> tuple[Tensor, Tensor]:
         student_observer, teacher_observer = self._observers
         # no_grad, not inference_mode: losses save the teacher's tensors for the backward pass.
         with torch.no_grad():
-            teacher = teacher_observer(images[1])
+            if self._remembered is not None:
+                teacher = _each(self._remembered, lambda tensor: tensor[which])
+            else:
+                teacher = teacher_observer(images[1])
         student = student_observer(images[0])
         losses = [
             method(student, teacher, labels, teacher_head=teacher_observer.local_logits)
             for method in self.methods
         ]
         return student.logits, torch.stack([loss.float() for loss in losses])
+
+
+def _each(features: Features, change: Callable[[Tensor], Tensor]) -> Features:
+    return replace(
+        features,
+        logits=change(features.logits),
+        embedding=change(features.embedding),
+        map=change(features.map),
+        stages=tuple(change(stage) for stage in features.stages),
+    )
+
+
+def _together(parts: list[Features]) -> Features:
+    """The features of several batches as those of one."""
+    return replace(
+        parts[0],
+        logits=torch.cat([part.logits for part in parts]),
+        embedding=torch.cat([part.embedding for part in parts]),
+        map=torch.cat([part.map for part in parts]),
+        stages=tuple(torch.cat(several) for several in zip(*(part.stages for part in parts), strict=True)),
+    )
+
+
+def _bytes(features: Features) -> int:
+    tensors = (features.logits, features.embedding, features.map, *features.stages)
+    return sum(tensor.nbytes for tensor in tensors)
 
 
 def column_names(methods: Sequence[MethodSettings]) -> tuple[str, ...]:
@@ -123,9 +194,4 @@ def column_names(methods: Sequence[MethodSettings]) -> tuple[str, ...]:
 
 def stages_of(methods: Sequence[MethodSettings]) -> tuple[int, ...]:
     """The stages that the methods look at, sorted, each once; `last` is always observed."""
-    wanted: set[int] = set()
-    for one in methods:
-        layers: Any = getattr(one, "layers", "last")
-        if layers != "last":
-            wanted.update(layers)
-    return tuple(sorted(wanted))
+    return tuple(sorted({number for one in methods for number in registry.needs(one)}))

@@ -113,7 +113,7 @@ def test_every_kind_of_damage_is_a_finding_and_no_traceback(tmp_path: Path, make
         (tmp_path / name).write_bytes(content)
     (tmp_path / "link.png").symlink_to(tmp_path / "nowhere")
     paths = [tmp_path / name for name in [*bad, "link.png"]]
-    found = dict(unreadable_files([*paths, tmp_path / "a" / "image000.png"], RGB8, workers=2))  # type: ignore[arg-type]
+    found = dict(unreadable_files([*paths, tmp_path / "a" / "image000.png"], RGB8, workers=2))
     assert set(found) == set(paths)
     assert all(found.values())
 

@@ -2,7 +2,7 @@ import json
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stages.data.images import Form, decode
@@ -24,6 +24,7 @@ def test_refuses_what_is_no_contract() -> None:
         Preprocessing.from_json(facts)
 
 
+@settings(deadline=None)
 @given(st.integers(1, 3000), st.integers(1, 3000), st.integers(8, 300))
 def test_shorter_side_becomes_the_size_and_the_ratio_is_kept(width: int, height: int, size: int) -> None:
     new_width, new_height = resized(width, height, size)
@@ -38,4 +39,6 @@ def test_the_crop_is_the_one_that_the_contract_tells() -> None:
     wide[:, 4:12] = 200  # the centre square
     assert (decode(wide, Form(8, 1, "nearest")) == 200).all()
     odd = np.tile(np.arange(11, dtype=np.uint8), (8, 1))
-    assert decode(odd, Form(8, 1, "nearest"))[0, :, 0].tolist() == list(range(1, 9))  # starts at (11 - 8) // 2
+    assert decode(odd, Form(8, 1, "nearest"))[0, :, 0].tolist() == list(
+        range(1, 9)
+    )  # starts at (11 - 8) // 2

@@ -1,15 +1,19 @@
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stages.data.splits import cut, stratified
 
 label_lists = st.lists(st.integers(0, 6), min_size=1, max_size=200).map(np.array)
+labels_of_two = st.lists(st.integers(2, 40), min_size=1, max_size=7).flatmap(
+    lambda counts: st.permutations(np.repeat(np.arange(len(counts)), counts).tolist()).map(np.array)
+)
 fractions = st.floats(0.01, 1.0)
 seeds = st.integers(0, 2**40)
 
 
+@settings(deadline=None)
 @given(label_lists, fractions, seeds)
 def test_stratified_is_within_one_image_of_every_class_and_keeps_one(
     labels: np.ndarray, fraction: float, seed: int
@@ -24,7 +28,8 @@ def test_stratified_is_within_one_image_of_every_class_and_keeps_one(
     assert np.array_equal(chosen, stratified(labels, fraction, seed))
 
 
-@given(label_lists.filter(lambda labels: np.bincount(labels)[np.unique(labels)].min() >= 2), st.floats(0.01, 0.89), seeds)
+@settings(deadline=None)
+@given(labels_of_two, st.floats(0.01, 0.89), seeds)
 def test_a_cut_is_disjoint_complete_and_leaves_every_class_on_both_sides(
     labels: np.ndarray, fraction: float, seed: int
 ) -> None:
@@ -36,6 +41,7 @@ def test_a_cut_is_disjoint_complete_and_leaves_every_class_on_both_sides(
         assert abs(taken - count * fraction) <= 1
 
 
+@settings(deadline=None)
 @given(label_lists, fractions, seeds)
 def test_the_total_is_the_fraction_rounded_where_no_class_is_too_small(
     labels: np.ndarray, fraction: float, seed: int
@@ -60,10 +66,7 @@ def test_seeds_and_streams_tell_cuts_apart() -> None:
 
 def test_the_split_is_the_one_of_every_release() -> None:
     """A change here gives every user another test set: it must never happen unnoticed."""
-    assert stratified(np.repeat([0, 1], 10), 0.3, 0).tolist() == PINNED
-
-
-PINNED: list[int] = []
+    assert stratified(np.repeat([0, 1], 10), 0.3, 0).tolist() == [0, 1, 6, 10, 12, 15]
 
 
 @pytest.mark.parametrize("fraction", [0.1, 0.29, 1 / 3, 1.0])

@@ -1,0 +1,154 @@
+"""What a distillation method costs: one training step with msdcrd, with kd, and with the labels alone.
+
+    python benchmarks/bench_method_step.py [--device cpu] [--batch 64] [--samples 15] [--json]
+
+Student mobilenetv3_small_050 and teacher resnet18 at half width, both with the small stem, on images
+of 32 pixels. A step is: teacher's forward pass (not for the labels alone), student's forward and
+backward pass, the optimiser's step. The three are taken in turns, so that a busy machine slows all of
+them; the medians and the ratios of the medians are printed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import torch
+from torch.nn.functional import cross_entropy
+
+from stages.methods.registry import make
+from stages.methods.settings import KdSettings, MethodSettings, MsdcrdSettings
+from stages.models.create import create
+from stages.models.features import Observer
+from stages.models.settings import ModelSettings
+
+SIZE, CLASSES, WARMUP = 32, 10, 3
+STUDENT = ModelSettings(model="mobilenetv3_small_050", stem="small")
+TEACHER = ModelSettings(model="resnet18", stem="small", options={"channels": [32, 64, 128, 256]})
+METHODS: dict[str, MethodSettings | None] = {
+    "labels alone": None,
+    "kd": KdSettings(name="kd"),
+    "msdcrd": MsdcrdSettings(name="msdcrd"),
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--batch", type=int, default=64)
+    parser.add_argument("--samples", type=int, default=15)
+    parser.add_argument("--threads", type=int, help="CPU threads; all by default")
+    parser.add_argument("--json", action="store_true", help="print the figures as one JSON document")
+    options = parser.parse_args()
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    device = torch.device(options.device)
+    steps = {name: step(settings, device, options.batch) for name, settings in METHODS.items()}
+    samples: dict[str, list[float]] = {name: [] for name in steps}
+    for turn in range(WARMUP + options.samples):
+        for name, run in steps.items():
+            duration = timed(run, device)
+            if turn >= WARMUP:
+                samples[name].append(duration * 1000.0)
+    facts = {
+        "machine": machine(device),
+        "batch": options.batch,
+        "n": options.samples,
+        "steps": {name: summary(times, samples) for name, times in samples.items()},
+    }
+    if options.json:
+        print(json.dumps(facts, indent=2))
+        return
+    print(", ".join(f"{key} {value}" for key, value in machine(device).items()))
+    print(f"batch {options.batch}, {SIZE} px, teacher {TEACHER.model} (half width), student {STUDENT.model}")
+    print(f"{'step':<14}{'p50_ms':>9}{'min_ms':>9}{'max_ms':>9}{'to labels':>11}{'to kd':>8}{'n':>5}")
+    for name, times in samples.items():
+        row = summary(times, samples)
+        print(
+            f"{name:<14}{row['p50_ms']:>9.1f}{row['min_ms']:>9.1f}{row['max_ms']:>9.1f}"
+            f"{row['to_labels']:>11.3f}{row['to_kd']:>8.3f}{len(times):>5}"
+        )
+
+
+def step(settings: MethodSettings | None, device: torch.device, batch: int) -> Callable[[], None]:
+    """One training step as a call, with networks, method and optimiser of its own."""
+    torch.manual_seed(0)
+    student = Observer(create(STUDENT, classes=CLASSES, channels=3, image_size=SIZE)).to(device).train()
+    teacher = Observer(create(TEACHER, classes=CLASSES, channels=3, image_size=SIZE)).to(device).eval()
+    images = torch.randn(batch, 3, SIZE, SIZE, device=device).to(memory_format=torch.channels_last)
+    labels = torch.randint(0, CLASSES, (batch,), device=device)
+    student.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    teacher.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    method = None
+    if settings is not None:
+        method = make(settings, student.spec(SIZE, 3), teacher.spec(SIZE, 3)).to(device)
+    parameters = [*student.parameters(), *(method.parameters() if method is not None else ())]
+    optimizer = torch.optim.AdamW(parameters)
+
+    def run() -> None:
+        optimizer.zero_grad()
+        seen = student(images)
+        loss = cross_entropy(seen.logits, labels)
+        if method is not None:
+            with torch.no_grad():
+                shown = teacher(images)
+            loss = loss + method(seen, shown, labels, teacher_head=teacher.local_logits)
+        loss.backward()
+        optimizer.step()
+
+    return run
+
+
+def timed(run: Callable[[], None], device: torch.device) -> float:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    start = time.perf_counter()
+    run()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter() - start
+
+
+def summary(times: list[float], samples: dict[str, list[float]]) -> dict[str, float]:
+    middle = statistics.median(times)
+    return {
+        "p50_ms": middle,
+        "min_ms": min(times),
+        "max_ms": max(times),
+        "to_labels": middle / statistics.median(samples["labels alone"]),
+        "to_kd": middle / statistics.median(samples["kd"]),
+    }
+
+
+def machine(device: torch.device) -> dict[str, str]:
+    name = platform.processor() or platform.machine()
+    information = Path("/proc/cpuinfo")
+    if information.exists():
+        found = [
+            line for line in information.read_text(encoding="utf-8").splitlines() if "model name" in line
+        ]
+        name = found[0].partition(":")[2].strip() if found else name
+    if device.type == "cuda":
+        name = torch.cuda.get_device_name(device)
+    return {
+        "device": name,
+        "threads": str(torch.get_num_threads()),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "timm": version("timm"),
+    }
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""The subcommands, one module for each that does something of its own."""

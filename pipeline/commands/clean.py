@@ -1,0 +1,132 @@
+"""`kdpipe clean`: artefacts that are not needed any more leave the store."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from pipeline.commands.base import (
+    Command,
+    Option,
+    ProfilePath,
+    StageName,
+    json_option,
+    set_option,
+    store_option,
+)
+from pipeline.commands.profiles import memo_folder
+from pipeline.errors import EXIT_DONE, EXIT_STAGE_FAILED, EXIT_USAGE, UsageError
+from pipeline.session import Session, store_folder
+from pipeline.tables import size, table
+
+if TYPE_CHECKING:
+    from pipeline.cleaning import Item
+    from pipeline.store import Store
+
+
+def _clean(
+    profiles: tuple[str, ...],
+    overrides: tuple[str, ...],
+    stage: str | None,
+    everything: bool,
+    dry_run: bool,
+    yes: bool,
+    store: str | None,
+) -> None:
+    from pipeline.store import Store
+
+    session = click.get_current_context().ensure_object(Session)
+    session.store = store_folder(store)
+    session.so_far = lambda: {"store": str(session.store)}
+    if everything and (profiles or stage):
+        raise UsageError(
+            "--all leaves nothing to choose",
+            where="kdpipe clean",
+            why="it removes every artefact, but profiles to keep or a stage are named as well",
+            mend="leave out --all, or the profiles and --stage",
+        )
+    opened = Store(session.store)
+    opened.check()
+    keep = _reached(opened, profiles, overrides) if profiles else None
+    only_shown = dry_run
+    items = opened.clean(keep=keep, stage=stage, everything=everything, dry_run=only_shown)
+    total = sum(item.size_bytes for item in items)
+    if session.json:
+        session.print_json(
+            **session.so_far(),
+            removed=not only_shown,
+            size_bytes=total,
+            items=[_entry(item) for item in items],
+        )
+        return
+    verb = "would remove" if only_shown else "removed"
+    if items:
+        rows = [
+            [item.kind, item.stage, item.key[:12] or item.path.name, size(item.size_bytes)] for item in items
+        ]
+        session.console.result(table(("kind", "stage", "key", "size"), rows, "lllr") + "\n")
+        session.console.result(f"{verb} {size(total)} from {session.store}")
+        if only_shown and not dry_run:
+            session.console.line("nothing is removed without --yes")
+    else:
+        session.console.result(f"nothing to remove from {session.store}")
+
+
+def _reached(store: Store, profiles: tuple[str, ...], overrides: tuple[str, ...]) -> set[tuple[str, str]]:
+    """What the plans of these profiles reach, by stage and key."""
+    from pipeline.plan import make_plan, to_keep
+    from pipeline.profile import load
+
+    kept: set[tuple[str, str]] = set()
+    for path in profiles:
+        profile = load(path, overrides, memo_folder(store.root))
+        kept |= to_keep(make_plan(profile, store), profile, store)
+    return kept
+
+
+def _entry(item: Item) -> dict[str, Any]:
+    return {
+        "kind": item.kind,
+        "name": item.name,
+        "stage": item.stage,
+        "key": item.key,
+        "path": str(item.path),
+        "size_bytes": item.size_bytes,
+    }
+
+
+clean = Command(
+    "clean",
+    help="Show, and with --yes remove, what the store holds beyond what the named profiles need.\n\n"
+    "Without a profile that is only what is left over: damaged artefacts, logs, scratch folders of dead "
+    "processes.",
+    params=[
+        click.Argument(["profiles"], nargs=-1, type=ProfilePath(), metavar="[PROFILE]..."),
+        Option(
+            ["--stage"],
+            type=StageName(),
+            metavar="STAGE",
+            heading="What goes",
+            help="Only what belongs to this stage; without a profile, all of it.",
+        ),
+        Option(
+            ["--all", "everything"],
+            is_flag=True,
+            heading="What goes",
+            help="Every artefact and every checkpoint.",
+        ),
+        Option(["--dry-run"], is_flag=True, heading="What goes", help="Show it only, also with --yes."),
+        Option(["--yes"], is_flag=True, heading="What goes", help="Remove it; nothing goes without this."),
+        set_option(),
+        json_option(),
+        store_option(),
+    ],
+    callback=_clean,
+    examples=(
+        "kdpipe clean profiles/resnet_to_mobilenet.yaml",
+        "kdpipe clean profiles/resnet_to_mobilenet.yaml --yes",
+        "kdpipe clean --stage measure --yes",
+    ),
+    exit_codes=(EXIT_DONE, EXIT_STAGE_FAILED, EXIT_USAGE),
+)

@@ -1,0 +1,35 @@
+"""What the commands about a profile share: loading it, and opening the store."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pipeline.session import Session, store_folder
+
+if TYPE_CHECKING:
+    from pipeline.profile import LoadedProfile
+    from pipeline.store import Store
+
+
+def open_profile(
+    session: Session, path: str, overrides: Sequence[str], store_option: str | None
+) -> tuple[LoadedProfile, Store]:
+    """The profile and the store of this call; the session's document names both from now on."""
+    from pipeline.profile import load
+    from pipeline.store import Store
+
+    session.store = store_folder(store_option)
+    about = {"profile": path, "overrides": list(overrides), "store": str(session.store), "stages": []}
+    session.so_far = lambda: dict(about)
+    store = Store(session.store)
+    store.check()
+    profile = load(path, overrides, memo_folder(store.root))
+    about["profile"] = str(profile.path)
+    return profile, store
+
+
+def memo_folder(store: Path) -> Path:
+    """Where checked profiles are remembered."""
+    return store / "cache" / "profiles"

@@ -1,0 +1,57 @@
+"""`kdpipe show` and `kdpipe schema`: a profile with every default, and what a profile may say."""
+
+from __future__ import annotations
+
+import click
+
+from pipeline.commands.base import Command, json_option, profile_argument, set_option
+from pipeline.session import Session
+
+
+def _show(profile: str, overrides: tuple[str, ...]) -> None:
+    from pipeline.profile import load
+    from pipeline.profile_show import show
+
+    session = click.get_current_context().ensure_object(Session)
+    session.so_far = lambda: {"profile": profile, "overrides": list(overrides)}
+    loaded = load(profile, overrides)
+    if session.json:
+        session.print_json(
+            profile=str(loaded.path),
+            overrides=list(overrides),
+            files=[str(file) for file in loaded.files],
+            settings=dict(loaded.sections),
+        )
+    else:
+        session.console.document(show(loaded))
+
+
+def _schema() -> None:
+    from pipeline.reference import schema_text
+
+    click.get_current_context().ensure_object(Session).console.document(schema_text())
+
+
+show = Command(
+    "show",
+    help="Print a profile with every default, and all that it extends, written out.",
+    params=[profile_argument(), set_option(), json_option()],
+    callback=_show,
+    examples=(
+        "kdpipe show profiles/resnet_to_mobilenet.yaml",
+        "kdpipe show profiles/resnet_to_mobilenet.yaml --set targets='[onnxruntime-int8]'",
+        "kdpipe show profiles/resnet_to_mobilenet.yaml --json | jq .settings.distill",
+    ),
+)
+
+schema = Command(
+    "schema",
+    help="Print the JSON Schema of profiles, for editors and checks.",
+    params=[],
+    callback=_schema,
+    examples=(
+        "kdpipe schema > kdpipe.schema.json",
+        "kdpipe schema | jq '.properties | keys'",
+        "kdpipe schema | jq '.properties.distill'",
+    ),
+)

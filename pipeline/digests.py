@@ -1,0 +1,158 @@
+"""SHA-256 of files, remembered by what `stat` says of them, so that a cached run is a stat walk.
+
+A digest is remembered by the file's inode, size, mtime and ctime, all in nanoseconds where they are
+times; ctime too, so that a file written to and given its old mtime back is read again. A file that
+changed less than two seconds ago is not remembered: a clock that ticks coarsely could hide a
+second change from us.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import sqlite3
+import threading
+import time
+from contextlib import closing
+from pathlib import Path
+
+YOUNG_NS = 2_000_000_000
+
+_TABLE = """CREATE TABLE IF NOT EXISTS digests (
+    folder BLOB, name BLOB, identity TEXT NOT NULL, sha256 TEXT NOT NULL,
+    PRIMARY KEY (folder, name)) WITHOUT ROWID"""
+
+_Folder = dict[str, tuple[str, str]]
+
+
+def hash_file(path: Path | str) -> str:
+    """SHA-256 of a file's content, as 64 hex digits."""
+    with open(path, "rb") as stream:  # noqa: PTH123 - a str as well
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+class DigestMemo:
+    """File digests, remembered in one SQLite file. Nothing is written until `save`.
+
+    The file is a memo and nothing else: if it is missing, damaged or locked, files are read again.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._folders: dict[str, _Folder] = {}
+        self._unsaved: dict[tuple[str, str], tuple[str, str]] = {}
+        self._lock = threading.Lock()
+        self._database: sqlite3.Connection | None = None
+        self._opened = False
+
+    def of(self, path: Path) -> str:
+        """The file's SHA-256, read only if the file may have changed. Raises OSError."""
+        name = _absolute(path)
+        identity, _ = _identity(name)
+        known = self._known(name)
+        return known[1] if known and known[0] == identity else self.fresh(path)
+
+    def fresh(self, path: Path) -> str:
+        """The file's SHA-256, read now. Raises OSError."""
+        name = _absolute(path)
+        before, changed_ns = _identity(name)
+        sha256 = hash_file(name)
+        if _identity(name)[0] == before and time.time_ns() - changed_ns > YOUNG_NS:
+            self._remember(name, before, sha256)
+        return sha256
+
+    def remember(self, path: Path, sha256: str) -> None:
+        """Takes over a digest that the caller has just computed of a file nobody else writes to."""
+        name = _absolute(path)
+        self._remember(name, _identity(name)[0], sha256)
+
+    def save(self) -> None:
+        """Writes what is new. The folder must exist; a memo that cannot be written is no error."""
+        with self._lock:
+            if not self._unsaved:
+                return
+            rows = [
+                (os.fsencode(folder), os.fsencode(name), *entry)
+                for (folder, name), entry in self._unsaved.items()
+            ]
+            try:
+                self._write(rows)
+            except sqlite3.DatabaseError as error:
+                if isinstance(error, sqlite3.OperationalError):
+                    return  # locked, read-only or full: next time
+                self.path.unlink(missing_ok=True)
+                self._write(rows)
+            self._unsaved.clear()
+
+    def prune(self) -> None:
+        """Forgets the files of folders that are gone."""
+        self.close()
+        if not self.path.exists():
+            return
+        try:
+            with closing(sqlite3.connect(self.path, timeout=1.0)) as database, database:
+                folders = database.execute("SELECT DISTINCT folder FROM digests").fetchall()
+                gone = [row for row in folders if not Path(os.fsdecode(row[0])).is_dir()]
+                database.executemany("DELETE FROM digests WHERE folder = ?", gone)
+        except sqlite3.DatabaseError:
+            return
+
+    def close(self) -> None:
+        """Lets go of the file; the next question opens it again."""
+        with self._lock:
+            if self._database is not None:
+                self._database.close()
+            self._database, self._opened = None, False
+            self._folders.clear()
+            for (folder, name), entry in self._unsaved.items():
+                self._folders.setdefault(folder, {})[name] = entry
+
+    def _known(self, path: str) -> tuple[str, str] | None:
+        folder, name = os.path.split(path)
+        with self._lock:
+            entries = self._folders.get(folder)
+            if entries is None:
+                entries = self._folders[folder] = self._read(folder)
+            return entries.get(name)
+
+    def _remember(self, path: str, identity: str, sha256: str) -> None:
+        folder, name = os.path.split(path)
+        with self._lock:
+            if folder not in self._folders:
+                self._folders[folder] = self._read(folder)
+            self._folders[folder][name] = (identity, sha256)
+            self._unsaved[folder, name] = (identity, sha256)
+
+    def _read(self, folder: str) -> _Folder:
+        """One query a folder, however many files it has."""
+        try:
+            if not self._opened:
+                self._opened = True
+                if self.path.exists():
+                    uri = f"{self.path.absolute().as_uri()}?mode=ro"
+                    self._database = sqlite3.connect(uri, uri=True, timeout=1.0, check_same_thread=False)
+            if self._database is None:
+                return {}
+            rows = self._database.execute(
+                "SELECT name, identity, sha256 FROM digests WHERE folder = ?", (os.fsencode(folder),)
+            )
+            return {os.fsdecode(name): (identity, sha256) for name, identity, sha256 in rows}
+        except sqlite3.DatabaseError:
+            return {}
+
+    def _write(self, rows: list[tuple[bytes, bytes, str, str]]) -> None:
+        with closing(sqlite3.connect(self.path, timeout=5.0)) as database, database:
+            database.execute(_TABLE)
+            database.executemany("INSERT OR REPLACE INTO digests VALUES (?, ?, ?, ?)", rows)
+
+
+def _absolute(path: Path) -> str:
+    # Not Path: a data set of a million files is walked in seconds, not in a minute.
+    return os.path.abspath(path)  # noqa: PTH100
+
+
+def _identity(path: str) -> tuple[str, int]:
+    """What tells a file's content without reading it, and when the file last changed (ns)."""
+    stat = os.stat(path)  # noqa: PTH116 - as above
+    identity = f"{stat.st_ino}:{stat.st_size}:{stat.st_mtime_ns}:{stat.st_ctime_ns}"
+    return identity, max(stat.st_mtime_ns, stat.st_ctime_ns)

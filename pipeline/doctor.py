@@ -1,0 +1,360 @@
+"""What this machine is and can do: looked up where that is enough, tried where it is not."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import platform
+import re
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from pipeline import __version__
+from pipeline.errors import KdpipeError
+from pipeline.store import Store
+from stages import STAGES, TRIAL
+
+Facts = dict[str, Any]
+
+DISTRIBUTIONS = (
+    "torch",
+    "torchvision",
+    "timm",
+    "numpy",
+    "onnx",
+    "onnxscript",
+    "onnxruntime",
+    "openvino",
+    "tensorrt",
+    "tensorrt-rtx",
+    "pydantic",
+    "click",
+)
+CPU_FLAGS = (
+    "avx2",
+    "f16c",
+    "fma",
+    "avx512f",
+    "avx512_vnni",
+    "avx_vnni",
+    "amx_int8",
+    "amx_bf16",
+    "asimd",
+    "asimddp",
+    "i8mm",
+    "sve",
+)
+"""CPU features that decide how fast float and INT8 networks run."""
+
+TRIAL_TIMEOUT_S = 300.0
+CPUFREQ = Path("/sys/devices/system/cpu/cpu0/cpufreq")
+
+LOCK_TRIAL = """
+import fcntl, sys
+file = open(sys.argv[1])
+try:
+    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    print("free")
+except BlockingIOError:
+    print("held")
+"""
+
+
+def examine(store: Path, tell: Callable[[str], None]) -> Facts:
+    """Everything `kdpipe doctor` reports; `tell` hears what is being tried (it takes some seconds).
+
+    `core`: whether every stage can run here, with ONNX Runtime at least.
+    """
+    facts: Facts = {
+        "kdpipe": __version__,
+        "python": platform.python_version(),
+        "system": f"{platform.system()} {platform.release()} {platform.machine()}",
+        "versions": versions(),
+        "cpu": cpu(),
+        "memory": memory(),
+        "gpus": gpus(),
+        "clock": clock(),
+    }
+    tell("trying the store's file system")
+    facts["store"] = file_system(store)
+    tell("importing every stage")
+    facts["stages"] = stages()
+    tell("asking every runtime")
+    facts["targets"] = targets()
+    tell("exporting a small network and running it in ONNX Runtime")
+    facts["build"] = small_build()
+    facts["problems"] = problems(facts)
+    facts["core"] = not facts["problems"]
+    return facts
+
+
+def problems(facts: Facts) -> list[str]:
+    """Why the core stages cannot run here, a sentence each."""
+    found = [f"stage {one['name']}: {one['why_not']}" for one in facts["stages"] if not one["can"]]
+    store = facts["store"]
+    found += [
+        f"store: {store[trial]['why_not']}" for trial in ("locks", "rename") if not store[trial]["works"]
+    ]
+    if not facts["build"]["works"]:
+        found.append(f"small build: {facts['build']['why_not']}")
+    return found
+
+
+def versions() -> dict[str, str | None]:
+    """By distribution, its version, or None if it is not installed. Imports none of them."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    found: dict[str, str | None] = {}
+    for name in DISTRIBUTIONS:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = None
+    return found
+
+
+def cpu() -> Facts:
+    """Model, cores usable by this process, the flags of interest, governor and frequency."""
+    text = _read(Path("/proc/cpuinfo"))
+    model = re.search(r"^model name\s*:\s*(.+)$", text, re.MULTILINE)
+    flags = re.search(r"^(?:flags|Features)\s*:\s*(.+)$", text, re.MULTILINE)
+    present = set(flags.group(1).split()) if flags else set()
+    megahertz = _read(CPUFREQ / "scaling_cur_freq").strip()
+    return {
+        "model": model.group(1).strip() if model else platform.processor() or platform.machine(),
+        "cores": os.cpu_count(),
+        "cores_usable": cores_usable(),
+        "flags": [flag for flag in CPU_FLAGS if flag in present],
+        "governor": _read(CPUFREQ / "scaling_governor").strip() or None,
+        "frequency_mhz": int(megahertz) // 1000 if megahertz.isdigit() else None,
+    }
+
+
+def cores_usable() -> float:
+    """Cores that affinity and the container's quota leave to this process."""
+    cores = float(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+    quota, _, period = _read(Path("/sys/fs/cgroup/cpu.max")).strip().partition(" ")
+    if quota.isdigit() and period.isdigit():
+        cores = min(cores, int(quota) / int(period))
+    return cores
+
+
+def memory() -> Facts:
+    """Bytes in all, available now, and the container's limit (None without one)."""
+    text = _read(Path("/proc/meminfo"))
+    kibibytes = {name: int(count) for name, count in re.findall(r"^(\w+):\s+(\d+) kB", text, re.MULTILINE)}
+    limit = _read(Path("/sys/fs/cgroup/memory.max")).strip()
+    return {
+        "total_bytes": kibibytes.get("MemTotal", 0) * 1024 or None,
+        "available_bytes": kibibytes.get("MemAvailable", 0) * 1024 or None,
+        "limit_bytes": int(limit) if limit.isdigit() else None,
+    }
+
+
+def gpus() -> list[Facts]:
+    """NVIDIA GPUs: name, driver, memory, compute capability, as far as the driver tells."""
+    tool = shutil.which("nvidia-smi")
+    if tool:
+        fields = "name,driver_version,memory.total,compute_cap"
+        with contextlib.suppress(OSError, subprocess.SubprocessError):
+            told = subprocess.run(
+                [tool, f"--query-gpu={fields}", "--format=csv,noheader"],
+                capture_output=True,
+                text=True,
+                timeout=20,
+                check=True,
+            ).stdout
+            rows = [[part.strip() for part in line.split(",")] for line in told.splitlines()]
+            names = ("name", "driver", "memory", "compute_capability")
+            found = [dict(zip(names, row, strict=True)) for row in rows if len(row) == len(names)]
+            if found:
+                return found
+    driver = re.search(r"Module\s+(\d[\d.]+)", _read(Path("/proc/driver/nvidia/version")))
+    listed = []
+    for file in sorted(Path("/proc/driver/nvidia/gpus").glob("*/information")):
+        model = re.search(r"^Model:\s*(.+)$", _read(file), re.MULTILINE)
+        if model:
+            listed.append({"name": model.group(1).strip(), "driver": driver.group(1) if driver else None})
+    return listed
+
+
+def clock() -> Facts:
+    """The clock that latencies are taken with: what it promises, and its smallest step seen."""
+    smallest = min(_clock_step_ns() for _ in range(1000))
+    return {
+        "resolution_ns": round(time.get_clock_info("perf_counter").resolution * 1e9, 3),
+        "smallest_step_ns": smallest,
+    }
+
+
+def file_system(root: Path) -> Facts:
+    """Free space, and whether locks and atomic renames work where the store lies.
+
+    What is written for the trial is gone afterwards; a store that was not there is not there then
+    either. Raises UsageError if the folder is no store.
+    """
+    there = next(folder for folder in (root, *root.parents) if folder.exists())
+    facts: Facts = {"path": str(root), "exists": root.exists(), "free_bytes": None}
+    with contextlib.suppress(OSError):
+        facts["free_bytes"] = shutil.disk_usage(there).free
+    store = Store(root)
+    store.check()
+    try:
+        store.prepare()
+        with store.scratch() as folder:
+            facts["locks"] = _outcome(_try_locks, folder)
+            facts["rename"] = _outcome(_try_rename, folder)
+    except KdpipeError as error:
+        why_not = f"{error.what}: {error.where}: {error.why}"
+        facts["locks"] = facts["rename"] = {"works": False, "why_not": why_not}
+    finally:
+        store.undo()
+        store.release()
+    return facts
+
+
+def stages() -> list[Facts]:
+    """For each stage whether its module and its libraries can be imported, and why not."""
+    lines, ending = try_out("stages")
+    told = {line["stage"]: line["why_not"] for line in lines if "stage" in line}
+    return [
+        {
+            "name": stage.name,
+            "can": stage.name in told and told[stage.name] is None,
+            "why_not": told.get(stage.name, ending),
+        }
+        for stage in STAGES
+    ]
+
+
+def targets() -> list[Facts]:
+    """Every target there is: whether it can be built and run here, and if not why and the remedy."""
+    lines, ending = try_out("runtimes")
+    names = next((line["runtimes"] for line in lines if "runtimes" in line), None)
+    if names is None:
+        return [_no_target("(none)", ending, None)]
+    found = []
+    for name in names:
+        lines, ending = try_out("runtime", name)
+        told = next((line for line in lines if line.get("runtime") == name), None)
+        if told is None:
+            found.append(_no_target(name, ending, None))
+            continue
+        for precision in told["precisions"]:
+            fields = {key: told[key] for key in ("can_build", "can_run", "why_not", "mend")}
+            found.append({"target": f"{name}-{precision}", **fields})
+    return found
+
+
+def small_build() -> Facts:
+    """A small network exported by PyTorch, loaded by ONNX Runtime, run, and compared."""
+    lines, ending = try_out("build")
+    return next((line for line in lines if "works" in line), {"works": False, "why_not": ending})
+
+
+def _no_target(target: str, why_not: str, mend: str | None) -> Facts:
+    return {"target": target, "can_build": False, "can_run": False, "why_not": why_not, "mend": mend}
+
+
+def try_out(*words: str) -> tuple[list[Facts], str]:
+    """The JSON lines that a trial printed, and in a sentence how it ended."""
+    home = str(Path(__file__).resolve().parents[1])
+    paths = os.pathsep.join([home, *filter(None, [os.environ.get("PYTHONPATH")])])
+    try:
+        done = subprocess.run(
+            [sys.executable, "-m", TRIAL, *words],
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=TRIAL_TIMEOUT_S,
+            env={**os.environ, "PYTHONPATH": paths},
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        return [], f"no answer within {TRIAL_TIMEOUT_S:.0f} s"
+    lines = []
+    for text in done.stdout.splitlines():
+        with contextlib.suppress(ValueError):
+            line = json.loads(text)
+            if isinstance(line, dict):
+                lines.append(line)
+    return lines, _ending(done.stderr) or f"its process ended with status {done.returncode}"
+
+
+def _ending(stderr: str) -> str:
+    """The last line that a process said; of a traceback, the line that names the exception."""
+    lines = stderr.strip().splitlines()
+    frames = [number for number, line in enumerate(lines) if line.startswith("    ")]
+    if "Traceback (most recent call last):" in lines and frames and frames[-1] + 1 < len(lines):
+        return lines[frames[-1] + 1]
+    return lines[-1] if lines else ""
+
+
+def _outcome(attempt: Callable[[Path], str | None], folder: Path) -> Facts:
+    try:
+        why_not = attempt(folder)
+    except (OSError, subprocess.SubprocessError) as error:
+        why_not = str(error)
+    return {"works": why_not is None, "why_not": why_not}
+
+
+def _try_locks(folder: Path) -> str | None:
+    """A lock that we hold must keep another process out, and let it in when we let go."""
+    import fcntl
+
+    def other_process() -> str:
+        return subprocess.run(
+            [sys.executable, "-I", "-S", "-c", LOCK_TRIAL, str(path)],
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=True,
+        ).stdout.strip()
+
+    path = folder / "lock"
+    with path.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if other_process() != "held":
+            return "file locks (flock) do not keep another process out on this file system"
+    if other_process() != "free":
+        return "a file lock (flock) outlives its process on this file system"
+    return None
+
+
+def _try_rename(folder: Path) -> str | None:
+    """A folder flushed and renamed must be there whole, and its old name gone; a file replaces one."""
+    before, after = folder / "before", folder / "after"
+    before.mkdir()
+    with (before / "content").open("wb") as file:
+        file.write(b"kdpipe")
+        file.flush()
+        os.fsync(file.fileno())
+    before.rename(after)
+    if before.exists() or (after / "content").read_bytes() != b"kdpipe":
+        return "renaming a folder is not atomic on this file system"
+    (folder / "old").write_bytes(b"old")
+    (folder / "new").write_bytes(b"new")
+    (folder / "new").replace(folder / "old")
+    if (folder / "old").read_bytes() != b"new":
+        return "a file cannot replace another on this file system"
+    return None
+
+
+def _clock_step_ns() -> int:
+    first = later = time.perf_counter_ns()
+    while later == first:
+        later = time.perf_counter_ns()
+    return later - first
+
+
+def _read(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""

@@ -1,0 +1,166 @@
+"""Who owns what in the store: processes told apart beyond their id, and locks that die with them."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+POLL_S = 0.1
+
+_held: set[int] = set()
+
+
+@dataclass(frozen=True)
+class Owner:
+    """A process: its host, its id, and when it started, for ids are used again."""
+
+    host: str
+    pid: int
+    start: str
+
+    def is_gone(self) -> bool:
+        """Whether the process has certainly ended; of other hosts' processes we know nothing."""
+        return self.host == os.uname().nodename and _start_of(self.pid) != self.start
+
+
+def this_process() -> Owner:
+    return Owner(host=os.uname().nodename, pid=os.getpid(), start=_start_of(os.getpid()) or "")
+
+
+def own_name() -> str:
+    """A new name for something that belongs to this process: PID.START.RANDOM.HOST."""
+    owner = this_process()
+    return f"{owner.pid}.{owner.start}.{os.urandom(6).hex()}.{owner.host}"
+
+
+def owner_of(path: Path) -> Owner | None:
+    """The process that a path is named after; None if its name is not one of `own_name`."""
+    pid, start, random, host = (path.name.split(".", 3) + [""] * 4)[:4]
+    return Owner(host=host, pid=int(pid), start=start) if pid.isdigit() and random and host else None
+
+
+@contextmanager
+def hold(path: Path, waiting: Callable[[str], None]) -> Iterator[None]:
+    """Holds the lock file `path`; the kernel lets go of it when this process ends, however it ends.
+
+    While another process has it, `waiting` is called once for each holder with a text that names
+    its host and process. The file is gone afterwards.
+    """
+    descriptor = _acquire(path, waiting)
+    try:
+        yield
+    finally:
+        # Unlinked while still held: whoever waits finds that its file is no longer the one at the
+        # path, and takes the next one.
+        if descriptor in _held:  # not in a forked child
+            path.unlink(missing_ok=True)
+            _held.discard(descriptor)
+            os.close(descriptor)
+
+
+def is_held(path: Path) -> bool:
+    """Whether some process holds the lock file `path` now."""
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return False
+    try:
+        return not _try(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _acquire(path: Path, waiting: Callable[[str], None]) -> int:
+    told = ""
+    while True:
+        try:
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        except FileNotFoundError:  # another process has just tidied the empty folder away
+            path.parent.mkdir(parents=True, exist_ok=True)
+            continue
+        try:
+            if _try(descriptor):
+                if _is_at(descriptor, path):
+                    _write_holder(descriptor)
+                    _held.add(descriptor)
+                    return descriptor
+            else:
+                holder = _read_holder(descriptor)
+                if holder and holder != told:
+                    told = holder
+                    waiting(holder)
+        except BaseException:
+            os.close(descriptor)
+            raise
+        os.close(descriptor)
+        time.sleep(POLL_S)
+
+
+def _try(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _is_at(descriptor: int, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(descriptor), path.stat())
+    except FileNotFoundError:
+        return False
+
+
+def _write_holder(descriptor: int) -> None:
+    started = datetime.now(UTC).isoformat(timespec="seconds")
+    os.ftruncate(descriptor, 0)
+    os.pwrite(descriptor, json.dumps({**asdict(this_process()), "started": started}).encode(), 0)
+
+
+def _read_holder(descriptor: int) -> str:
+    """The holder in words; empty if it has not yet written who it is."""
+    try:
+        holder = json.loads(os.pread(descriptor, 4096, 0))
+        return f"process {holder['pid']} on {holder['host']}, since {holder['started']}"
+    except (ValueError, KeyError, TypeError):
+        return ""
+
+
+def _start_of(pid: int) -> str | None:
+    """When a process of this host started, in the kernel's ticks; None if there is no such process."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
+    except (FileNotFoundError, ProcessLookupError):
+        if Path("/proc/self/stat").exists():
+            return None
+        return _start_without_proc(pid)
+    # The second field is the program's name in brackets and may hold blanks and brackets itself.
+    fields = stat.rpartition(")")[2].split()
+    return None if fields[0] in "ZX" else fields[19]
+
+
+def _start_without_proc(pid: int) -> str | None:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return None
+    except PermissionError:
+        pass
+    return ""
+
+
+def _let_go_in_child() -> None:
+    """A forked worker must not keep the lock alive when its parent has been killed."""
+    for descriptor in _held:
+        os.close(descriptor)
+    _held.clear()
+
+
+os.register_at_fork(after_in_child=_let_go_in_child)

@@ -1,0 +1,191 @@
+"""The build stage: every target for its runtime, and the teacher's baseline to compare with.
+
+A target that this machine cannot build is recorded with the reason and the remedy; it ends the
+run only if the profile says `required`. A target that was built and can run here is loaded and
+compared with its source before anybody measures it; one that its builder refuses or that computes
+something else is recorded too, and fails the stage if it is required.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+from pipeline.errors import StageError
+from pipeline.stage import Context, Metrics
+from stages.measuring.machine import usable_cores
+from stages.runtimes import parity, registry
+from stages.runtimes.base import Runtime, Source
+from stages.runtimes.shipping import NOT_SHIPPED, what_ships
+
+BASELINE = "onnxruntime-fp32"
+"""What the teacher is built for: the row that every other row is compared with."""
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """One thing to build: whose network (teacher or student), for which target."""
+
+    model: str
+    target: str
+    required: bool
+
+    @property
+    def folder(self) -> str:
+        return f"{self.model}/{self.target}"
+
+
+def check(settings: SimpleNamespace) -> None:
+    """Raises UsageError for an unknown runtime, or a precision that its runtime does not offer."""
+    for target in settings.targets:
+        registry.check_target(target.name)
+
+
+def run(context: Context) -> Metrics:
+    check(context.settings)
+    wanted = [Wanted("teacher", BASELINE, required=True)]
+    wanted += [Wanted("student", target.name, target.required) for target in context.settings.targets]
+    for model in ("student", "teacher"):
+        shutil.copyfile(context.inputs["export"] / f"{model}.json", context.output / f"{model}.json")
+    context.work.mkdir(parents=True, exist_ok=True)
+
+    rows, figures = [], []
+    for done, one in enumerate(wanted):
+        context.progress.update(done, len(wanted), "targets", target=one.target)
+        row, told = _build(one, context)
+        rows.append(row)
+        figures.append(told)
+    context.progress.update(len(wanted), len(wanted), "targets")
+
+    listing = {"schema_version": 1, "targets": rows}
+    text = json.dumps(listing, indent=2, ensure_ascii=False)
+    (context.output / "build.json").write_text(text + "\n", encoding="utf-8")
+    return {
+        "built": sum(row["built"] for row in rows),
+        "not_built": sum(not row["built"] for row in rows),
+        "targets": figures,
+        "machine_cannot": [
+            {"target": row["target"], "why": row["why_not"], "mend": row["mend"]}
+            for row in rows
+            if row["required"] and not row["built"]
+        ],
+    }
+
+
+def _build(one: Wanted, context: Context) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The target's row of build.json, and its figures for the manifest (times and differences,
+    which vary from machine to machine and so have no place in the artefact)."""
+    runtime = registry.check_target(one.target)
+    precision = registry.target_parts(one.target)[1]
+    row: dict[str, Any] = {
+        "model": one.model,
+        "target": one.target,
+        "runtime": runtime.name,
+        "precision": precision,
+        "built": False,
+        "why_not": None,
+        "mend": None,
+        "required": one.required,
+        "folder": None,
+        "files": [],
+        "size_bytes": None,
+        "sha256": None,
+        "versions": {},
+        "facts": {},
+    }
+    figures: dict[str, Any] = {"model": one.model, "target": one.target, "built": False}
+    ability = runtime.ability_to_build()
+    row["versions"] = dict(sorted(ability.versions.items()))
+    if not ability.can:
+        return _not_built(one, row, figures, ability.why_not, ability.mend, context)
+
+    source = _source(one, runtime, precision, context)
+    folder = context.output / one.folder
+    folder.mkdir(parents=True)
+    started = time.perf_counter()
+    try:
+        facts = runtime.build(source, folder, context.settings.build, context.progress, context.work)
+        build_s = round(time.perf_counter() - started, 3)
+        facts["checked"], checked = _check(one, runtime, source, folder, context)
+    except StageError as error:
+        if one.required:
+            raise
+        shutil.rmtree(folder)
+        why = f"{error.what}: {error.why}" if error.why else error.what
+        return _not_built(one, row, figures, why, error.mend, context)
+    for name in NOT_SHIPPED:
+        if (folder / name).exists():  # it holds what earlier targets added, so the last one counts
+            (folder / name).replace(context.output / name)
+    shipped = what_ships(folder)
+    row |= {
+        "built": True,
+        "folder": one.folder,
+        "files": list(shipped.files),
+        "size_bytes": shipped.size_bytes,
+        "sha256": shipped.sha256,
+        "facts": facts,
+    }
+    return row, figures | {"built": True, "build_s": build_s, "size_bytes": shipped.size_bytes} | checked
+
+
+def _not_built(
+    one: Wanted, row: dict[str, Any], figures: dict[str, Any], why: str, mend: str, context: Context
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    row |= {"why_not": why, "mend": mend or None}
+    context.progress.note(f"{one.target} is not built: {why}")
+    return row, figures
+
+
+def _source(one: Wanted, runtime: Runtime, precision: str, context: Context) -> Source:
+    card = json.loads((context.inputs["export"] / f"{one.model}.json").read_text(encoding="utf-8"))
+    preprocessing = card["preprocessing"]
+    if precision == "int8":
+        onnx = context.inputs["quantize"] / f"{one.model}.int8.{runtime.recipe}.onnx"
+    else:
+        onnx = context.inputs["export"] / f"{one.model}.onnx"
+    if not onnx.is_file():
+        raise StageError(
+            f"the file that {one.target} is built from is missing",
+            where=onnx.name,
+            why=f"the {onnx.parent.name} artefact does not hold it",
+            mend=f"kdpipe {'quantize' if precision == 'int8' else 'export'} PROFILE",
+        )
+    size = preprocessing["image_size"]
+    return Source(
+        onnx=onnx,
+        precision=precision,
+        image_shape=(size, size, preprocessing["channels"]),
+        input=card["input"],
+        mean=tuple(preprocessing["mean"]),
+        std=tuple(preprocessing["std"]),
+    )
+
+
+def _check(
+    one: Wanted, runtime: Runtime, source: Source, folder: Path, context: Context
+) -> tuple[str, dict[str, Any]]:
+    """How the built target was checked, in a sentence, and by how much it differs from its source."""
+    ability = runtime.ability_to_run()
+    if not ability.can:
+        context.progress.note(f"{one.target} is built, but not checked: {ability.why_not}")
+        return f"not run here: {ability.why_not}", {}
+    build = context.settings.build
+    batches = parity.batches_within(build.batch_min, build.batch_max)
+    session = runtime.load(folder, source, usable_cores())
+    agreement = parity.check(session, source, batches, f"{one.model} {one.target}")
+    if agreement.relative > parity.DOUBTFUL:
+        context.progress.note(
+            f"{one.target}: logits are {agreement.relative:.0%} of their spread away from the file it was "
+            "built from, on generated images; the scorecard tells what that costs in accuracy"
+        )
+    figures = {
+        "effective_precision": session.facts.get("effective_precision"),
+        "max_abs": float(f"{agreement.max_abs:.3g}"),
+        "relative_to_std": float(f"{agreement.relative:.3g}"),
+    }
+    return f"agrees with its source at batch {', '.join(map(str, batches))}", figures

@@ -1,0 +1,159 @@
+"""Judges teacher, student and baseline on the test images, which no training has seen.
+
+In float32 whatever the training's precision: the figures are compared with those of exported files.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from pipeline.stage import Context, Metrics
+from stages.data.load import load
+from stages.measuring.intervals import mcnemar, paired_bootstrap, verdict, wilson_interval
+from stages.models import card as cards
+from stages.models.macs import macs
+from stages.training import fabric, judge
+from stages.training.calibration import expected_calibration_error
+from stages.training.supply import Normalise, Supply
+
+DIGITS = 6
+"""Figures are rounded, so that a last bit that depends on the machine changes no artefact."""
+
+
+def run(context: Context) -> Metrics:
+    """Leaves `metrics.json` (docs/artefacts.md). Reads `train` and `distill`."""
+    settings = context.settings
+    data = load(settings.data)
+    for note in data.notes:
+        context.progress.note(note)
+    folders = {"teacher": context.inputs["train"], "student": context.inputs["distill"]}
+    if (context.inputs["distill"] / "baseline" / cards.CARD).is_file():
+        folders["baseline"] = context.inputs["distill"] / "baseline"
+    total = len(folders) * len(data.test.labels)
+
+    def tell(before: int, model: str) -> Callable[[int], None]:
+        return lambda done: context.progress.update(before + done, total, unit="images", model=model)
+
+    compute = replace(fabric.resolve(settings.compute), devices=1)
+    labels = np.asarray(data.test.labels, dtype=np.int64)
+    judged: dict[str, dict[str, Any]] = {}
+    with fabric.reproducible(compute, seed=0, true_fp32=True):
+        test = Supply(data.test, compute.device)
+        for nth, (role, folder) in enumerate(folders.items()):
+            network, card = cards.load(folder)
+            answers = _answers(network, card, test, compute, settings, tell(nth * len(labels), role))
+            judged[role] = _figures(answers, labels, data.classes, settings.evaluate.ece_bins)
+            judged[role]["parameters"] = card.parameters
+            judged[role]["macs"] = macs(network, card.preprocessing.image_size, card.preprocessing.channels)
+    teacher = np.array(judged["teacher"]["predictions"])
+    for role, figures in judged.items():
+        same = np.array(figures["predictions"]) == teacher
+        figures["agreement_with_teacher"] = None if role == "teacher" else _per_cent(same.mean())
+    report = {
+        "schema_version": 1,
+        "images": len(labels),
+        "classes": list(data.classes),
+        "teacher": judged["teacher"],
+        "student": judged["student"],
+        "baseline": judged.get("baseline"),
+        "distillation": _gain(judged, labels),
+    }
+    _write(context.output / "metrics.json", report)
+    return _summary(report)
+
+
+def _answers(
+    network: nn.Module,
+    card: cards.ModelCard,
+    test: Supply,
+    compute: fabric.Compute,
+    settings: Any,
+    tell: Callable[[int], None],
+) -> Tensor:
+    """float32 (images, classes), each network fed by its own card's constants."""
+    network.to(compute.device)
+    if compute.channels_last:
+        network.to(memory_format=torch.channels_last)
+    normalise = Normalise(card.preprocessing, compute.device, channels_last=compute.channels_last)
+    return judge.logits(network, test, normalise, batch_size=settings.evaluate.batch_size, tell=tell)
+
+
+def _figures(answers: Tensor, labels: np.ndarray, classes: tuple[str, ...], ece_bins: int) -> dict[str, Any]:
+    """Everything that follows from the answers (n, classes) and the true labels (n) alone."""
+    truth = torch.from_numpy(labels)
+    count, kinds = len(labels), len(classes)
+    # In float64: a sum of logarithms over a whole split.
+    probabilities = answers.double().softmax(dim=1)
+    predictions = answers.argmax(dim=1)
+    right = (predictions == truth).numpy()
+    confusion = np.zeros((kinds, kinds), dtype=np.int64)
+    np.add.at(confusion, (labels, predictions.numpy()), 1)
+    top5 = None
+    if kinds > 5:
+        best = answers.topk(5, dim=1).indices
+        top5 = _per_cent((best == truth[:, None]).any(dim=1).double().mean().item())
+    images = confusion.sum(axis=1)
+    low, high = wilson_interval(int(right.sum()), count)
+    confidence = probabilities.gather(1, predictions[:, None])[:, 0].numpy()
+    return {
+        "top1": _per_cent(right.mean()),
+        "top5": top5,
+        "top1_ci": [_per_cent(low), _per_cent(high)],
+        "loss": round(functional.cross_entropy(answers.double(), truth).item(), DIGITS),
+        "ece": round(expected_calibration_error(confidence, right, ece_bins), DIGITS),
+        "per_class": [
+            {
+                "class": name,
+                "images": int(images[label]),
+                "top1": _per_cent(confusion[label, label] / images[label]) if images[label] else None,
+            }
+            for label, name in enumerate(classes)
+        ],
+        "confusion": confusion.tolist(),
+        "predictions": predictions.tolist(),
+    }
+
+
+def _gain(judged: dict[str, dict[str, Any]], labels: np.ndarray) -> dict[str, Any] | None:
+    """What distillation gave: the student against the same student trained alone, image by image."""
+    if "baseline" not in judged:
+        return None
+    distilled = np.array(judged["student"]["predictions"]) == labels
+    alone = np.array(judged["baseline"]["predictions"]) == labels
+    low, high = paired_bootstrap(distilled, alone)
+    return {
+        "gain_points": _per_cent(distilled.mean() - alone.mean()),
+        "gain_ci": [_per_cent(low), _per_cent(high)],
+        "p_value": round(mcnemar(distilled, alone), DIGITS),
+        "verdict": verdict(low, high),
+    }
+
+
+def _summary(report: dict[str, Any]) -> Metrics:
+    """The few figures that are shown beside the stage."""
+    metrics: Metrics = {"images": report["images"]}
+    for role in ("teacher", "student", "baseline"):
+        if report[role] is not None:
+            metrics[f"{role}_top1"] = report[role]["top1"]
+    metrics["agreement_with_teacher"] = report["student"]["agreement_with_teacher"]
+    if report["distillation"] is not None:
+        metrics["distillation_gain_points"] = report["distillation"]["gain_points"]
+        metrics["distillation_verdict"] = report["distillation"]["verdict"]
+    return metrics
+
+
+def _per_cent(share: float | np.floating[Any]) -> float:
+    return round(100.0 * float(share), DIGITS)
+
+
+def _write(path: Path, report: dict[str, Any]) -> None:
+    path.write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

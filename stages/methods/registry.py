@@ -1,0 +1,71 @@
+"""Which class computes which method: what its settings class names, built-in or a plug-in's alike.
+
+Light: imports no torch before a method is made. (Plug-ins' settings classes come to the profile
+through entry points of the group `kdpipe.methods`; docs/methods.md has an example.)
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+from pipeline.errors import ModelError
+from stages.methods.settings import MethodSettings
+
+if TYPE_CHECKING:
+    from stages.methods.base import Method
+    from stages.models.features import FeatureSpec
+
+
+def make(settings: MethodSettings, student: FeatureSpec, teacher: FeatureSpec) -> Method:
+    """The method of these settings for these two networks.
+
+    Raises ModelError if the networks do not show what it needs, or its class cannot be imported.
+    """
+    return method_class(settings)(settings, student, teacher)
+
+
+def needs(settings: MethodSettings) -> tuple[int, ...]:
+    """The stages whose maps the method reads (see `Method.needs`), known before the networks are."""
+    return method_class(settings).needs(settings)
+
+
+def method_class(settings: MethodSettings) -> type[Method]:
+    """The class that `method: "module:Class"` of the settings class names. Raises ModelError."""
+    from stages.methods.base import Method
+
+    kind = type(settings)
+    where = f"{kind.__module__}:{kind.__qualname__}"
+    target = getattr(kind, "method", "")
+    module, _, name = target.partition(":")
+    if not module or not name:
+        raise ModelError(
+            "a settings class names no method",
+            where=where,
+            why=f"its `method` is {target!r}; expected 'module:Class'",
+            mend='give the class the attribute `method: ClassVar[str] = "module:Class"`',
+        )
+    try:
+        found = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError) as error:
+        raise ModelError(
+            f"the method {target} cannot be imported",
+            where=where,
+            why=f"{type(error).__name__}: {error}",
+            mend="correct the `method` attribute, or install what the plug-in needs",
+        ) from error
+    if not (isinstance(found, type) and issubclass(found, Method)):
+        raise ModelError(
+            f"{target} is no method", where=where, why="expected a subclass of stages.methods.base.Method"
+        )
+    return found
+
+
+def warmup_factor(settings: MethodSettings, epoch_progress: float) -> float:
+    """The share, 0 to 1, of the method's weight: it rises linearly over `warmup_epochs`.
+
+    epoch_progress: epochs done, with the fraction of the running one (0.0 at the first step).
+    """
+    if settings.warmup_epochs <= 0.0:
+        return 1.0
+    return min(1.0, max(0.0, epoch_progress) / settings.warmup_epochs)

@@ -1,0 +1,96 @@
+"""The calibration images: a fair draw from the training images, looked at before they are used."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from stages.onnx_files.sessions import RUN_BATCH, Batches
+
+_STREAM = 3
+"""Tells this draw from others made with the same seed."""
+
+_MEAN_LIMIT = 1.0
+_STD_LIMITS = (1 / 3, 3.0)
+"""Where normalised pixels may lie before the preprocessing is doubted, in standard deviations."""
+
+
+def draw(labels: np.ndarray, count: int, seed: int) -> np.ndarray:
+    """Chooses `count` images, every class as often as every other as far as it has images.
+
+    labels: int64 (N,). Returns int64 indices in the order of use: one image of each class in turn,
+    so that any first part of it is balanced too. Equal seeds give equal draws.
+    """
+    order: list[tuple[int, int, int]] = []
+    for label in np.unique(labels):
+        random = np.random.RandomState(
+            np.random.MT19937(np.random.SeedSequence([seed, _STREAM, int(label)]))
+        )
+        members = random.permutation(np.flatnonzero(labels == label))
+        order += [(turn, int(label), int(index)) for turn, index in enumerate(members)]
+    return np.array([index for _, _, index in sorted(order)[:count]], dtype=np.int64)
+
+
+def audit(
+    images: Batches, labels: np.ndarray, chosen: np.ndarray, classes: Sequence[str], facts: Mapping[str, Any]
+) -> dict[str, Any]:
+    """What the calibration images are: JSON-ready.
+
+    facts: the `preprocessing` of the card. Returns `count`; `per_class` (class and images);
+    `pixel_min`, `pixel_max` (0..255); `mean` and `std` per channel on the 0..1 scale; and
+    `normalised_mean`, `normalised_std`, as the network sees them (about 0 and 1 if the
+    preprocessing was made for such images).
+    """
+    total = np.zeros(int(facts["channels"]))
+    squares = np.zeros_like(total)
+    lowest, highest, pixels = 255, 0, 0
+    for start in range(0, len(chosen), RUN_BATCH):
+        part = images.batch(chosen[start : start + RUN_BATCH])
+        scaled = part.reshape(-1, part.shape[-1]).astype(np.float64) * facts["scale"]
+        total += scaled.sum(axis=0)
+        squares += (scaled**2).sum(axis=0)
+        pixels += len(scaled)
+        lowest, highest = min(lowest, int(part.min())), max(highest, int(part.max()))
+    mean = total / pixels
+    std = np.sqrt(np.maximum(squares / pixels - mean**2, 0.0))
+    counts = np.bincount(labels[chosen], minlength=len(classes))
+    return {
+        "count": len(chosen),
+        "per_class": [
+            {"class": name, "images": int(number)} for name, number in zip(classes, counts, strict=True)
+        ],
+        "pixel_min": lowest,
+        "pixel_max": highest,
+        "mean": _rounded(mean),
+        "std": _rounded(std),
+        "normalised_mean": _rounded((mean - np.asarray(facts["mean"])) / np.asarray(facts["std"])),
+        "normalised_std": _rounded(std / np.asarray(facts["std"])),
+    }
+
+
+def doubts(found: Mapping[str, Any]) -> list[str]:
+    """What in an audit should make one look twice: sentences, none if all is well."""
+    remarks = []
+    absent = [entry["class"] for entry in found["per_class"] if not entry["images"]]
+    if absent:
+        named = ", ".join(absent[:5]) + (", …" if len(absent) > 5 else "")
+        remarks.append(
+            f"{len(absent)} classes have no calibration image ({named}): raise quantize.images, "
+            "or the ranges that they need may be missed."
+        )
+    least, most = _STD_LIMITS
+    if any(abs(mean) > _MEAN_LIMIT for mean in found["normalised_mean"]) or any(
+        not least <= std <= most for std in found["normalised_std"]
+    ):
+        remarks.append(
+            f"The calibration images are not centred by the preprocessing (mean {found['normalised_mean']}, "
+            f"deviation {found['normalised_std']} after it, expected about 0 and 1): are data.mean and "
+            "data.std those of these images?"
+        )
+    return remarks
+
+
+def _rounded(values: np.ndarray) -> list[float]:
+    return [round(float(value), 6) for value in values]

@@ -1,0 +1,47 @@
+"""TensorRT, the classic SDK: engines for exactly this GPU. Light until something is built."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pipeline.stage import Progress
+from stages.runtimes import tensorrt_family
+from stages.runtimes.base import Ability, Recipe, Source
+from stages.runtimes.identity import DISTRIBUTIONS
+from stages.runtimes.settings import BuildSettings
+
+if TYPE_CHECKING:
+    from stages.runtimes.tensorrt_session import TensorRtSession
+
+INSTALL = "pip install 'kdpipe[tensorrt]'"
+
+
+class TensorRt:
+    """Builds and runs targets `tensorrt-fp32`, `tensorrt-fp16` and `tensorrt-int8`."""
+
+    name = "tensorrt"
+    precisions: tuple[str, ...] = ("fp32", "fp16", "int8")
+    not_offered: dict[str, str] = {}  # noqa: RUF012 - never changed
+    recipe: Recipe = "signed"
+    distributions = DISTRIBUTIONS["tensorrt"]
+
+    def ability_to_build(self) -> Ability:
+        return tensorrt_family.ability(self.name, INSTALL, to_run=False, builds_on_gpu=True)
+
+    def ability_to_run(self) -> Ability:
+        return tensorrt_family.ability(self.name, INSTALL, to_run=True, builds_on_gpu=True)
+
+    def build(
+        self, source: Source, output: Path, settings: BuildSettings, progress: Progress, work: Path
+    ) -> dict[str, Any]:
+        facts = tensorrt_family.build(self.name, source, output, settings, progress, work, keeps_timings=True)
+        return {**facts, "portable": "this GPU model and exactly this TensorRT version"}
+
+    def load(self, folder: Path, source: Source, threads: int) -> TensorRtSession:
+        from stages.runtimes.tensorrt_session import TensorRtSession
+
+        return TensorRtSession(self.name, folder, source)
+
+
+RUNTIME = TensorRt()

@@ -1,0 +1,111 @@
+"""What `kdpipe doctor` tries, in a process of its own: a package that crashes is an answer too.
+
+    python -m stages.runtimes.trial stages          which stages can be imported
+    python -m stages.runtimes.trial runtimes        the runtimes there are
+    python -m stages.runtimes.trial runtime NAME    what one of them can do here
+    python -m stages.runtimes.trial build           a small network exported, loaded, run, compared
+
+Each prints JSON lines on standard output; what a line says stands even if the process dies later.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+TOLERANCE = 1e-4
+
+
+def try_stages() -> None:
+    """A line for each stage: its name, and why its module cannot be imported (or null)."""
+    from stages import STAGES
+
+    for stage in STAGES:
+        try:
+            importlib.import_module(stage.module)
+            why_not = None
+        except Exception as error:  # whatever a half-installed library raises
+            why_not = f"{type(error).__name__}: {error}".split("\n", 1)[0]
+        _say({"stage": stage.name, "why_not": why_not})
+
+
+def list_runtimes() -> None:
+    """One line: the names of all runtimes."""
+    from stages.runtimes import registry
+
+    _say({"runtimes": registry.names()})
+
+
+def try_runtime(name: str) -> None:
+    """One line: the runtime's precisions, and its abilities to build and to run."""
+    from stages.runtimes import registry
+
+    runtime = registry.get(name)
+    build, run = runtime.ability_to_build(), runtime.ability_to_run()
+    _say(
+        {
+            "runtime": name,
+            "precisions": list(runtime.precisions),
+            "can_build": build.can,
+            "can_run": run.can,
+            "why_not": (build.why_not if not build.can else run.why_not if not run.can else "") or None,
+            "mend": (build.mend if not build.can else run.mend if not run.can else "") or None,
+            "versions": build.versions,
+        }
+    )
+
+
+def try_build() -> None:
+    """One line: how long it took, and the largest difference between PyTorch and ONNX Runtime."""
+    began = time.perf_counter()
+    import numpy as np
+    import onnxruntime
+    import torch
+
+    torch.manual_seed(0)
+    torch.set_num_threads(1)
+    network = torch.nn.Sequential(
+        torch.nn.Conv2d(3, 8, 3, padding=1),
+        torch.nn.ReLU(),
+        torch.nn.AdaptiveAvgPool2d(1),
+        torch.nn.Flatten(),
+        torch.nn.Linear(8, 4),
+    ).eval()
+    images = torch.randn(2, 3, 16, 16)
+    program = torch.onnx.export(network, (images,), dynamo=True, opset_version=20, verbose=False)
+    assert program is not None
+    session = onnxruntime.InferenceSession(
+        program.model_proto.SerializeToString(), providers=["CPUExecutionProvider"]
+    )
+    (found,) = session.run(None, {session.get_inputs()[0].name: images.numpy()})
+    with torch.no_grad():
+        expected = network(images).numpy()
+    difference = float(np.abs(found - expected).max())
+    works = difference < TOLERANCE
+    _say(
+        {
+            "works": works,
+            "seconds": round(time.perf_counter() - began, 3),
+            "max_difference": difference,
+            "why_not": None if works else f"ONNX Runtime and PyTorch differ by {difference:.3g}",
+        }
+    )
+
+
+def _say(line: dict[str, Any]) -> None:
+    print(json.dumps(line), flush=True)
+
+
+VERBS: dict[str, Callable[..., None]] = {
+    "stages": try_stages,
+    "runtimes": list_runtimes,
+    "runtime": try_runtime,
+    "build": try_build,
+}
+
+if __name__ == "__main__":
+    VERBS[sys.argv[1]](*sys.argv[2:])

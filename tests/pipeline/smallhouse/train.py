@@ -1,0 +1,33 @@
+"""Trains in no time, noisily, and does wrong when it is told to."""
+
+from __future__ import annotations
+
+import os
+import time
+
+import numpy as np
+
+from pipeline.errors import GateMissed, MachineCannot
+from pipeline.stage import Context, Metrics
+
+
+def run(context: Context) -> Metrics:
+    print("a library says hello on standard output")
+    os.write(1, b"a C++ library says hello on descriptor 1\n")
+    trouble = os.environ.get("SMALL_TROUBLE", "")
+    if trouble == "gate":
+        raise GateMissed(
+            "top-1 is below its gate", where="stage train", why="found 90, expected 95", mend="train on"
+        )
+    if trouble == "machine":
+        raise MachineCannot("this machine cannot train", why="it is too small", mend="take another")
+    if trouble == "defect":
+        raise ZeroDivisionError("no such luck")
+    if trouble == "slow":
+        (context.work / "checkpoint").write_text("halfway")
+        for step in range(10_000):
+            context.progress.update(step, 10_000, "steps")
+            time.sleep(0.01)
+    (context.output / "weights.txt").write_text(str(np.float32(context.settings.seed)))
+    context.progress.note("trained in no time")
+    return {"val_top1": 98.5, "epochs": context.settings.train.epochs, "size_bytes": 1_430_000}

@@ -1,0 +1,144 @@
+"""What doctor finds out, on this very machine."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline import doctor
+from pipeline.commands.doctor import in_words
+from pipeline.errors import UsageError
+from pipeline.store import Store
+from stages import STAGES, TRIAL
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def trial(*words: str) -> list[dict[str, Any]]:
+    done = subprocess.run(
+        [sys.executable, "-m", TRIAL, *words],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=True,
+    )
+    return [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+
+
+class TestFacts:
+    def test_versions_are_told_without_an_import(self) -> None:
+        found = doctor.versions()
+        assert found["torch"] is not None
+        assert found["torch"][0].isdigit()
+        assert set(found) == set(doctor.DISTRIBUTIONS)
+
+    def test_the_processor(self) -> None:
+        found = doctor.cpu()
+        assert found["model"]
+        assert 0 < found["cores_usable"] <= found["cores"]
+
+    def test_affinity_counts(self) -> None:
+        lines = [
+            "import os; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})",
+            "from pipeline import doctor; print(doctor.cores_usable())",
+        ]
+        done = subprocess.run(
+            [sys.executable, "-c", "\n".join(lines)], cwd=ROOT, capture_output=True, text=True, check=True
+        )
+        assert float(done.stdout) <= 1.0
+
+    def test_memory(self) -> None:
+        found = doctor.memory()
+        assert found["total_bytes"] > found["available_bytes"] > 0
+
+    def test_the_clock(self) -> None:
+        found = doctor.clock()
+        assert found["resolution_ns"] > 0
+        assert 0 < found["smallest_step_ns"] < 1e6
+
+
+class TestFileSystem:
+    def test_locks_and_renames_are_tried_and_nothing_is_left(self, tmp_path: Path) -> None:
+        found = doctor.file_system(tmp_path / "deep" / "store")
+        assert found["locks"] == found["rename"] == {"works": True, "why_not": None}
+        assert found["free_bytes"] > 0
+        assert not found["exists"]
+        assert list(tmp_path.iterdir()) == []
+
+    def test_a_store_that_is_there_stays(self, tmp_path: Path) -> None:
+        store = Store(tmp_path / "store")
+        store.prepare()
+        store.write_log("train", "kept")
+        store.release()
+        assert doctor.file_system(store.root)["exists"]
+        assert len(list((store.root / "logs").iterdir())) == 1
+        left = {path.name for path in store.root.iterdir()}
+        assert left - {"digests.sqlite"} == {"logs", "store.json"}
+
+    def test_a_place_that_cannot_be_written_is_told(self) -> None:
+        found = doctor.file_system(Path("/proc/kdpipe"))
+        assert not found["locks"]["works"]
+        assert "/proc/kdpipe" in found["locks"]["why_not"]
+
+    def test_a_folder_that_is_no_store_is_refused(self, tmp_path: Path) -> None:
+        (tmp_path / "artefacts").mkdir()
+        with pytest.raises(UsageError):
+            doctor.file_system(tmp_path)
+
+
+class TestTrials:
+    def test_runtimes_and_their_abilities(self) -> None:
+        (line,) = trial("runtimes")
+        assert {"onnxruntime", "openvino", "tensorrt", "tensorrt_rtx"} <= set(line["runtimes"])
+        (found,) = trial("runtime", "onnxruntime")
+        assert found["can_build"]
+        assert found["can_run"]
+        assert found["precisions"] == ["fp32", "int8"]
+
+    def test_a_trial_that_dies_is_an_answer(self) -> None:
+        lines, ending = doctor.try_out("runtime", "no_such_runtime")
+        assert lines == []
+        assert "no_such_runtime" in ending
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "pipeline", "doctor", "--json"],
+        cwd=tmp_path_factory.mktemp("doctor"),
+        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=500,
+        check=False,
+    )
+
+
+@pytest.mark.slow
+class TestWhole:
+    def test_every_stage_can_run_where_the_tests_run(self, whole: subprocess.CompletedProcess[str]) -> None:
+        found = json.loads(whole.stdout)
+        assert found["problems"] == []
+        assert (whole.returncode, found["core"]) == (0, True)
+        assert [one["name"] for one in found["stages"]] == [stage.name for stage in STAGES]
+        targets = {one["target"]: one for one in found["targets"]}
+        assert targets["onnxruntime-fp32"]["can_build"]
+        assert all(one["can_run"] or one["why_not"] for one in targets.values())
+        assert found["build"]["max_difference"] < 1e-4
+        assert "exporting a small network" in whole.stderr
+
+    def test_in_words(self, whole: subprocess.CompletedProcess[str]) -> None:
+        facts = json.loads(whole.stdout)
+        text = in_words(facts)
+        assert "every stage can run here" in text
+        assert "onnxruntime-fp32" in text
+        facts["stages"][0].update(can=False, why_not="ImportError: no torch")
+        facts.update(problems=doctor.problems(facts), core=False)
+        assert "cannot all run here:\n  stage train: ImportError: no torch" in in_words(facts)

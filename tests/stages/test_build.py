@@ -1,0 +1,240 @@
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from pipeline.errors import StageError, UsageError
+from pipeline.stage import Context, Silent
+from stages import build
+from tests.stages.runtimes.networks import artefacts
+from tests.stages.runtimes.plugins import install_plugin, numpy_runtime
+
+
+@pytest.fixture
+def plugin_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder on sys.path in which a test installs third-party runtimes."""
+    folder = tmp_path / "site"
+    folder.mkdir()
+    monkeypatch.syspath_prepend(str(folder))
+    return folder
+
+
+class Notes(Silent):
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def note(self, text: str) -> None:
+        self.lines.append(text)
+
+
+def _settings(*targets: str | tuple[str, bool], **changes: Any) -> SimpleNamespace:
+    """As the engine gives them: plain namespaces; a pair says whether the target is required."""
+    pairs = [(target, False) if isinstance(target, str) else target for target in targets]
+    told = {
+        "batch_min": 1,
+        "batch_opt": 1,
+        "batch_max": 8,
+        "workspace_mb": 256,
+        "optimization_level": 3,
+        "timing_cache": True,
+        "onnxruntime_optimization": "extended",
+    }
+    return SimpleNamespace(
+        targets=[SimpleNamespace(name=name, required=required) for name, required in pairs],
+        build=SimpleNamespace(**(told | changes)),
+    )
+
+
+def _run(
+    folder: Path, settings: SimpleNamespace, *, inputs: dict[str, Path] | None = None
+) -> tuple[dict[str, Any], dict[tuple[str, str], dict[str, Any]], Notes]:
+    """Metrics, the rows of build.json by model and target, and what was noted."""
+    notes = Notes()
+    output = folder / "output"
+    output.mkdir(parents=True)
+    context = Context(
+        settings=settings,
+        inputs=inputs or artefacts(folder / "inputs", student="cnn"),
+        output=output,
+        work=folder / "work",
+        progress=notes,
+    )
+    metrics = build.run(context)
+    listing = json.loads((output / "build.json").read_text(encoding="utf-8"))
+    assert listing["schema_version"] == 1
+    return metrics, {(row["model"], row["target"]): row for row in listing["targets"]}, notes
+
+
+def _digests(folder: Path) -> dict[str, str]:
+    return {
+        path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+
+
+def test_builds_and_checks_every_target_beside_the_baseline(tmp_path: Path) -> None:
+    settings = _settings("onnxruntime-fp32", "onnxruntime-int8", "openvino-fp32", "openvino-int8")
+    metrics, rows, _ = _run(tmp_path, settings)
+    assert next(iter(rows)) == ("teacher", "onnxruntime-fp32")
+    assert len(rows) == 5
+    output = tmp_path / "output"
+    for (model, target), row in rows.items():
+        assert row["built"] is True, row["why_not"]
+        assert row["why_not"] is None
+        assert row["mend"] is None
+        assert row["folder"] == f"{model}/{target}"
+        assert (row["runtime"], row["precision"]) == tuple(target.split("-"))
+        files = sorted(path.name for path in (output / row["folder"]).iterdir())
+        assert row["files"] == files
+        assert row["size_bytes"] == sum((output / row["folder"] / name).stat().st_size for name in files)
+        assert row["facts"]["checked"] == "agrees with its source at batch 1, 2, 7"
+        assert row["versions"][row["runtime"]]
+    baseline = rows["teacher", "onnxruntime-fp32"]
+    model = (output / baseline["folder"] / "model.onnx").read_bytes()
+    assert baseline["sha256"] == hashlib.sha256(model).hexdigest()
+    for role in ("student", "teacher"):
+        assert json.loads((output / f"{role}.json").read_text())["role"] == role
+    assert metrics["built"] == 5
+    assert metrics["machine_cannot"] == []
+    precisions = {entry["target"]: entry["effective_precision"] for entry in metrics["targets"]}
+    assert precisions["onnxruntime-int8"] == "int8"
+    assert precisions["openvino-int8"].startswith("int8+")
+
+
+def test_equal_work_gives_equal_content(tmp_path: Path) -> None:
+    inputs = artefacts(tmp_path / "inputs", student="cnn")
+    settings = _settings("onnxruntime-fp32", "onnxruntime-int8", "openvino-fp32", "openvino-int8")
+    for name in ("first", "second"):
+        _run(tmp_path / name, settings, inputs=inputs)
+    first = _digests(tmp_path / "first" / "output")
+    assert first == _digests(tmp_path / "second" / "output")
+    for file in first:
+        assert str(tmp_path).encode() not in (tmp_path / "first" / "output" / file).read_bytes()
+
+
+def test_an_engine_without_a_gpu_is_built_and_said_not_to_be_checked(tmp_path: Path) -> None:
+    pytest.importorskip("tensorrt_rtx")
+    _, rows, notes = _run(tmp_path, _settings("tensorrt_rtx-fp16", batch_opt=2))
+    row = rows["student", "tensorrt_rtx-fp16"]
+    assert row["built"]
+    assert row["files"] == ["engine.json", "model.engine"]
+    lines = "".join(
+        f"{digest}  {name}\n" for name, digest in _digests(tmp_path / "output" / row["folder"]).items()
+    )
+    assert row["sha256"] == hashlib.sha256(lines.encode()).hexdigest()
+    assert row["facts"]["profile"]["input"]["opt"][0] == 2
+    if "not run here" in row["facts"]["checked"]:
+        assert any("not checked" in line for line in notes.lines)
+
+
+def _absent_runtime(plugin_folder: Path) -> None:
+    code = numpy_runtime("absent").replace(
+        'Ability(True, versions={"absent-plugin": "1.2"})',
+        'Ability(False, "the absent device is not plugged in", "plug it in")',
+    )
+    install_plugin(plugin_folder, "absent", code)
+
+
+def test_a_target_that_cannot_be_built_here_is_recorded_with_its_remedy(
+    tmp_path: Path, plugin_folder: Path
+) -> None:
+    _absent_runtime(plugin_folder)
+    metrics, rows, notes = _run(tmp_path, _settings("absent-fp32", "onnxruntime-fp32"))
+    row = rows["student", "absent-fp32"]
+    assert row["built"] is False
+    assert row["why_not"] == "the absent device is not plugged in"
+    assert row["mend"] == "plug it in"
+    assert row["folder"] is None
+    assert row["files"] == []
+    assert not (tmp_path / "output" / "student" / "absent-fp32").exists()
+    assert rows["student", "onnxruntime-fp32"]["built"]
+    assert metrics["not_built"] == 1
+    assert metrics["machine_cannot"] == []
+    assert any("absent-fp32 is not built" in line for line in notes.lines)
+
+
+def test_a_required_target_that_cannot_be_built_here_is_named_in_the_metrics(
+    tmp_path: Path, plugin_folder: Path
+) -> None:
+    _absent_runtime(plugin_folder)
+    metrics, rows, _ = _run(tmp_path, _settings(("absent-fp32", True), "onnxruntime-fp32"))
+    assert metrics["machine_cannot"] == [
+        {"target": "absent-fp32", "why": "the absent device is not plugged in", "mend": "plug it in"}
+    ]
+    assert rows["student", "onnxruntime-fp32"]["built"]
+
+
+def test_third_party_runtime_is_built_and_checked(tmp_path: Path, plugin_folder: Path) -> None:
+    install_plugin(plugin_folder, "reference", numpy_runtime("reference"))
+    _, rows, _ = _run(tmp_path, _settings("reference-fp32"))
+    assert rows["student", "reference-fp32"]["facts"]["checked"].startswith("agrees")
+
+
+@pytest.mark.parametrize("required", [False, True])
+def test_a_target_that_computes_something_else_does_not_ship(
+    required: bool, tmp_path: Path, plugin_folder: Path
+) -> None:
+    install_plugin(plugin_folder, "wrong", numpy_runtime("wrong", scale=-1.0))
+    settings = _settings(("wrong-fp32", required))
+    if required:
+        with pytest.raises(StageError, match="does not compute what its source computes"):
+            _run(tmp_path, settings)
+        return
+    metrics, rows, _ = _run(tmp_path, settings)
+    assert rows["student", "wrong-fp32"]["built"] is False
+    assert "does not compute" in rows["student", "wrong-fp32"]["why_not"]
+    assert not (tmp_path / "output" / "student" / "wrong-fp32").exists()
+    assert metrics["machine_cannot"] == []
+
+
+@pytest.mark.parametrize("required", [False, True])
+def test_a_file_that_the_builder_refuses(required: bool, tmp_path: Path) -> None:
+    inputs = artefacts(tmp_path / "inputs", student="cnn")
+    (inputs["quantize"] / "student.int8.signed.onnx").write_bytes(b"not a model")
+    settings = _settings(("openvino-int8", required), "onnxruntime-fp32")
+    if required:
+        with pytest.raises(StageError, match="OpenVINO refuses"):
+            _run(tmp_path, settings, inputs=inputs)
+        return
+    _, rows, _ = _run(tmp_path, settings, inputs=inputs)
+    assert rows["student", "openvino-int8"]["built"] is False
+    assert "OpenVINO refuses" in rows["student", "openvino-int8"]["why_not"]
+    assert rows["student", "onnxruntime-fp32"]["built"]
+
+
+def test_a_missing_int8_file_fails_the_stage(tmp_path: Path) -> None:
+    inputs = artefacts(tmp_path / "inputs", student="cnn")
+    shutil.rmtree(inputs["quantize"])
+    inputs["quantize"].mkdir()
+    with pytest.raises(StageError, match="is missing") as caught:
+        _run(tmp_path, _settings("onnxruntime-int8"), inputs=inputs)
+    assert caught.value.mend == "kdpipe quantize PROFILE"
+
+
+def test_a_plain_graph_is_built_and_checked(tmp_path: Path) -> None:
+    inputs = artefacts(tmp_path / "inputs", student="cnn", preprocessing=False)
+    _, rows, _ = _run(tmp_path, _settings("onnxruntime-int8", "openvino-fp32"), inputs=inputs)
+    assert all(row["facts"]["checked"].startswith("agrees") for row in rows.values())
+
+
+def test_only_batches_that_the_targets_take_are_tried(tmp_path: Path) -> None:
+    settings = _settings("onnxruntime-fp32", batch_min=2, batch_opt=4, batch_max=4)
+    _, rows, _ = _run(tmp_path, settings)
+    checked = rows["student", "onnxruntime-fp32"]["facts"]["checked"]
+    assert checked == "agrees with its source at batch 2"
+
+
+def test_unknown_runtimes_and_precisions_are_refused_before_anything_runs() -> None:
+    with pytest.raises(UsageError, match="unknown runtime 'onnxrt'"):
+        build.check(_settings("onnxrt-fp32"))
+    with pytest.raises(UsageError, match="openvino does not offer fp16") as caught:
+        build.check(_settings("onnxruntime-fp32", "openvino-fp16"))
+    assert "openvino-fp32, openvino-int8" in caught.value.mend
+    build.check(_settings("tensorrt-fp16", "tensorrt_rtx-int8"))

@@ -1,0 +1,156 @@
+"""measure: the scorecard of real targets, held against what the files really give."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import pytest
+
+from stages.data import load as data
+from stages.measuring import scorecard as cards
+from tests.stages.line import Line
+
+
+@pytest.fixture(scope="module")
+def scorecard(measured_line: Line) -> dict[str, Any]:
+    text = (measured_line.folder / "measure" / "scorecard.json").read_text(encoding="utf-8")
+    found: dict[str, Any] = json.loads(text)
+    return found
+
+
+def test_the_teacher_comes_first_and_every_target_has_a_row(scorecard: dict[str, Any]) -> None:
+    named = [(row["model"], row["target"]) for row in scorecard["rows"]]
+    assert named == [
+        ("teacher", "onnxruntime-fp32"),
+        ("student", "onnxruntime-fp32"),
+        ("student", "onnxruntime-int8"),
+        ("student", "tensorrt-fp16"),
+    ]
+
+
+def test_accuracy_is_that_of_the_very_file(measured_line: Line, scorecard: dict[str, Any]) -> None:
+    """Recomputed here with nothing but ONNX Runtime, the shipped file and the test images."""
+    test = data.load(measured_line.profile.data).test  # type: ignore[attr-defined]
+    images = test.images.batch(np.arange(len(test)))
+    for row in scorecard["rows"]:
+        if row["runtime"] != "onnxruntime":
+            continue
+        file = next((measured_line.folder / "build" / row["model"] / row["target"]).glob("*.onnx"))
+        assert hashlib.sha256(file.read_bytes()).hexdigest() == row["sha256"]
+        assert file.stat().st_size == row["size_bytes"]
+        session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
+        predicted = session.run(["logits"], {"input": images})[0].argmax(1)
+        assert row["top1"] == pytest.approx(100 * (predicted == test.labels).mean(), abs=0.2)
+        assert row["top1_ci"][0] <= row["top1"] <= row["top1_ci"][1]
+
+
+def test_latency_entries_match_the_raw_samples(measured_line: Line, scorecard: dict[str, Any]) -> None:
+    for row in scorecard["rows"]:
+        if not row["latency"]:
+            continue
+        assert [(e["batch"], e["threads"]) for e in row["latency"]] == [(1, 1), (4, 1)]
+        for entry in row["latency"]:
+            name = f"{row['model']}-{row['target']}-b{entry['batch']}-t{entry['threads']}.npy"
+            raw = np.load(measured_line.folder / "measure" / "samples" / name)
+            assert raw.dtype == np.int64
+            assert len(raw) == entry["n"] >= 20
+            assert entry["p50_ms"] == pytest.approx(np.sort(raw)[-(-len(raw) // 2) - 1] * 1e-6)
+            assert entry["p50_ci_ms"][0] <= entry["p50_ms"] <= entry["p50_ci_ms"][1]
+        assert row["latency"][1]["p50_ms"] > row["latency"][0]["p50_ms"], "four images take longer than one"
+
+
+def test_memory_size_speed_and_machine_are_stated(scorecard: dict[str, Any]) -> None:
+    teacher, student = scorecard["rows"][:2]
+    assert teacher["speedup"] == 1.0
+    ratio = teacher["latency"][0]["p50_ms"] / student["latency"][0]["p50_ms"]
+    assert student["speedup"] == pytest.approx(ratio, rel=1e-3)
+    for row in (teacher, student):
+        assert row["peak_memory_bytes"] > row["memory_over_idle_bytes"] > 0
+        assert row["load_ms"] > 0
+        assert row["first_inference_ms"] > 0
+        assert row["effective_precision"]
+    assert scorecard["machine"]["cpu"]
+    assert int(scorecard["machine"]["cores"]) >= 1
+    assert student["clock"] == "time.perf_counter_ns"
+
+
+def test_agreement_with_teacher_and_float(scorecard: dict[str, Any]) -> None:
+    teacher, student, int8, _ = scorecard["rows"]
+    assert teacher["agreement"] >= 99.5, "the teacher's own file agrees with the teacher"
+    assert student["agreement_with_float"] >= 99.5
+    assert 0 <= int8["agreement"] <= 100
+
+
+def test_what_could_not_be_built_says_why_and_how_to_mend(scorecard: dict[str, Any]) -> None:
+    row = scorecard["rows"][3]
+    assert not row["built"]
+    assert row["why_not"]
+    assert row["mend"]
+    assert row["top1"] is None
+    assert row["latency"] == []
+
+
+def test_golden_outputs_are_those_of_the_file(measured_line: Line) -> None:
+    golden = measured_line.folder / "measure" / "golden"
+    inputs, labels = np.load(golden / "inputs.npy"), np.load(golden / "labels.npy")
+    assert inputs.dtype == np.uint8
+    assert len(inputs) == len(labels) == 12
+    assert len(np.unique(labels)) == 10, "every class is there before one comes twice"
+    file = next((measured_line.folder / "build" / "student" / "onnxruntime-int8").glob("*.onnx"))
+    session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
+    expected = np.load(golden / "student-onnxruntime-int8.npy")
+    np.testing.assert_allclose(session.run(["logits"], {"input": inputs})[0], expected, atol=1e-3)
+
+
+def test_what_distillation_gave_is_in_the_scorecard(scorecard: dict[str, Any]) -> None:
+    gain = scorecard["distillation"]
+    assert gain["gain_ci"][0] <= gain["gain_points"] <= gain["gain_ci"][1]
+    assert gain["verdict"] in ("better", "worse", "cannot tell")
+
+
+def _row(target: str, top1: float, p50_ms: float) -> dict[str, Any]:
+    runtime, _, precision = target.rpartition("-")
+    return {
+        "model": "student",
+        "target": target,
+        "runtime": runtime,
+        "precision": precision,
+        "top1": top1,
+        "latency": [{"batch": 1, "threads": 1, "p50_ms": p50_ms}],
+    }
+
+
+def test_the_recommendation_is_the_fastest_that_is_accurate_enough() -> None:
+    rows = [
+        _row("onnxruntime-fp32", 98.0, 0.5),
+        _row("onnxruntime-int8", 97.5, 0.3),
+        _row("openvino-int8", 96.5, 0.1),
+    ]
+    found = cards.recommend(rows, float_top1=98.0)
+    assert found["target"] == "onnxruntime-int8"
+    assert found["rejected"] == [
+        {"target": "openvino-int8", "why": "loses 1.50 points against the float student"}
+    ]
+
+
+def test_a_slower_int8_is_never_recommended() -> None:
+    rows = [
+        _row("onnxruntime-fp32", 97.9, 0.5),
+        _row("openvino-fp32", 97.9, 0.9),
+        _row("openvino-int8", 97.9, 0.95),
+    ]
+    found = cards.recommend(rows, float_top1=98.0)
+    assert found["target"] == "onnxruntime-fp32"
+    assert "not faster than openvino-fp32" in found["rejected"][0]["why"]
+
+
+def test_no_machine_path_in_the_artefact(measured_line: Line) -> None:
+    folder = measured_line.folder / "measure"
+    for file in (path for path in folder.rglob("*.json") if path.is_file()):
+        assert str(Path.home()) not in file.read_text(encoding="utf-8")
+        assert str(measured_line.folder) not in file.read_text(encoding="utf-8")

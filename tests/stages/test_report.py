@@ -1,0 +1,99 @@
+"""report: one page that needs nothing beside it, and says everything."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from tests.stages.line import Line
+
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+
+
+@pytest.fixture(scope="module")
+def page(whole_line: Line) -> Path:
+    return whole_line.folder / "report" / "report.html"
+
+
+class Links(HTMLParser):
+    """Collects whatever a browser would fetch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.found += [value for name, value in attrs if name in ("src", "href", "xlink:href") and value]
+
+
+def test_the_page_needs_nothing_beside_it(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    links = Links()
+    links.feed(text)
+    assert [link for link in links.found if not link.startswith("#")] == []
+    assert "@import" not in text
+    assert not re.search(r"url\((?!#)", text)
+
+
+def test_the_page_tells_every_part(page: Path, whole_line: Line) -> None:
+    text = page.read_text(encoding="utf-8")
+    for part in ("scorecard", "not-built", "trade-off", "training", "per-class", "confusion", "stages"):
+        assert f'id="{part}"' in text
+    assert text.count("<svg") >= 6, "trade-off, per class, accuracy and three losses"
+    scorecard = json.loads((whole_line.folder / "measure" / "scorecard.json").read_text(encoding="utf-8"))
+    for row in scorecard["rows"]:
+        assert row["target"] in text
+    missing = next(row for row in scorecard["rows"] if row["top1"] is None)
+    assert missing["why_not"].split(":")[0] in text
+    assert "None" not in re.sub(r"<style>.*?</style>", "", text, flags=re.DOTALL)
+
+
+def test_the_summary_is_for_scripts(page: Path) -> None:
+    summary = json.loads((page.parent / "summary.json").read_text(encoding="utf-8"))
+    assert summary["schema_version"] == 1
+    assert summary["networks"]["student"]["top1"] > 50
+    assert [stage["name"] for stage in summary["stages"]][-1] == "package"
+    assert summary["recommendation"]["target"]
+
+
+def browser() -> str:
+    found = next((path for name in BROWSERS if (path := shutil.which(name))), None)
+    if found is None:
+        pytest.skip("no browser here: apt-get install chromium")
+    return found
+
+
+def in_browser(page: Path, *arguments: str, profile: Path) -> subprocess.CompletedProcess[str]:
+    command = [
+        browser(),
+        "--headless",
+        "--disable-gpu",
+        "--disable-quic",
+        "--no-first-run",
+        "--disable-background-networking",
+        "--disable-component-update",
+        "--disable-sync",
+        "--hide-scrollbars",
+        f"--user-data-dir={profile}",
+        *(["--no-sandbox"] if os.geteuid() == 0 else []),
+        *arguments,
+        page.as_uri(),
+    ]
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+
+
+def test_the_page_opens_in_a_browser(page: Path, tmp_path: Path) -> None:
+    finished = in_browser(page, "--dump-dom", profile=tmp_path / "profile")
+    assert finished.returncode == 0, finished.stderr[-2000:]
+    assert "<h1>tiny</h1>" in finished.stdout
+    assert finished.stdout.count("<svg") >= 6
+    shot = tmp_path / "page.png"
+    in_browser(page, f"--screenshot={shot}", "--window-size=1200,3000", profile=tmp_path / "profile")
+    assert shot.stat().st_size > 50_000

@@ -1,0 +1,148 @@
+from __future__ import annotations
+
+import contextlib
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+
+from pipeline.stage import Silent
+from stages.data.load import DataSet, load
+from stages.methods.settings import KdSettings, MethodSettings, MsdcrdSettings
+from stages.models.create import create
+from stages.models.settings import ModelSettings
+from stages.training import fabric, loop
+from stages.training import recipe as recipes
+from stages.training.settings import ComputeSettings, TrainSettings
+from stages.training.supply import Normalise, Supply, training_supply
+from stages.training.tasks import Distillation, column_names, stages_of
+from tests.stages.training import tiny
+
+CPU = torch.device("cpu")
+COMPUTE = ComputeSettings(device="cpu", precision="fp32", threads=1)
+
+
+@pytest.fixture(scope="module")
+def data() -> DataSet:
+    return load(tiny.settings("train").data)
+
+
+def _network(name: str) -> torch.nn.Module:
+    return create(ModelSettings(model=name), classes=10, channels=1, image_size=16)
+
+
+def _task(data: DataSet, *methods: MethodSettings, teacher_mean: float | None = None) -> Distillation:
+    torch.manual_seed(0)
+    facts = data.preprocessing
+    its = facts if teacher_mean is None else replace(facts, mean=(teacher_mean,))
+    chosen = methods or (MsdcrdSettings(name="msdcrd", learn_tau=True),)
+    return Distillation(
+        _network("test_byobnet"), _network("test_resnet"), chosen, (facts, its), label_weight=1.0
+    )
+
+
+def _fit(task: Distillation, data: DataSet, **recipe: Any) -> loop.Outcome:
+    chosen = TrainSettings(epochs=1, batch_size=32, fraction=0.1, **recipe)
+    compute = fabric.resolve(COMPUTE)
+    with fabric.reproducible(compute, seed=0):
+        return loop.fit(
+            fabric.make(compute),
+            task,
+            chosen,
+            training_supply(data, chosen, split_seed=0, device=CPU),
+            Supply(data.validation, CPU),
+            seed=0,
+            compute=COMPUTE,
+            section="distill",
+            told=loop.Told(Silent()),
+        )
+
+
+def _teacher(task: Distillation) -> torch.nn.Module:
+    return task._observers[1].model
+
+
+@pytest.mark.parametrize("augment", [{}, {"pad": 1}])
+def test_training_leaves_the_teacher_as_it_was(data: DataSet, augment: dict[str, Any]) -> None:
+    task = _task(data)
+    before = {name: value.clone() for name, value in _teacher(task).state_dict().items()}
+    _fit(task, data, augment=augment)
+    for name, value in _teacher(task).state_dict().items():
+        assert torch.equal(value, before[name]), name
+    assert not any(parameter.requires_grad for parameter in _teacher(task).parameters())
+    task.train()
+    assert not any(module.training for module in _teacher(task).modules())
+
+
+def test_the_teacher_is_no_part_of_the_task(data: DataSet) -> None:
+    task = _task(data)
+    inside = {id(parameter) for parameter in task.parameters()}
+    assert not any(id(parameter) in inside for parameter in _teacher(task).parameters())
+    sizes = sum(value.numel() for name, value in task.state_dict().items() if name.startswith("network."))
+    assert sizes == sum(value.numel() for value in task.network.state_dict().values())
+
+
+def test_every_parameter_with_a_gradient_is_in_an_optimiser_group(data: DataSet) -> None:
+    task = _task(data)
+    images = Normalise(data.preprocessing, CPU)(
+        torch.randint(0, 256, (8, 1, 16, 16), dtype=torch.uint8)
+    )
+    logits, losses = task(torch.arange(8), torch.arange(8), images, images)
+    (logits.square().mean() + losses.sum()).backward()
+    held = {
+        id(parameter)
+        for group in recipes.optimizer(TrainSettings(), task).param_groups
+        for parameter in group["params"]
+    }
+    learning = [name for name, parameter in task.named_parameters() if parameter.grad is not None]
+    assert any(name.startswith("methods.") for name in learning)
+    assert all(id(dict(task.named_parameters())[name]) in held for name in learning)
+    moved = {name: value.detach().clone() for name, value in task.methods.named_parameters()}
+    _fit(task, data)
+    assert all(not torch.equal(value, moved[name]) for name, value in task.methods.named_parameters())
+
+
+def test_remembered_features_give_the_losses_of_fresh_ones(data: DataSet) -> None:
+    task = _task(data, MsdcrdSettings(name="msdcrd", layers=[-1, -2]), KdSettings(name="kd"))
+    training = Supply(data.train, CPU)
+    normalise = Normalise(data.preprocessing, CPU)
+    which = torch.tensor([5, 900, 0, 77])
+    ((images, labels),) = training.batches(4, order=which.numpy())
+    shown = normalise(images)
+    task.eval()
+    assert task.views == 2
+    fresh = task(labels, which, shown, shown)[1]
+    told: list[int] = []
+    task.remember(training, normalise, contextlib.nullcontext, told.append)
+    assert told[-1] == training.count
+    assert task.views == 1
+    assert torch.allclose(task(labels, which, shown)[1], fresh, rtol=1e-4)
+
+
+def test_the_teacher_sees_images_by_its_own_constants(data: DataSet) -> None:
+    same = _fit(_task(data, KdSettings(name="kd")), data)
+    other = _fit(_task(data, KdSettings(name="kd"), teacher_mean=0.9), data)
+    fresh = _fit(_task(data, KdSettings(name="kd"), teacher_mean=0.9), data, augment={"brightness": 1e-9})
+    assert same.history[0]["loss_kd"] != pytest.approx(other.history[0]["loss_kd"], rel=1e-3)
+    # Remembered or not, it is the teacher's own constants that count.
+    assert other.history[0]["loss_kd"] == pytest.approx(fresh.history[0]["loss_kd"], rel=1e-3)
+
+
+def test_the_history_adds_up_to_the_training_loss(data: DataSet) -> None:
+    methods = (MsdcrdSettings(name="msdcrd", weight=0.5), KdSettings(name="kd", weight=2.0))
+    (row,) = _fit(_task(data, *methods), data, augment={"mixup": 0.2, "pad": 1}).history
+    parts = row["loss_labels"] + row["loss_msdcrd"] + row["loss_kd"]
+    assert row["train_loss"] == pytest.approx(parts, rel=1e-5)
+
+
+def test_weights_rise_over_the_warm_up(data: DataSet) -> None:
+    task = _task(data, KdSettings(name="kd", weight=3.0, warmup_epochs=2.0))
+    assert [task.factors(progress)[0] for progress in (0.0, 0.5, 1.0, 2.0, 5.0)] == [0, 0.75, 1.5, 3, 3]
+
+
+def test_names_and_stages_of_methods() -> None:
+    kd, near = KdSettings(name="kd"), MsdcrdSettings(name="msdcrd", layers=[-1, 1])
+    assert column_names([kd, near, kd]) == ("kd", "msdcrd", "kd_2")
+    assert stages_of([kd, near]) == (-1, 1)
+    assert stages_of([kd]) == ()
