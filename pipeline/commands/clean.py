@@ -49,7 +49,7 @@ def _clean(
     opened = Store(session.store)
     opened.check()
     keep = _reached(opened, profiles, overrides) if profiles else None
-    only_shown = dry_run
+    only_shown = dry_run or not yes
     items = opened.clean(keep=keep, stage=stage, everything=everything, dry_run=only_shown)
     total = sum(item.size_bytes for item in items)
     if session.json:

@@ -157,7 +157,11 @@ def list_targets(manifest: dict[str, Any], options: argparse.Namespace) -> int:
 
 
 def read_images(file: Path, preprocessing: dict[str, Any]) -> np.ndarray:
-    """uint8 (N, H, W, C), as the model wants them, of an image file or an .npy file."""
+    """uint8 (N, H, W, C), as the model wants them, of an image file or an .npy file.
+
+    Exactly what the training images went through: turned upright, transparency laid on white, 16-bit
+    grey brought to 8 bits, the shorter side resized, the centre cropped.
+    """
     size, channels = preprocessing["image_size"], preprocessing["channels"]
     if file.suffix == ".npy":
         images = np.load(file, allow_pickle=False)
@@ -170,20 +174,29 @@ def read_images(file: Path, preprocessing: dict[str, Any]) -> np.ndarray:
     try:
         from PIL import Image, ImageOps
     except ImportError:
-        raise ValueError(
-            f"{file}: reading image files needs Pillow (pip install pillow); .npy does not"
-        ) from None
+        raise ValueError(f"{file}: image files need Pillow (pip install pillow); .npy does not") from None
     with Image.open(file) as opened:
+        opened.load()
         image = ImageOps.exif_transpose(opened)
-        if image.mode in ("I", "I;16", "I;16B", "I;16L", "F"):
-            values = np.asarray(image, dtype=np.float64)
-            values = values / 256.0 if values.max() > 255.0 else values
-            image = Image.fromarray(np.clip(np.round(values), 0, 255).astype(np.uint8))
-        image = image.convert("L" if channels == 1 else "RGB")
+        sixteen_bits = image.mode.startswith("I;16") or (
+            image.mode == "I" and opened.format in ("PNG", "PPM")
+        )
+    if sixteen_bits:
+        wide = np.clip(np.asarray(image), 0, 65535).astype(np.uint32)
+        image = Image.fromarray(((wide + 128) // 257).astype(np.uint8))
+    elif image.mode in ("I", "F"):
+        raise ValueError(f"{file}: 32-bit pixels have no fixed scale; convert it to 8 or 16 bits")
+    if image.mode.endswith(("A", "a")) or "transparency" in image.info:
+        image = image.convert("RGBA")
+        white = Image.new("RGBA", image.size, (255, 255, 255, 255))
+        image = Image.alpha_composite(white, image).convert("RGB")
+    image = image.convert("L" if channels == 1 else "RGB")
     width, height = image.size
-    scale = size / min(width, height)
-    scaled = (max(size, round(width * scale)), max(size, round(height * scale)))
-    image = image.resize(scaled, getattr(Image.Resampling, preprocessing["resize"].upper()))
+    shorter, longer = min(width, height), max(width, height)
+    length = (longer * size + shorter // 2) // shorter
+    scaled = (size, length) if width <= height else (length, size)
+    if scaled != image.size:
+        image = image.resize(scaled, getattr(Image.Resampling, preprocessing["resize"].upper()))
     left, top = (scaled[0] - size) // 2, (scaled[1] - size) // 2
     image = image.crop((left, top, left + size, top + size))
     return np.asarray(image, dtype=np.uint8).reshape(1, size, size, channels)

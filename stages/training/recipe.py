@@ -56,6 +56,8 @@ def optimizer(
             mend=f"--set {section}.optimizer={near[0] if near else 'adamw'}",
         )
     options: dict[str, Any] = {"fused": True} if fused and name in _FUSED else {}
+    if name in ("sgd", "nesterov") and recipe.momentum == 0.0:
+        options["nesterov"] = False  # PyTorch refuses Nesterov's form of no momentum
     # timm hands the momentum on to those optimisers only that have one.
     return create_optimizer_v2(
         module,

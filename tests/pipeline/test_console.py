@@ -365,6 +365,8 @@ class TestPace:
         pace.see(1.0, (10.0, 10.0, "epochs", {}))
         pace.see(2.0, (0.0, 10.0, "epochs", {}))
         assert pace.rate is None
+        pace.see(3.0, (5.0, 10.0, "epochs", {}))
+        assert pace.rate == pytest.approx(5.0)
 
     def test_only_the_last_seconds_count(self) -> None:
         pace = Pace()

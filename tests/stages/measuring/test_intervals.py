@@ -61,9 +61,7 @@ def test_mcnemar_is_the_exact_binomial_test(gained: int, lost: int) -> None:
 
 
 def test_mcnemar_takes_a_whole_imagenet() -> None:
-    assert mcnemar(*_results(6000, 5500, 38500)) == pytest.approx(
-        binomtest(6000, 11500).pvalue, rel=1e-6
-    )
+    assert mcnemar(*_results(6000, 5500, 38500)) == pytest.approx(binomtest(6000, 11500).pvalue, rel=1e-6)
 
 
 def test_verdicts() -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import atexit
 import functools
-import io
 import json
 import shutil
 import tempfile
@@ -20,7 +19,7 @@ from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantTy
 from torch import nn
 
 from stages.runtimes.base import Source
-from stages.runtimes.images import natural_images
+from stages.runtimes.images import as_input, natural_images
 
 MEAN, STD = (0.45, 0.45, 0.45), (0.25, 0.25, 0.25)
 CLASSES = 6
@@ -32,6 +31,9 @@ atexit.register(shutil.rmtree, _FOLDER, ignore_errors=True)
 
 class WithPreprocessing(nn.Module):
     """uint8 (n, H, W, C) -> logits and probabilities (n, classes)."""
+
+    mean: torch.Tensor
+    std: torch.Tensor
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
@@ -91,18 +93,18 @@ def exported(name: str, *, preprocessing: bool = True) -> Path:
         warnings.simplefilter("ignore")
         # The tracing exporter is several times faster; the others come as the export stage makes them.
         if name == "mobilenet":
-            buffer = io.BytesIO()
+            traced = _FOLDER / "traced.onnx"
             torch.onnx.export(
                 made,
                 (example,),
-                buffer,
+                str(traced),
                 dynamo=False,
                 opset_version=20,
                 input_names=["input"],
                 output_names=outputs,
                 dynamic_axes={edge: {0: "batch"} for edge in ("input", *outputs)},
             )
-            model = onnx.load_from_string(buffer.getvalue())
+            model = onnx.load(str(traced))
         else:
             program = torch.onnx.export(
                 made,
@@ -202,8 +204,7 @@ class _Calibration(CalibrationDataReader):
         images = natural_images((SIZES[name], SIZES[name], 3), 32, seed=5)
         feeds: np.ndarray = images
         if not preprocessing:
-            scaled = (images.astype(np.float32) / 255.0 - np.float32(MEAN)) / np.float32(STD)
-            feeds = np.ascontiguousarray(scaled.transpose(0, 3, 1, 2))
+            feeds = as_input(images, source_of(name, preprocessing=False))
         self._feeds = iter([{"input": part} for part in np.split(feeds, 4)])
 
     def get_next(self) -> dict[str, np.ndarray] | None:

@@ -50,7 +50,7 @@ def test_the_stored_optimisation_only_rounds_an_int8_file(name: str, tmp_path: P
 @pytest.mark.parametrize("level", ["basic", "extended", "all"])
 def test_every_level_agrees_with_the_source(level: str, tmp_path: Path) -> None:
     source = source_of("mobilenet")
-    facts = _build(source, tmp_path / "built", BuildSettings(onnxruntime_optimization=level))  # type: ignore[arg-type]
+    facts = _build(source, tmp_path / "built", BuildSettings(onnxruntime_optimization=level))
     assert facts["optimization"] == level
     session = RUNTIME.load(tmp_path / "built", source, 1)
     assert parity.check(session, source, (1, 2, 7), level).relative < 1e-5

@@ -75,6 +75,11 @@ def test_momentum_reaches_the_optimiser() -> None:
     assert optimizer.param_groups[0]["momentum"] == 0.75
 
 
+def test_sgd_goes_without_momentum() -> None:
+    optimizer = recipes.optimizer(TrainSettings(optimizer="sgd", momentum=0.0), nn.Linear(2, 2))
+    assert not optimizer.param_groups[0]["nesterov"]
+
+
 def test_an_unknown_optimiser_is_answered_with_the_nearest_names() -> None:
     with pytest.raises(UsageError) as caught:
         recipes.check(TrainSettings(optimizer="adamww"), "distill")

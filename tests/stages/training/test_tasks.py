@@ -85,9 +85,7 @@ def test_the_teacher_is_no_part_of_the_task(data: DataSet) -> None:
 
 def test_every_parameter_with_a_gradient_is_in_an_optimiser_group(data: DataSet) -> None:
     task = _task(data)
-    images = Normalise(data.preprocessing, CPU)(
-        torch.randint(0, 256, (8, 1, 16, 16), dtype=torch.uint8)
-    )
+    images = Normalise(data.preprocessing, CPU)(torch.randint(0, 256, (8, 1, 16, 16), dtype=torch.uint8))
     logits, losses = task(torch.arange(8), torch.arange(8), images, images)
     (logits.square().mean() + losses.sum()).backward()
     held = {
@@ -98,9 +96,12 @@ def test_every_parameter_with_a_gradient_is_in_an_optimiser_group(data: DataSet)
     learning = [name for name, parameter in task.named_parameters() if parameter.grad is not None]
     assert any(name.startswith("methods.") for name in learning)
     assert all(id(dict(task.named_parameters())[name]) in held for name in learning)
-    moved = {name: value.detach().clone() for name, value in task.methods.named_parameters()}
+    before = {name: value.detach().clone() for name, value in task.named_parameters()}
     _fit(task, data)
-    assert all(not torch.equal(value, moved[name]) for name, value in task.methods.named_parameters())
+    after = dict(task.named_parameters())
+    still = [name for name in learning if torch.equal(after[name], before[name])]
+    # The maps are one cell here: with one region the feature-wise loss is 0, its temperature rests.
+    assert set(still) <= {"methods.0.log_tau.feature"}
 
 
 def test_remembered_features_give_the_losses_of_fresh_ones(data: DataSet) -> None:
