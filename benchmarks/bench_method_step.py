@@ -5,13 +5,15 @@
 Student mobilenetv3_small_050 and teacher resnet18 at half width, both with the small stem, on images
 of 32 pixels. A step is: teacher's forward pass (not for the labels alone), student's forward and
 backward pass, the optimiser's step. The three are taken in turns, so that a busy machine slows all of
-them; the medians and the ratios of the medians are printed.
+them; the medians and the ratios of the medians are printed, of wall time and of the process's CPU time
+(which on a machine with other work to do is the steadier of the two).
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import platform
 import statistics
 import sys
@@ -48,37 +50,36 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--samples", type=int, default=15)
-    parser.add_argument("--threads", type=int, help="CPU threads; all by default")
+    parser.add_argument("--threads", type=int, default=1, help="CPU threads")
     parser.add_argument("--json", action="store_true", help="print the figures as one JSON document")
     options = parser.parse_args()
-    if options.threads:
-        torch.set_num_threads(options.threads)
+    torch.set_num_threads(options.threads)
     device = torch.device(options.device)
     steps = {name: step(settings, device, options.batch) for name, settings in METHODS.items()}
-    samples: dict[str, list[float]] = {name: [] for name in steps}
+    wall_ms: dict[str, list[float]] = {name: [] for name in steps}
+    cpu_ms: dict[str, list[float]] = {name: [] for name in steps}
     for turn in range(WARMUP + options.samples):
         for name, run in steps.items():
-            duration = timed(run, device)
+            wall, cpu = timed(run, device)
             if turn >= WARMUP:
-                samples[name].append(duration * 1000.0)
-    facts = {
-        "machine": machine(device),
-        "batch": options.batch,
-        "n": options.samples,
-        "steps": {name: summary(times, samples) for name, times in samples.items()},
-    }
+                wall_ms[name].append(wall * 1e3)
+                cpu_ms[name].append(cpu * 1e3)
+    rows = {name: summary(name, wall_ms, cpu_ms) for name in steps}
     if options.json:
+        facts = {
+            "schema_version": 1,
+            "machine": machine(device),
+            "batch": options.batch,
+            "n": options.samples,
+            "steps": rows,
+        }
         print(json.dumps(facts, indent=2))
         return
     print(", ".join(f"{key} {value}" for key, value in machine(device).items()))
     print(f"batch {options.batch}, {SIZE} px, teacher {TEACHER.model} (half width), student {STUDENT.model}")
-    print(f"{'step':<14}{'p50_ms':>9}{'min_ms':>9}{'max_ms':>9}{'to labels':>11}{'to kd':>8}{'n':>5}")
-    for name, times in samples.items():
-        row = summary(times, samples)
-        print(
-            f"{name:<14}{row['p50_ms']:>9.1f}{row['min_ms']:>9.1f}{row['max_ms']:>9.1f}"
-            f"{row['to_labels']:>11.3f}{row['to_kd']:>8.3f}{len(times):>5}"
-        )
+    print(f"{'step':<14}" + "".join(f"{column:>16}" for column in rows["kd"]) + f"{'n':>5}")
+    for name, row in rows.items():
+        print(f"{name:<14}" + "".join(f"{value:>16.3f}" for value in row.values()) + f"{options.samples:>5}")
 
 
 def step(settings: MethodSettings | None, device: torch.device, batch: int) -> Callable[[], None]:
@@ -88,8 +89,8 @@ def step(settings: MethodSettings | None, device: torch.device, batch: int) -> C
     teacher = Observer(create(TEACHER, classes=CLASSES, channels=3, image_size=SIZE)).to(device).eval()
     images = torch.randn(batch, 3, SIZE, SIZE, device=device).to(memory_format=torch.channels_last)
     labels = torch.randint(0, CLASSES, (batch,), device=device)
-    student.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    teacher.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    student.to(memory_format=torch.channels_last)
+    teacher.to(memory_format=torch.channels_last)
     method = None
     if settings is not None:
         method = make(settings, student.spec(SIZE, 3), teacher.spec(SIZE, 3)).to(device)
@@ -110,24 +111,27 @@ def step(settings: MethodSettings | None, device: torch.device, batch: int) -> C
     return run
 
 
-def timed(run: Callable[[], None], device: torch.device) -> float:
+def timed(run: Callable[[], None], device: torch.device) -> tuple[float, float]:
+    """Seconds of one step: by the wall, and of this process's CPU."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
-    start = time.perf_counter()
+    wall, cpu = time.perf_counter(), time.process_time()
     run()
     if device.type == "cuda":
         torch.cuda.synchronize(device)
-    return time.perf_counter() - start
+    return time.perf_counter() - wall, time.process_time() - cpu
 
 
-def summary(times: list[float], samples: dict[str, list[float]]) -> dict[str, float]:
-    middle = statistics.median(times)
+def summary(name: str, wall_ms: dict[str, list[float]], cpu_ms: dict[str, list[float]]) -> dict[str, float]:
+    middle = {step: statistics.median(times) for step, times in wall_ms.items()}
+    cpu = {step: statistics.median(times) for step, times in cpu_ms.items()}
     return {
-        "p50_ms": middle,
-        "min_ms": min(times),
-        "max_ms": max(times),
-        "to_labels": middle / statistics.median(samples["labels alone"]),
-        "to_kd": middle / statistics.median(samples["kd"]),
+        "p50_ms": middle[name],
+        "min_ms": min(wall_ms[name]),
+        "cpu_p50_ms": cpu[name],
+        "wall_to_labels": middle[name] / middle["labels alone"],
+        "wall_to_kd": middle[name] / middle["kd"],
+        "cpu_to_kd": cpu[name] / cpu["kd"],
     }
 
 
@@ -144,6 +148,7 @@ def machine(device: torch.device) -> dict[str, str]:
     return {
         "device": name,
         "threads": str(torch.get_num_threads()),
+        "load": f"{os.getloadavg()[0]:.1f}",
         "python": platform.python_version(),
         "torch": torch.__version__,
         "timm": version("timm"),

@@ -6,6 +6,7 @@ Lightning Fabric brings the device, the precision and DDP; nothing of the loop d
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import multiprocessing
 import os
@@ -233,7 +234,9 @@ def _launch_several(compute: Compute, work: Work, context: Context) -> Metrics:
     children = set(multiprocessing.active_children())
     port = os.environ.get("MASTER_PORT")
     try:
-        outcome = make(compute).launch(_in_process, compute, work, others)
+        # Bound beforehand: Fabric searches a call's arguments for modules and refuses frozen classes.
+        bound = functools.partial(_in_process, compute=compute, work=work, context=others)
+        outcome = make(compute).launch(bound)
     except Exception as error:
         raise StageError(
             f"A training process of {compute.devices} failed",
@@ -253,7 +256,7 @@ def _launch_several(compute: Compute, work: Work, context: Context) -> Metrics:
     return outcome
 
 
-def _in_process(fabric: Fabric, compute: Compute, work: Work, context: Context) -> Metrics | KdpipeError:
+def _in_process(fabric: Fabric, *, compute: Compute, work: Work, context: Context) -> Metrics | KdpipeError:
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
     if fabric.global_rank != 0:
         context = replace(context, progress=_Unheard())

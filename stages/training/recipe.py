@@ -21,7 +21,8 @@ the weights instead of eight."""
 
 def check(recipe: RecipeSettings, section: str) -> None:
     """Raises UsageError for an optimiser that cannot be made here. `section`: train or distill."""
-    probe = nn.Linear(2, 2)
+    with torch.random.fork_rng(devices=[]):
+        probe = nn.Linear(2, 2)
     try:
         trial = optimizer(recipe, probe, section=section)
         # One real update: some need a closure or second derivatives, which the loop does not give.

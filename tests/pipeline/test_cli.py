@@ -52,7 +52,7 @@ def home(tmp_path: Path) -> Path:
 
 
 def environment(**more: str) -> dict[str, str]:
-    ours = ("KDPIPE_", "NO_COLOR", "FORCE_COLOR", "SMALL_", "PYTHONIOENCODING")
+    ours = ("KDPIPE_", "NO_COLOR", "FORCE_COLOR", "SMALL_", "PYTHONIOENCODING", "PYTHONUNBUFFERED")
     kept = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
     return {**kept, "PYTHONPATH": str(ROOT), "PYTHONUTF8": "1", **more}
 

@@ -145,7 +145,7 @@ class Told:
     def note(self, text):
         pass
 
-train.run(tiny.context(Path(sys.argv[1]), tiny.settings("train", train={"epochs": 40}), progress=Told()))
+train.run(tiny.context(Path(sys.argv[1]), tiny.settings("train", train={"epochs": 9}), progress=Told()))
 """
 
 
@@ -158,7 +158,7 @@ def test_a_killed_run_goes_on_to_the_same_end(tmp_path: Path) -> None:
     )
     assert process.stdout is not None
     for line in process.stdout:
-        if int(line) >= 4:
+        if int(line) >= 3:
             process.send_signal(signal.SIGKILL)
             break
     process.stdout.close()
@@ -167,7 +167,7 @@ def test_a_killed_run_goes_on_to_the_same_end(tmp_path: Path) -> None:
 
     (folder / "output").rmdir()
     told = tiny.Recorder()
-    short = tiny.settings("train", train={"epochs": 40})
+    short = tiny.settings("train", train={"epochs": 9})
     resumed = tiny.context(folder, short, progress=told)
     train.run(resumed)
     assert any("goes on after epoch" in note for note in told.notes)
