@@ -65,11 +65,17 @@ class LoadedProfile:
         return self.places.get(dotted, "default")
 
 
-def load(path: str | Path, overrides: Sequence[str] = (), memo_folder: Path | None = None) -> LoadedProfile:
+def load(
+    path: str | Path,
+    overrides: Sequence[str] = (),
+    memo_folder: Path | None = None,
+    *,
+    remember: bool = True,
+) -> LoadedProfile:
     """Loads the profile `path` (a file, with or without `.yaml`, or a shipped profile's name).
 
     overrides: `KEY=VALUE` with dotted keys, applied in order. memo_folder: where valid profiles are
-    remembered; made when there is something to remember.
+    remembered; made when there is something to remember. remember: False only looks there.
     Raises ProfileError with every fault at its place, UsageError if there is no such file.
     """
     file = find(path)
@@ -80,7 +86,7 @@ def load(path: str | Path, overrides: Sequence[str] = (), memo_folder: Path | No
 
         reading = read_profile(file, overrides)
         memo = {name: getattr(reading, name) for name in ("sections", "keyed", "places", "digests", "absent")}
-        if memo_folder and not reading.plugins:
+        if memo_folder and remember and not reading.plugins:
             profile_memo.remember(memo_folder, file, overrides, memo)
     return LoadedProfile(
         path=file,

@@ -70,9 +70,7 @@ def _proven(
     }
 
 
-def _require_nothing_else(
-    exported: Exported, card: Mapping[str, Any], role: str, progress: Progress
-) -> None:
+def _require_nothing_else(exported: Exported, card: Mapping[str, Any], role: str, progress: Progress) -> None:
     """A projector or a head of the teacher must not travel with the student.
 
     What the graph reads must be all that the network has, and as much as its card says. A teacher

@@ -25,9 +25,18 @@ def open_profile(
     session.so_far = lambda: dict(about)
     store = Store(session.store)
     store.check()
-    profile = load(path, overrides, memo_folder(store.root))
+    # Only looked up here: a profile that turns out to be at fault must leave no trace.
+    profile = load(path, overrides, memo_folder(store.root), remember=False)
     about["profile"] = str(profile.path)
     return profile, store
+
+
+def remember_profile(path: str, overrides: Sequence[str], store: Store) -> None:
+    """Spares the next call the validation. For after the work: the store is there, the profile was good."""
+    from pipeline.profile import load
+
+    if (store.root / "store.json").exists():
+        load(path, overrides, memo_folder(store.root))
 
 
 def memo_folder(store: Path) -> Path:

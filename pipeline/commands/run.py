@@ -19,7 +19,7 @@ from pipeline.commands.base import (
     store_option,
     until_option,
 )
-from pipeline.commands.profiles import open_profile
+from pipeline.commands.profiles import open_profile, remember_profile
 from pipeline.console import guarded_output
 from pipeline.documents import result_entry
 from pipeline.errors import EXIT_DONE, KdpipeError
@@ -65,6 +65,7 @@ def _run(
             # All is made and measured; it is only that something required was not among it.
             session.console.result(_in_words(results))
         raise
+    remember_profile(profile, overrides, opened)
     if session.json:
         session.print_json(**session.so_far())
     else:

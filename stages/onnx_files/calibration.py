@@ -25,9 +25,7 @@ def draw(labels: np.ndarray, count: int, seed: int) -> np.ndarray:
     """
     order: list[tuple[int, int, int]] = []
     for label in np.unique(labels):
-        random = np.random.RandomState(
-            np.random.MT19937(np.random.SeedSequence([seed, _STREAM, int(label)]))
-        )
+        random = np.random.RandomState(np.random.MT19937(np.random.SeedSequence([seed, _STREAM, int(label)])))
         members = random.permutation(np.flatnonzero(labels == label))
         order += [(turn, int(label), int(index)) for turn, index in enumerate(members)]
     return np.array([index for _, _, index in sorted(order)[:count]], dtype=np.int64)

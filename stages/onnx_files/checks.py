@@ -136,9 +136,7 @@ def _shape(value: onnx.ValueInfoProto) -> tuple[object, ...]:
 
 
 def _told(shapes: Mapping[str, tuple[object, ...]]) -> str:
-    return ", ".join(
-        f"{name} ({', '.join(str(dim) for dim in shape)})" for name, shape in shapes.items()
-    )
+    return ", ".join(f"{name} ({', '.join(str(dim) for dim in shape)})" for name, shape in shapes.items())
 
 
 def _first_line(error: Exception) -> str:

@@ -183,9 +183,7 @@ def _parameters(network: nn.Module, read: set[str]) -> tuple[int, int, tuple[str
     for key, parameter in network.named_parameters(remove_duplicate=False):
         sizes[id(parameter)] = parameter.numel()
         names.setdefault(id(parameter), []).append(key)
-    there = {
-        identity for identity, keys in names.items() if any(f"{_NETWORK}{key}" in read for key in keys)
-    }
+    there = {identity for identity, keys in names.items() if any(f"{_NETWORK}{key}" in read for key in keys)}
     unread = tuple(keys[0] for identity, keys in names.items() if identity not in there)
     return sum(sizes[identity] for identity in there), sum(sizes.values()), unread
 

@@ -40,8 +40,9 @@ class Parity:
     reference_spread: float
 
     def as_json(self) -> dict[str, Any]:
-        """Three digits: more would tell of the machine's rounding, not of the file."""
-        return {name: _rounded(value) for name, value in asdict(self).items()}
+        """Three digits of what is measured: more would tell of the machine's rounding."""
+        figures = {name: _rounded(value) for name, value in asdict(self).items()}
+        return {**figures, "top1_agreement": round(self.top1_agreement, 4)}
 
 
 def reference_logits(network: nn.Module, images: np.ndarray, card: Mapping[str, Any]) -> np.ndarray:

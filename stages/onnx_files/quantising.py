@@ -1,4 +1,7 @@
-"""Writes Q/DQ nodes into a float graph: one recipe for x86 processors, one for TensorRT and OpenVINO."""
+"""Writes Q/DQ nodes into a float graph: one recipe for x86 processors, one for TensorRT and OpenVINO.
+
+What is quantised, and why, is told with figures in docs/quantisation.md.
+"""
 
 from __future__ import annotations
 
@@ -17,62 +20,241 @@ from onnxruntime.quantization.calibrate import TensorsData
 from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
-from pipeline.errors import UsageError
+from pipeline.errors import StageError, UsageError
 from stages.onnx_files.metadata import LOGITS, write_metadata
 from stages.onnx_files.quiet import quiet
 from stages.onnx_files.ranges import Ranges
 
-OP_TYPES = (
-    "Add", "AveragePool", "Clip", "Concat", "Conv", "ConvTranspose", "Flatten", "Gather", "Gemm",
-    "GlobalAveragePool", "LeakyRelu", "MatMul", "MaxPool", "Mul", "Pad", "Relu", "Reshape", "Resize",
-    "Sigmoid", "Slice", "Softmax", "Split", "Squeeze", "Transpose", "Unsqueeze",
-)  # fmt: skip
+WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+"""Where nearly all the work is, and where integers pay."""
+
+PASSED_THROUGH = (
+    "AveragePool",
+    "Concat",
+    "Flatten",
+    "Gather",
+    "MaxPool",
+    "Pad",
+    "Reshape",
+    "Resize",
+    "Slice",
+    "Split",
+    "Squeeze",
+    "Transpose",
+    "Unsqueeze",
+)
+"""What takes INT8 as it comes, so that no conversion stands between two weighted nodes."""
+
+_SHIPPED_FLOAT = ("preprocessing/", "probabilities/")
+"""kdpipe's own nodes around the network: pixels and probabilities lose too much in 8 bits."""
+
+_Q, _DQ = "QuantizeLinear", "DequantizeLinear"
+
 
 @dataclass(frozen=True)
 class Recipe:
+    """How a family of runtimes wants its INT8 file. Both keep the weights to 7 bits: without VNNI,
+    x86 processors add two 8-bit products in 16 bits, which saturates with full weights.
+
+    activations, symmetric: type and form of the activations. quantise_bias: biases become int32.
+    op_types: what is quantised. outputs: whether the results of weighted nodes are, too.
+    """
+
     name: str
     activations: QuantType
     symmetric: bool
-    reduce_range: bool
     quantise_bias: bool
+    op_types: tuple[str, ...]
+    outputs: bool
+
     @property
     def file(self) -> str:
         return f"student.int8.{self.name}.onnx"
 
+
 RECIPES = {
-    "x86": Recipe("x86", QuantType.QUInt8, False, True, True),
-    "signed": Recipe("signed", QuantType.QInt8, True, False, False),
+    "x86": Recipe(
+        name="x86",
+        activations=QuantType.QUInt8,
+        symmetric=False,
+        quantise_bias=True,
+        op_types=(*WEIGHTED, *PASSED_THROUGH, "Clip", "Relu"),
+        outputs=True,
+    ),
+    "signed": Recipe(
+        name="signed",
+        activations=QuantType.QInt8,
+        symmetric=True,
+        quantise_bias=False,
+        op_types=(*WEIGHTED, *PASSED_THROUGH),
+        outputs=False,
+    ),
 }
 
-def prepared(model: onnx.ModelProto, skip_optimization=True) -> onnx.ModelProto:
-    with quiet(), tempfile.TemporaryDirectory() as folder:
+
+def prepare(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The graph with the shapes of all its values, which the quantiser needs.
+
+    ONNX Runtime's graph optimiser stays out of it: the exporter has folded the normalisations
+    already, and it would split HardSwish in two and leave private operator sets behind.
+    """
+    with quiet(), tempfile.TemporaryDirectory(prefix="kdpipe-") as folder:
         path = Path(folder) / "prepared.onnx"
-        quant_pre_process(model, path, skip_optimization=skip_optimization)
+        quant_pre_process(model, path, skip_optimization=True)
         return onnx.load(path)
 
-def quantised(model, ranges, recipe, *, per_channel, skipped, op_types=OP_TYPES, float_logits=True, extra=None):
-    data = {
+
+def float_nodes(model: onnx.ModelProto, patterns: Sequence[str]) -> set[str]:
+    """Names of the nodes that stay float: kdpipe's own around the network, and those the patterns match.
+
+    patterns: shell wildcards on node names. Raises UsageError for one that matches nothing.
+    """
+    names = [node.name for node in model.graph.node]
+    chosen = {name for name in names if name.startswith(_SHIPPED_FLOAT)}
+    for pattern in patterns:
+        matched = fnmatch.filter(names, pattern)
+        if not matched:
+            weighted = [node.name for node in model.graph.node if node.op_type in WEIGHTED]
+            wanted = pattern.strip("*?")
+            near = difflib.get_close_matches(wanted, names, n=5, cutoff=0.4) or weighted[:5]
+            raise UsageError(
+                f"quantize.exclude: no node of the student matches {pattern!r}.",
+                where="stage quantize, profile key quantize.exclude",
+                why=f"the student has {len(names)} nodes, named after its modules",
+                mend=f"name one of them, e.g. {', '.join(near)}; wildcards are *, ? and […]",
+            )
+        chosen.update(matched)
+    return chosen
+
+
+def quantised(
+    model: onnx.ModelProto,
+    ranges: Ranges,
+    recipe: Recipe,
+    *,
+    per_channel: bool,
+    skipped: set[str],
+    card: Mapping[str, Any],
+) -> onnx.ModelProto:
+    """The INT8 form of a prepared float graph; the given graph is left as it is.
+
+    ranges: of every activation at the recipe's nodes. per_channel: a weight scale for each output
+    channel. skipped: names of nodes that stay float. card: goes into the metadata, as in the float
+    file. The logits are not quantised.
+    """
+    source = onnx.ModelProto()
+    source.CopyFrom(model)
+    found = {
         name: (np.array(low, dtype=np.float32), np.array(high, dtype=np.float32))
         for name, low, high in zip(ranges.tensors, ranges.low, ranges.high, strict=True)
     }
-    copy = onnx.ModelProto(); copy.CopyFrom(model)
+    options = {
+        "ActivationSymmetric": recipe.symmetric,
+        "WeightSymmetric": True,
+        "QuantizeBias": recipe.quantise_bias,
+        "OpTypesToExcludeOutputQuantization": [] if recipe.outputs else list(WEIGHTED),
+    }
     with quiet():
-        quantiser = QDQQuantizer(copy, per_channel, recipe.reduce_range, QuantType.QInt8, recipe.activations,
-            TensorsData(CalibrationMethod.MinMax, data), [], sorted(skipped), list(op_types),
-            {"ActivationSymmetric": recipe.symmetric, "WeightSymmetric": True, "QuantizeBias": recipe.quantise_bias, **(extra or {})})
+        quantiser = QDQQuantizer(
+            source,
+            per_channel,
+            True,  # reduce_range, see Recipe
+            QuantType.QInt8,
+            recipe.activations,
+            TensorsData(CalibrationMethod.MinMax, found),
+            [],
+            sorted(skipped | _with_constant(model)),
+            list(recipe.op_types),
+            options,
+        )
         quantiser.quantize_model()
-    found = quantiser.model.model
-    if float_logits:
-        producer = {o: n for n in found.graph.node for o in n.output}
-        dq = producer[LOGITS]
-        if dq.op_type == "DequantizeLinear":
-            q = producer[dq.input[0]]
-            src = q.input[0]
-            node = producer[src]
-            for n in found.graph.node:
-                for i, x in enumerate(n.input):
-                    if x == src: n.input[i] = LOGITS
-            for i, x in enumerate(node.output):
-                if x == src: node.output[i] = LOGITS
-            found.graph.node.remove(dq); found.graph.node.remove(q)
-    return found
+    result: onnx.ModelProto = quantiser.model.model
+    _keep_logits_float(result.graph)
+    _sort(result.graph)
+    _require_quantised(result)
+    _clean(result, model, card)
+    return result
+
+
+def count_nodes(model: onnx.ModelProto) -> dict[str, int]:
+    """How many nodes quantise, dequantise, and compute."""
+    kinds = [node.op_type for node in model.graph.node]
+    return {
+        "quantize_nodes": kinds.count(_Q),
+        "dequantize_nodes": kinds.count(_DQ),
+        "other_nodes": sum(kind not in (_Q, _DQ) for kind in kinds),
+    }
+
+
+def _with_constant(model: onnx.ModelProto) -> set[str]:
+    """Elementwise nodes with a constant operand: a linear layer's bias, a layer's scale. As an
+    activation of 8 bits for the whole tensor it would lose what it is there for."""
+    constants = {tensor.name for tensor in model.graph.initializer}
+    return {
+        node.name
+        for node in model.graph.node
+        if node.op_type in ("Add", "Sub", "Mul", "Div") and constants.intersection(node.input)
+    }
+
+
+def _keep_logits_float(graph: onnx.GraphProto) -> None:
+    """Takes away a Q/DQ pair at the very end: it would only coarsen the answer."""
+    producers = {name: node for node in graph.node for name in node.output}
+    last = producers[LOGITS]
+    if last.op_type != _DQ or last.input[0] not in producers:
+        return
+    pair = producers[last.input[0]]
+    unquantised = pair.input[0]
+    for node in graph.node:
+        for names in (node.input, node.output):
+            for position, name in enumerate(names):
+                if name == unquantised:
+                    names[position] = LOGITS
+    graph.node.remove(last)
+    graph.node.remove(pair)
+
+
+def _sort(graph: onnx.GraphProto) -> None:
+    """Puts every node after what it reads, and each conversion right before its first use."""
+    producers = {name: node for node in graph.node for name in node.output}
+    ordered: list[onnx.NodeProto] = []
+    placed: set[str] = set()
+
+    def place(node: onnx.NodeProto) -> None:
+        if node.output[0] in placed:
+            return
+        placed.add(node.output[0])
+        for name in node.input:
+            if name in producers:
+                place(producers[name])
+        ordered.append(node)
+
+    for node in graph.node:
+        place(node)
+    del graph.node[:]
+    graph.node.extend(ordered)
+
+
+def _require_quantised(model: onnx.ModelProto) -> None:
+    if not any(node.op_type == _DQ for node in model.graph.node):
+        raise StageError(
+            "Nothing of the student was quantised.",
+            where="stage quantize",
+            why="no node that can be quantised is left: quantize.exclude takes them all, or the network "
+            f"has none of {', '.join(WEIGHTED)}",
+            mend="shorten quantize.exclude, or drop the int8 targets",
+        )
+
+
+def _clean(result: onnx.ModelProto, source: onnx.ModelProto, card: Mapping[str, Any]) -> None:
+    """Leaves the operator sets in use, the card, and no initialiser that nothing reads."""
+    used = {node.domain for node in result.graph.node}
+    for entry in [entry for entry in result.opset_import if entry.domain not in used]:
+        result.opset_import.remove(entry)
+    read = {name for node in result.graph.node for name in node.input}
+    for tensor in [tensor for tensor in result.graph.initializer if tensor.name not in read]:
+        result.graph.initializer.remove(tensor)
+    # Shapes of values that are no more; every runtime infers its own.
+    del result.graph.value_info[:]
+    result.producer_name, result.producer_version = source.producer_name, source.producer_version
+    write_metadata(result, card)

@@ -42,7 +42,9 @@ class Ranges:
 
     def constant(self) -> list[str]:
         """Tensors that are the same number for every image: they carry nothing."""
-        return [name for name, low, high in zip(self.tensors, self.low, self.high, strict=True) if low == high]
+        return [
+            name for name, low, high in zip(self.tensors, self.low, self.high, strict=True) if low == high
+        ]
 
 
 Feeds = Callable[[], Iterable[np.ndarray]]
@@ -96,9 +98,7 @@ def find_ranges(
     return Ranges(tuple(tensors), low.astype(np.float64), high.astype(np.float64))
 
 
-def _extremes(
-    model: onnx.ModelProto, tensors: Sequence[str], feeds: Feeds
-) -> tuple[np.ndarray, np.ndarray]:
+def _extremes(model: onnx.ModelProto, tensors: Sequence[str], feeds: Feeds) -> tuple[np.ndarray, np.ndarray]:
     """float32 (images, tensors): the lowest and the highest value of each tensor in each image."""
     probed = onnx.ModelProto()
     probed.CopyFrom(model)
@@ -135,9 +135,7 @@ def _require_usable(tensors: Sequence[str], lows: np.ndarray, highs: np.ndarray)
         )
 
 
-def _activations(
-    model: onnx.ModelProto, tensors: Sequence[str], feeds: Feeds
-) -> Iterable[list[np.ndarray]]:
+def _activations(model: onnx.ModelProto, tensors: Sequence[str], feeds: Feeds) -> Iterable[list[np.ndarray]]:
     """For each image the values of every tensor."""
     probed = onnx.ModelProto()
     probed.CopyFrom(model)
@@ -187,9 +185,7 @@ def _by_entropy(
         for index, value in enumerate(values):
             if low[index] < high[index]:
                 counts[index] += np.histogram(np.abs(value), ENTROPY_BINS, (0.0, largest[index]))[0]
-    threshold = np.array(
-        [entropy_bins(count) / ENTROPY_BINS for count in counts], dtype=np.float64
-    ) * largest
+    threshold = np.array([entropy_bins(count) / ENTROPY_BINS for count in counts], dtype=np.float64) * largest
     return np.maximum(low, -threshold), np.minimum(high, threshold)
 
 

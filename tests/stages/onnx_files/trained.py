@@ -67,7 +67,7 @@ def artefact(
 ) -> Path:
     """A folder like the artefact of train or distill."""
     data = digits(image_size)
-    settings = ModelSettings(model=model, stem=stem, options=dict(options))  # type: ignore[arg-type]
+    settings = ModelSettings(model=model, stem=stem, options=dict(options))
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     with torch.random.fork_rng(devices=[]):
@@ -104,7 +104,7 @@ def _fit(network: nn.Module, data: DataSet, epochs: int) -> None:
             indices = order[start : start + _BATCH]
             loss = nn.functional.cross_entropy(network(normalised(data, indices)), labels[indices])
             optimiser.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
             optimiser.step()
             schedule.step()
     network.eval()

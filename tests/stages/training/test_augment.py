@@ -71,7 +71,7 @@ def test_everything_at_once_keeps_shape_range_and_memory_order() -> None:
     view = _view(_images(), **EVERYTHING)
     assert view.images.shape == (COUNT, 3, SIDE, SIDE)
     assert view.images.dtype == torch.float32
-    assert 0.0 <= float(view.images.min())
+    assert float(view.images.min()) >= 0.0
     assert float(view.images.max()) <= 255.0
     assert view.images.is_contiguous(memory_format=torch.channels_last)
 
