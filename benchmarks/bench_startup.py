@@ -24,8 +24,10 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 FLAGSHIP = ROOT / "profiles" / "resnet_to_mobilenet.yaml"
 TINY = (
-    "train.epochs=0",
-    "distill.epochs=0",
+    "train.epochs=1",
+    "train.fraction=0.1",
+    "distill.epochs=1",
+    "distill.fraction=0.1",
     "distill.baseline=false",
     "targets=[onnxruntime-fp32]",
     "measure.duration_s=0.1",

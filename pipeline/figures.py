@@ -80,6 +80,8 @@ def scorecard(folder: Path) -> str:
     lines.append("")
     if found.get("distillation"):
         lines.append(distillation(found["distillation"]))
+    else:
+        lines.append("what distillation gave was not measured: set distill.baseline to true")
     lines += _recommended(found["recommendation"])
     return "\n".join(lines)
 

@@ -95,7 +95,7 @@ CASES: list[tuple[Change, list[str]]] = [
     (no_checkpoint, ["none.safetensors"]),
     (one_class, ["class"]),
     (truncated_image, ["5.png"]),
-    (unknown_optimizer, ["adamv", "adamw"]),
+    (unknown_optimizer, ["adamv", "adam"]),
     (unknown_runtime, ["onyxruntime", "onnxruntime"]),
     (precision_not_offered, ["onnxruntime", "fp16"]),
 ]

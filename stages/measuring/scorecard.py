@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from stages.measuring.intervals import wilson
+from stages.measuring.intervals import wilson_interval
 
 ACCURACY_BUDGET_POINTS = 1.0
 """A target may lose this much top-1 against the float student and still be recommended."""
@@ -15,7 +15,7 @@ ACCURACY_BUDGET_POINTS = 1.0
 def accuracy(logits: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
     """Top-1 in per cent with its 95 % Wilson interval; logits (n, classes), labels (n,)."""
     correct = int((logits.argmax(axis=1) == labels).sum())
-    low, high = wilson(correct, len(labels))
+    low, high = wilson_interval(correct, len(labels))
     return {
         "top1": round(100.0 * correct / len(labels), 4),
         "top1_ci": [round(100.0 * low, 4), round(100.0 * high, 4)],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -68,7 +69,8 @@ def test_no_step_waits_for_the_gpu(tmp_path: Path) -> None:
         context = tiny.context(tmp_path / str(nth), settings)
         torch.cuda.set_sync_debug_mode("warn")
         try:
-            with pytest.warns(UserWarning) as warned:
+            with warnings.catch_warnings(record=True) as warned:
+                warnings.simplefilter("always")
                 train.run(context)
         finally:
             torch.cuda.set_sync_debug_mode("default")

@@ -36,7 +36,7 @@ def _view(images: torch.Tensor, *, seed: int = 0, epoch: int = 1, rank: int = 0,
     return augmentation(images, _labels())
 
 
-EVERYTHING = {
+EVERYTHING: dict[str, Any] = {
     "pad": 2,
     "flip": True,
     "rotate_deg": 10.0,
@@ -60,10 +60,11 @@ def test_without_settings_nothing_changes() -> None:
 
 @pytest.mark.parametrize("mixing", [{}, {"mixup": 0.4}, {"cutmix": 1.0}])
 def test_views_are_a_function_of_seed_epoch_and_rank(mixing: dict[str, float]) -> None:
-    settings = {**EVERYTHING, **mixing}
+    settings: dict[str, Any] = {**EVERYTHING, **mixing}
     view = _view(_images(), **settings)
     assert torch.equal(view.images, _view(_images(), **settings).images)
-    for other in ({"seed": 1}, {"epoch": 2}, {"rank": 1}):
+    others: list[dict[str, Any]] = [{"seed": 1}, {"epoch": 2}, {"rank": 1}]
+    for other in others:
         assert not torch.equal(view.images, _view(_images(), **other, **settings).images)
 
 

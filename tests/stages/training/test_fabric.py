@@ -49,11 +49,16 @@ def test_global_state_is_put_back_even_after_an_error() -> None:
     torch.manual_seed(5)
     before = torch.random.get_rng_state()
     compute = fabric.resolve(ComputeSettings(device="cpu", threads=1))
-    with pytest.raises(KeyError), fabric.reproducible(compute, seed=0):
-        assert torch.get_num_threads() == 1
-        assert torch.are_deterministic_algorithms_enabled()
-        torch.rand(3)
-        raise KeyError
+
+    def disturb() -> None:
+        with fabric.reproducible(compute, seed=0):
+            assert torch.get_num_threads() == 1
+            assert torch.are_deterministic_algorithms_enabled()
+            torch.rand(3)
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        disturb()
     assert torch.get_num_threads() == 2
     assert not torch.are_deterministic_algorithms_enabled()
     assert torch.utils.deterministic.fill_uninitialized_memory  # type: ignore[attr-defined]

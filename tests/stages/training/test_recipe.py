@@ -103,4 +103,4 @@ def test_fused_and_plain_kernels_agree() -> None:
             layer(torch.ones(2, 8)).square().sum().backward()
             optimizer.step()
         weights.append(layer.weight.detach())
-    assert torch.allclose(*weights, atol=1e-6)
+    assert torch.allclose(weights[0], weights[1], atol=1e-6)

@@ -1,0 +1,180 @@
+"""Exporting architectures of every family, and networks that cannot be exported."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+import timm
+import torch
+from torch import Tensor, nn
+
+from pipeline.errors import StageError
+from stages.onnx_files.checks import prove_graph
+from stages.onnx_files.exporting import Exported, export_network
+from stages.onnx_files.parity import prove_parity
+
+SIDE = 32
+
+
+def _card(name: str, channels: int = 3) -> dict[str, Any]:
+    return {
+        "model": name,
+        "classes": ["a", "b", "c", "d"],
+        "input": "uint8_nhwc",
+        "preprocessing": {
+            "image_size": SIDE,
+            "channels": channels,
+            "scale": 1 / 255,
+            "mean": [0.5, 0.4, 0.3][:channels],
+            "std": [0.2, 0.25, 0.3][:channels],
+        },
+    }
+
+
+def _export(network: nn.Module, opset: int = 20) -> Exported:
+    return export_network(network, _card("made up"), role="student", opset=opset, batch_max=64)
+
+
+def _images(count: int) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (count, SIDE, SIDE, 3), dtype=np.uint8)
+
+
+def _small() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv2d(3, 8, 3, bias=False),
+        nn.BatchNorm2d(8),
+        nn.Hardswish(),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(8, 4),
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("test_vit", {"img_size": SIDE, "patch_size": 8}),
+        ("test_convnext", {}),
+        ("mixer_s32_224", {"img_size": SIDE, "patch_size": 8, "num_blocks": 2, "embed_dim": 64}),
+        ("test_efficientnet", {}),
+        pytest.param("test_byobnet", {}, marks=pytest.mark.slow),
+        pytest.param("test_nfnet", {}, marks=pytest.mark.slow),
+        pytest.param("test_maxvit", {"img_size": 64}, marks=pytest.mark.slow),
+    ],
+)
+def test_every_family_is_exported_whole(name: str, options: dict[str, Any]) -> None:
+    torch.manual_seed(1)
+    side = options.get("img_size", SIDE)
+    network = timm.create_model(name, num_classes=4, **options)
+    for parameter in network.parameters():  # untrained networks may have dead branches
+        nn.init.normal_(parameter, std=0.1)
+    card = _card(name)
+    card["preprocessing"]["image_size"] = side
+    images = np.random.default_rng(0).integers(0, 256, (5, side, side, 3), dtype=np.uint8)
+    exported = export_network(network, card, role="student", opset=20, batch_max=64)
+    content = prove_graph(exported.model, card, role="student", opset=20)
+    checks = prove_parity(network, content, images, card, role="student", tolerance=1e-3)
+    assert [check.batch for check in checks] == [1, 5]
+    assert exported.unread == ()
+    assert exported.graph_parameters == sum(parameter.numel() for parameter in network.parameters())
+
+
+@pytest.mark.parametrize("opset", [18, 19, 20, 21, 22, 23])
+def test_every_operator_set_a_profile_may_ask_for(opset: int) -> None:
+    network = _small()
+    exported = _export(network, opset)
+    content = prove_graph(exported.model, _card("small"), role="student", opset=opset)
+    prove_parity(network, content, _images(5), _card("small"), role="student", tolerance=1e-3)
+    assert onnx.load_from_string(content).ir_version == exported.model.ir_version
+
+
+def test_a_folded_normalisation_is_counted_as_the_parameters_it_was() -> None:
+    network = _small()
+    exported = _export(network)
+    assert not any(node.op_type == "BatchNormalization" for node in exported.model.graph.node)
+    assert exported.graph_parameters == exported.network_parameters == 3 * 8 * 9 + 16 + 36
+
+
+def test_tied_weights_count_once() -> None:
+    class Tied(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first = nn.Conv2d(3, 3, 1)
+            self.second = self.first
+            self.head = nn.Linear(3, 4)
+
+        def forward(self, images: Tensor) -> Tensor:
+            return self.head(self.second(self.first(images)).mean((2, 3)))
+
+    exported = _export(Tied())
+    assert exported.graph_parameters == exported.network_parameters == 12 + 16
+    assert exported.unread == ()
+
+
+def test_a_network_that_branches_on_values_is_refused_with_the_innermost_cause(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    class Branching(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.head = nn.Linear(3, 4)
+
+        def forward(self, images: Tensor) -> Tensor:
+            pooled = images.mean((2, 3))
+            return self.head(pooled) if float(pooled.sum()) > 0 else self.head(-pooled)
+
+    with pytest.raises(StageError, match="student made up cannot be exported") as caught:
+        _export(Branching())
+    assert "data-dependent" in caught.value.why
+    assert "\n" not in caught.value.why
+    assert capsys.readouterr().out == ""
+
+
+def test_a_batch_fixed_in_the_code_is_found_out() -> None:
+    class Fixed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.head = nn.Linear(3 * SIDE * SIDE, 4)
+
+        def forward(self, images: Tensor) -> Tensor:
+            return self.head(images.reshape(2, -1))
+
+    with pytest.raises(StageError) as caught:
+        exported = _export(Fixed())
+        prove_graph(exported.model, _card("fixed"), role="student", opset=20)
+    assert "batch" in str(caught.value)
+
+
+def test_weights_that_are_not_numbers_are_named() -> None:
+    network = _small()
+    with torch.no_grad():
+        next(network.parameters())[0] = float("nan")
+    with pytest.raises(StageError, match="not all finite") as caught:
+        _export(network)
+    assert "0.weight" in caught.value.where
+
+
+def test_another_operator_set_than_asked_for_is_found_out() -> None:
+    exported = _export(_small(), 20)
+    with pytest.raises(StageError, match="another operator set"):
+        prove_graph(exported.model, _card("small"), role="student", opset=21)
+
+
+def test_a_file_that_computes_something_else_is_found_out() -> None:
+    network, other = _small(), _small()
+    content = prove_graph(_export(other).model, _card("small"), role="student", opset=20)
+    with torch.no_grad():
+        network[-1].bias[0] += 0.5  # type: ignore[union-attr,operator,index]
+    with pytest.raises(StageError, match="does not compute what PyTorch computes"):
+        prove_parity(network, content, _images(9), _card("small"), role="student", tolerance=1e-3)
+
+
+def test_the_exporter_prints_nothing(capfd: pytest.CaptureFixture[str]) -> None:
+    _export(_small())
+    printed = capfd.readouterr()
+    assert printed.out == ""
+    assert printed.err == ""

@@ -1,0 +1,76 @@
+"""The artefacts of export and quantize for a small trained teacher and student, made once a session."""
+
+from __future__ import annotations
+
+import functools
+import tempfile
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+from pipeline.stage import Context, Metrics
+from stages import export, quantize
+from stages.runtimes.settings import TargetSettings
+from stages.settings import QuantizeSettings
+from tests.stages.onnx_files.trained import MOBILENET, RESNET, artefact, digits_settings, export_context
+
+BOTH = ("onnxruntime-int8", "tensorrt_rtx-int8")
+
+
+@dataclass
+class Notes:
+    """A progress reporter that remembers what it was told."""
+
+    notes: list[str] = field(default_factory=list)
+
+    def update(self, done: float, total: float, unit: str = "", **figures: float | str) -> None:
+        assert 0 <= done <= total
+
+    def note(self, text: str) -> None:
+        self.notes.append(text)
+
+
+def folder() -> Path:
+    return Path(tempfile.mkdtemp(prefix="kdpipe-test-"))
+
+
+@functools.cache
+def exported(preprocessing: bool = True) -> Path:
+    """The student is a MobileNet, the teacher a ResNet; the plain form has a ResNet for both."""
+    output = folder()
+    student = artefact(MOBILENET if preprocessing else RESNET)
+    export.run(export_context(output, artefact(RESNET), student, preprocessing=preprocessing))
+    return output
+
+
+@functools.cache
+def exported_resnet() -> Path:
+    """A folder like exported(), with the ResNet as the student."""
+    output = folder()
+    for suffix in (".onnx", ".json"):
+        (output / f"student{suffix}").write_bytes((exported() / f"teacher{suffix}").read_bytes())
+    return output
+
+
+def quantize_context(
+    source: Path, targets: tuple[str, ...] = BOTH, notes: Notes | None = None, **settings: Any
+) -> Context:
+    """What the engine would hand to the stage quantize."""
+    return Context(
+        settings=SimpleNamespace(
+            data=digits_settings(),
+            quantize=QuantizeSettings(**{"images": 64, **settings}),
+            targets=[TargetSettings(name=name) for name in targets],
+        ),
+        inputs={"export": source},
+        output=folder(),
+        work=folder(),
+        progress=notes or Notes(),
+    )
+
+
+@functools.cache
+def quantised(source: Path) -> tuple[Path, Metrics]:
+    context = quantize_context(source)
+    return context.output, quantize.run(context)
