@@ -19,8 +19,8 @@ from stages.onnx_files.exporting import Exported, export_network
 from stages.onnx_files.parity import prove_parity
 from stages.settings import ExportSettings
 
-ROLES = (("teacher", "train"), ("student", "distill"))
-"""Whose artefact holds which network."""
+ROLES = (("student", "distill"), ("teacher", "train"))
+"""Whose artefact holds which network. The student comes first: its faults need not wait for the big one."""
 
 
 def run(context: Context) -> Metrics:

@@ -184,8 +184,8 @@ def _tell(recipe: Recipe, figures: Mapping[str, Any], progress: Progress) -> Non
         progress.note(
             f"WARNING: {recipe.file} predicts as the float file for only {figures['agreement']:.1f} % of "
             f"the validation images (expected at least {AGREEMENT_LEAST:g} %). Try quantize.method: "
-            "percentile or entropy, more quantize.images, or leave sensitive nodes in float with quantize.exclude; "
-            "a float target may serve better."
+            "percentile or entropy, more quantize.images, or leave sensitive nodes in float with "
+            "quantize.exclude; a float target may serve better."
         )
     for finding in figures["lint"] or ():
         progress.note(f"{recipe.file} is not fit for TensorRT: {finding}")

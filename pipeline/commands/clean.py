@@ -80,7 +80,7 @@ def _reached(store: Store, profiles: tuple[str, ...], overrides: tuple[str, ...]
 
     kept: set[tuple[str, str]] = set()
     for path in profiles:
-        profile = load(path, overrides, memo_folder(store.root))
+        profile = load(path, overrides, memo_folder(store.root), remember=False)
         kept |= to_keep(make_plan(profile, store), profile, store)
     return kept
 

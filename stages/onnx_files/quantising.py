@@ -100,7 +100,10 @@ def prepare(model: onnx.ModelProto) -> onnx.ModelProto:
     """
     with quiet(), tempfile.TemporaryDirectory(prefix="kdpipe-") as folder:
         path = Path(folder) / "prepared.onnx"
-        quant_pre_process(model, path, skip_optimization=True)
+        try:
+            quant_pre_process(model, path, skip_optimization=True)
+        except Exception:  # the symbolic inference raises plain Exception for operators it does not know
+            quant_pre_process(model, path, skip_optimization=True, skip_symbolic_shape=True)
         return onnx.load(path)
 
 

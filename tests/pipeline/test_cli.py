@@ -161,8 +161,9 @@ class TestLightness:
     def test_plan_imports_nothing_heavy(self, home: Path) -> None:
         assert not self.modules(home, "plan", PROFILE) & HEAVY
 
-    def test_a_remembered_profile_needs_neither_pydantic_nor_yaml(self, home: Path) -> None:
+    def test_a_profile_that_a_run_remembered_needs_neither_pydantic_nor_yaml(self, home: Path) -> None:
         assert "pydantic" in self.modules(home, "plan", PROFILE)
+        self.modules(home, "run", PROFILE, program="small")
         assert not self.modules(home, "plan", PROFILE) & {"pydantic", "yaml", *HEAVY}
 
     def test_a_cached_run_imports_nothing_heavy(self, home: Path) -> None:
@@ -279,6 +280,11 @@ class TestPlan:
         done = call(home, "plan", PROFILE, program=SMALL)
         assert "everything is cached" in done.stdout
         assert done.stdout.count("  cached  ") == 5
+
+    @pytest.mark.parametrize("words", [["plan", PROFILE], ["show", PROFILE], ["clean", PROFILE]])
+    def test_looking_leaves_no_trace(self, home: Path, words: list[str]) -> None:
+        assert call(home, *words).returncode == 0
+        assert [path.name for path in home.iterdir()] == [PROFILE]
 
 
 class TestRun:

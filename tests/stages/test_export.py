@@ -15,35 +15,17 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 import pytest
-import timm
 import torch
 from onnx import numpy_helper
-from timm.models import register_model
-from torch import nn
 
 from pipeline.errors import StageError
 from stages import export
 from stages.models.card import load as load_network
 from stages.onnx_files.metadata import feed, read_metadata
-from tests.stages.onnx_files.trained import MOBILENET, RESNET, artefact, digits, export_context
+from tests.stages.onnx_files.trained import BRANCHY, MOBILENET, SILENT, TINY, artefact, digits, export_context
 from tests.stages.onnx_files.trained_files import Notes, exported
 
 ROOT = Path(__file__).parents[2]
-
-
-@register_model
-def kdpipe_test_branchy(pretrained: bool = False, **options: object) -> nn.Module:
-    """A network that carries a projector which its logits do not depend on."""
-    network = timm.create_model(RESNET, **options)
-    network.projector = nn.Linear(8, 5)
-    return network
-
-
-@register_model
-def kdpipe_test_silent(pretrained: bool = False, **options: object) -> nn.Module:
-    network = timm.create_model(RESNET, **options)
-    nn.init.zeros_(network.get_classifier().weight)
-    return network
 
 
 def _session(path: Path) -> ort.InferenceSession:
@@ -112,7 +94,7 @@ def test_parity_is_told_at_batch_1_and_at_a_larger_one() -> None:
             assert 0 < check["max_relative_to_std"] < 1e-3
             assert check["top1_agreement"] == 100.0
             assert check["reference_spread"] > 0.1
-        network, card = load_network(artefact(RESNET if role == "teacher" else MOBILENET))
+        network, _ = load_network(artefact(TINY if role == "teacher" else MOBILENET))
         counted = sum(parameter.numel() for parameter in network.parameters())
         assert report[role]["parameters_graph"] == report[role]["parameters_network"] == counted
 
@@ -120,7 +102,7 @@ def test_parity_is_told_at_batch_1_and_at_a_larger_one() -> None:
 @pytest.mark.parametrize("role", ["teacher", "student"])
 def test_nothing_of_this_machine_is_in_the_file(role: str) -> None:
     content = (exported() / f"{role}.onnx").read_bytes()
-    places = [str(ROOT), str(Path.home()), sys.prefix, sysconfig.get_paths()["purelib"], os.getcwd()]
+    places = [str(ROOT), str(Path.home()), sys.prefix, sysconfig.get_paths()["purelib"], str(Path.cwd())]
     for place in places:
         if len(place) > 1:
             assert place.encode() not in content
@@ -137,13 +119,16 @@ def test_nothing_of_this_machine_is_in_the_file(role: str) -> None:
 def test_nodes_are_named_after_the_modules() -> None:
     names = [node.name for node in onnx.load(exported() / "student.onnx").graph.node]
     assert len(set(names)) == len(names)
-    assert {"preprocessing/Cast", "conv_stem/Conv", "blocks.0.0.conv_dw/Conv", "classifier/Gemm"} <= set(names)
+    assert {"preprocessing/Cast", "conv_stem/Conv", "blocks.0.0.conv_dw/Conv", "classifier/Gemm"} <= set(
+        names
+    )
 
 
 def test_equal_weights_give_equal_bytes_in_another_process(tmp_path: Path) -> None:
     """Another order of hashing, another history of exports."""
     program = (
         "import json, sys; from pathlib import Path\n"
+        "import tests.stages.onnx_files.trained\n"
         "from stages.models.card import load\n"
         "from stages.onnx_files.exporting import export_network, serialised\n"
         "folder = Path(sys.argv[1])\n"
@@ -154,7 +139,7 @@ def test_equal_weights_give_equal_bytes_in_another_process(tmp_path: Path) -> No
     again = tmp_path / "again.onnx"
     environment = {**os.environ, "PYTHONHASHSEED": "4711", "OMP_NUM_THREADS": "1"}
     subprocess.run(
-        [sys.executable, "-c", program, str(artefact(RESNET)), str(again)],
+        [sys.executable, "-c", program, str(artefact(TINY)), str(again)],
         check=True,
         cwd=ROOT,
         env=environment,
@@ -178,7 +163,7 @@ def test_the_plain_graph_takes_normalised_images_and_gives_logits_alone() -> Non
 
 
 def test_beyond_the_tolerance_nothing_is_written(tmp_path: Path) -> None:
-    context = export_context(tmp_path / "out", artefact(RESNET), artefact(RESNET), tolerance=1e-12)
+    context = export_context(tmp_path / "out", artefact(TINY), artefact(TINY), tolerance=1e-12)
     with pytest.raises(StageError, match="does not compute what PyTorch computes") as caught:
         export.run(context)
     assert re.search(r"off by \S+, \S+ of the logits' standard deviation", caught.value.why)
@@ -187,8 +172,8 @@ def test_beyond_the_tolerance_nothing_is_written(tmp_path: Path) -> None:
 
 
 def test_a_network_that_says_the_same_of_every_image_proves_nothing(tmp_path: Path) -> None:
-    silent = artefact("kdpipe_test_silent", epochs=0)
-    context = export_context(tmp_path / "out", silent, artefact(RESNET))
+    silent = artefact(SILENT, epochs=0)
+    context = export_context(tmp_path / "out", artefact(TINY), silent)
     with pytest.raises(StageError, match="same logits for every image") as caught:
         export.run(context)
     assert "untrained" in caught.value.why
@@ -196,8 +181,8 @@ def test_a_network_that_says_the_same_of_every_image_proves_nothing(tmp_path: Pa
 
 
 def test_a_student_with_a_branch_beside_its_network_is_refused(tmp_path: Path) -> None:
-    branchy = artefact("kdpipe_test_branchy", epochs=1)
-    context = export_context(tmp_path / "out", artefact(RESNET), branchy)
+    branchy = artefact(BRANCHY, epochs=1)
+    context = export_context(tmp_path / "out", artefact(TINY), branchy)
     with pytest.raises(StageError, match="do not depend on") as caught:
         export.run(context)
     assert "45 of" in caught.value.why
@@ -207,8 +192,8 @@ def test_a_student_with_a_branch_beside_its_network_is_refused(tmp_path: Path) -
 
 def test_a_teacher_may_have_parameters_that_only_training_reads(tmp_path: Path) -> None:
     notes = Notes()
-    branchy = artefact("kdpipe_test_branchy", epochs=1)
-    context = export_context(tmp_path / "out", branchy, artefact(RESNET))
+    branchy = artefact(BRANCHY, epochs=1)
+    context = export_context(tmp_path / "out", branchy, artefact(TINY))
     export.run(_with(context, notes))
     assert any("leaves out 45 parameters" in note for note in notes.notes)
     report = json.loads((context.output / "parity.json").read_text())["teacher"]
@@ -217,12 +202,12 @@ def test_a_teacher_may_have_parameters_that_only_training_reads(tmp_path: Path) 
 
 def test_more_parameters_than_the_card_says_are_refused(tmp_path: Path) -> None:
     changed = tmp_path / "student"
-    shutil.copytree(artefact(RESNET), changed)
+    shutil.copytree(artefact(TINY), changed)
     card = json.loads((changed / "model.json").read_text())
     card["parameters"] -= 45
     (changed / "model.json").write_text(json.dumps(card))
     with pytest.raises(StageError, match="something beside its network"):
-        export.run(export_context(tmp_path / "out", artefact(RESNET), changed))
+        export.run(export_context(tmp_path / "out", artefact(TINY), changed))
 
 
 def test_every_weight_of_the_file_is_finite() -> None:

@@ -6,10 +6,11 @@ import functools
 import tempfile
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, Literal
 
 import torch
-from torch import nn
+from timm.models import register_model
+from torch import Tensor, nn
 
 from pipeline.stage import Context
 from stages.data.load import DataSet, load
@@ -19,19 +20,70 @@ from stages.models.create import create
 from stages.models.settings import ModelSettings
 from stages.settings import ExportSettings
 
-RESNET = "test_resnet"
 MOBILENET = "mobilenetv3_small_050"
+TINY = "kdpipe_test_tiny"
+BRANCHY = "kdpipe_test_branchy"
+SILENT = "kdpipe_test_silent"
 
 _BATCH = 64
 
 
-def digits_settings(image_size: int = 16) -> DigitsSettings:
-    return DigitsSettings(name="digits", image_size=image_size, validation=0.2)
+class _Tiny(nn.Module):
+    """A residual network of two blocks, small enough to be exported in a second."""
+
+    def __init__(self, in_chans: int = 3, num_classes: int = 10, width: int = 24) -> None:
+        super().__init__()
+        self.stem = _conv(in_chans, width)
+        self.pool = nn.MaxPool2d(2)
+        self.first = _conv(width, width)
+        self.second = _conv(width, width)
+        self.act = nn.ReLU()
+        self.head = nn.Linear(width, num_classes)
+
+    def forward(self, images: Tensor) -> Tensor:
+        found = self.pool(self.act(self.stem(images)))
+        found = self.act(found + self.first(found))
+        found = self.act(found + self.second(found))
+        return self.head(found.mean((2, 3)))
+
+    def get_classifier(self) -> nn.Linear:
+        return self.head
+
+
+def _conv(channels: int, width: int) -> nn.Sequential:
+    return nn.Sequential(nn.Conv2d(channels, width, 3, padding=1, bias=False), nn.BatchNorm2d(width))
+
+
+@register_model
+def kdpipe_test_tiny(pretrained: bool = False, in_chans: int = 3, num_classes: int = 10, **_: Any) -> _Tiny:
+    return _Tiny(in_chans, num_classes)
+
+
+@register_model
+def kdpipe_test_branchy(
+    pretrained: bool = False, in_chans: int = 3, num_classes: int = 10, **_: Any
+) -> _Tiny:
+    """It carries a projector which its logits do not depend on."""
+    network = _Tiny(in_chans, num_classes)
+    network.projector = nn.Linear(8, 5)
+    return network
+
+
+@register_model
+def kdpipe_test_silent(pretrained: bool = False, in_chans: int = 3, num_classes: int = 10, **_: Any) -> _Tiny:
+    """It starts with a head of zeros."""
+    network = _Tiny(in_chans, num_classes)
+    nn.init.zeros_(network.head.weight)
+    return network
+
+
+def digits_settings() -> DigitsSettings:
+    return DigitsSettings(name="digits", image_size=16, validation=0.2)
 
 
 @functools.cache
-def digits(image_size: int = 16) -> DataSet:
-    return load(digits_settings(image_size))
+def digits() -> DataSet:
+    return load(digits_settings())
 
 
 def normalised(data: DataSet, indices: torch.Tensor, split: str = "train") -> torch.Tensor:
@@ -40,45 +92,31 @@ def normalised(data: DataSet, indices: torch.Tensor, split: str = "train") -> to
     return ((images.float() * data.preprocessing.scale - mean) / std).permute(0, 3, 1, 2)
 
 
-def trained(
-    model: str,
-    *,
-    epochs: int = 3,
-    image_size: int = 16,
-    stem: str = "small",
-    options: tuple[tuple[str, Any], ...] = (),
-) -> nn.Module:
-    """The same network every time it is asked for; not to be changed by who asks."""
-    folder = artefact(model, epochs=epochs, image_size=image_size, stem=stem, options=options)
-    from stages.models.card import load as load_network
-
-    return load_network(folder)[0]
+def artefact(model: str, **said: Any) -> Path:
+    """A folder like the artefact of train or distill, made once a session."""
+    return _artefact(model, **{"epochs": 3, "stem": "small" if model == MOBILENET else "standard", **said})
 
 
 @functools.cache
-def artefact(
+def _artefact(
     model: str,
     *,
-    epochs: int = 3,
-    image_size: int = 16,
-    stem: str = "small",
-    options: tuple[tuple[str, Any], ...] = (),
-    role: str = "student",
+    epochs: int,
+    stem: Literal["standard", "small"],
 ) -> Path:
-    """A folder like the artefact of train or distill."""
-    data = digits(image_size)
-    settings = ModelSettings(model=model, stem=stem, options=dict(options))
+    data = digits()
+    settings = ModelSettings(model=model, stem=stem)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        network = create(settings, classes=len(data.classes), channels=1, image_size=image_size)
+        network = create(settings, classes=len(data.classes), channels=1, image_size=16)
         _fit(network, data, epochs)
     torch.set_num_threads(threads)
     card = ModelCard(
-        role=role,
+        role="student",
         model=model,
-        options=dict(options),
+        options={},
         stem=stem,
         classes=data.classes,
         parameters=sum(parameter.numel() for parameter in network.parameters()),

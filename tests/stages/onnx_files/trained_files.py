@@ -13,7 +13,7 @@ from pipeline.stage import Context, Metrics
 from stages import export, quantize
 from stages.runtimes.settings import TargetSettings
 from stages.settings import QuantizeSettings
-from tests.stages.onnx_files.trained import MOBILENET, RESNET, artefact, digits_settings, export_context
+from tests.stages.onnx_files.trained import MOBILENET, TINY, artefact, digits_settings, export_context
 
 BOTH = ("onnxruntime-int8", "tensorrt_rtx-int8")
 
@@ -37,16 +37,16 @@ def folder() -> Path:
 
 @functools.cache
 def exported(preprocessing: bool = True) -> Path:
-    """The student is a MobileNet, the teacher a ResNet; the plain form has a ResNet for both."""
+    """The student is a MobileNet, the teacher a small CNN; in the plain form both are the CNN."""
     output = folder()
-    student = artefact(MOBILENET if preprocessing else RESNET)
-    export.run(export_context(output, artefact(RESNET), student, preprocessing=preprocessing))
+    student = artefact(MOBILENET if preprocessing else TINY)
+    export.run(export_context(output, artefact(TINY), student, preprocessing=preprocessing))
     return output
 
 
 @functools.cache
-def exported_resnet() -> Path:
-    """A folder like exported(), with the ResNet as the student."""
+def exported_cnn() -> Path:
+    """A folder like exported(), with the small CNN as the student."""
     output = folder()
     for suffix in (".onnx", ".json"):
         (output / f"student{suffix}").write_bytes((exported() / f"teacher{suffix}").read_bytes())
