@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from html import escape
 
 WIDTH, HEIGHT = 560, 300
-LEFT, RIGHT, TOP, BOTTOM = 56, 16, 16, 44
+LEFT, RIGHT, TOP, BOTTOM = 56, 16, 30, 44
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ def lines(series: Sequence[Series], *, x_label: str, y_label: str, title: str) -
         ]
     legend = []
     for index, line in enumerate(series):
-        x, y = LEFT + 8 + (index % 3) * 168, TOP + 8 + (index // 3) * 16
+        x, y = LEFT + 8 + index * 150, 12  # above the frame, where no line runs
         dash = ' stroke-dasharray="5 4"' if line.dashed else ""
         legend.append(
             f'<line class="line {line.kind}" x1="{x}" x2="{x + 18}" y1="{y}" y2="{y}"{dash}/>'

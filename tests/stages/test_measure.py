@@ -35,7 +35,7 @@ def test_the_teacher_comes_first_and_every_target_has_a_row(scorecard: dict[str,
 
 def test_accuracy_is_that_of_the_very_file(measured_line: Line, scorecard: dict[str, Any]) -> None:
     """Recomputed here with nothing but ONNX Runtime, the shipped file and the test images."""
-    test = data.load(measured_line.profile.data).test  # type: ignore[attr-defined]
+    test = data.load(measured_line.profile.data).test
     images = test.images.batch(np.arange(len(test)))
     for row in scorecard["rows"]:
         if row["runtime"] != "onnxruntime":
