@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
@@ -11,11 +11,14 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 from pipeline.errors import KdpipeError
 from pipeline.manifest import Manifest
 from pipeline.plan import Decision, Facts, Profile, Reason, decide, forced
-from pipeline.stage import Progress, Stage, StageRecord
+from pipeline.stage import Context, Metrics, Progress, Stage, StageRecord
 from pipeline.store import Store
 
 if TYPE_CHECKING:
     from pipeline.remote import Remote
+
+Execute = Callable[[Stage, Context], Metrics]
+"""What calls a stage's function, here or elsewhere."""
 
 Status = Literal["hit", "ran", "stale", "failed", "not_built", "skipped"]
 
@@ -58,6 +61,7 @@ class Books:
     """One run: what it is about, and what is done.
 
     force: the stages that are still to run whatever the store holds.
+    execute: calls a stage's function.
     done: by stage name, in order, the result and the artefact.
     current: the stage that is being looked at; decision: what was decided of it; begun: when it
         began to work (monotonic seconds).
@@ -70,6 +74,7 @@ class Books:
     chosen: list[Stage]
     force: set[str]
     facts: Facts
+    execute: Execute
     done: dict[str, tuple[StageResult, Manifest]] = field(default_factory=dict)
     current: Stage | None = None
     decision: Decision | None = None

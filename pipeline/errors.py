@@ -114,6 +114,9 @@ class ProfileError(UsageError):
                 lines.append(f"    {fault.hint}")
         super().__init__("\n".join(lines))
 
+    def __reduce__(self) -> tuple[type[ProfileError], tuple[tuple[Fault, ...]]]:
+        return type(self), (self.faults,)  # pickled by its faults, for it is made of them alone
+
     def as_json(self) -> dict[str, object]:
         return {
             **super().as_json(),

@@ -11,7 +11,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import stages as stage_table
-from pipeline.books import Books, Listener, StageResult
+from pipeline.books import Books, Execute, Listener, StageResult
 from pipeline.disk import FULL, refusal
 from pipeline.errors import KdpipeError, MachineCannot, StageError
 from pipeline.manifest import Manifest
@@ -22,7 +22,7 @@ from pipeline.store import Store
 if TYPE_CHECKING:
     from pipeline.remote import Remote
 
-__all__ = ["Listener", "StageResult", "needed", "run"]
+__all__ = ["Execute", "Listener", "StageResult", "in_process", "needed", "run"]
 
 REMAKES = 3
 """How often an artefact may be found damaged in one run before we blame the disk."""
@@ -34,6 +34,15 @@ class _DamagedInputs(Exception):  # noqa: N818 - a way back, not an error
         self.names = names
 
 
+def in_process(stage: Stage, context: Context) -> Metrics:
+    """Calls a stage's function in this process."""
+    module = _load(stage)
+    metrics = module.run(context)
+    if not isinstance(metrics, dict):
+        raise TypeError(f"{module.__name__}.run returned {type(metrics).__name__}, not its metrics")
+    return metrics
+
+
 def run(
     profile: Profile,
     store: Store,
@@ -43,12 +52,14 @@ def run(
     only: str | None = None,
     force: Sequence[str] = (),
     remote: Remote | None = None,
+    execute: Execute = in_process,
     stages: Sequence[Stage] = stage_table.STAGES,
 ) -> list[StageResult]:
     """Brings all stages up to date, or those up to `until`, or `only` one and what it needs.
 
     force: stages that run whatever the store holds.
     remote: pulled from before a stage would run, pushed to afterwards.
+    execute: calls the function of a stage that has to run; all else happens here.
 
     Raises KdpipeError (or KeyboardInterrupt) with the attribute `results`: those so far, the one
     that failed, and the rest as skipped. What a wrong profile or missing data is to blame for is
@@ -56,7 +67,7 @@ def run(
     a required target.
     """
     chosen = select(stages, until=until, only=only, force=force)
-    books = Books(profile, store, listener, remote, chosen, set(force), Facts(profile, store))
+    books = Books(profile, store, listener, remote, chosen, set(force), Facts(profile, store), execute)
     try:
         plan = make_plan(
             profile, store, until=until, only=only, force=force, stages=stages, facts=books.facts
@@ -180,7 +191,7 @@ def _make(books: Books, decision: Decision) -> tuple[StageResult, Manifest]:
                 progress=books.listener.progress(stage.name),
                 history=books.history() if stage.tells_history else (),
             )
-            metrics = _guarded(books, stage, lambda: _metrics(_load(stage), context))
+            metrics = _guarded(books, stage, lambda: books.execute(stage, context))
             _confirm(books, decision)
             manifest = store.publish(
                 output,
@@ -214,13 +225,6 @@ def _make(books: Books, decision: Decision) -> tuple[StageResult, Manifest]:
 
 def _load(stage: Stage) -> ModuleType:
     return importlib.import_module(stage.module)
-
-
-def _metrics(module: ModuleType, context: Context) -> Metrics:
-    metrics = module.run(context)
-    if not isinstance(metrics, dict):
-        raise TypeError(f"{module.__name__}.run returned {type(metrics).__name__}, not its metrics")
-    return metrics
 
 
 def _guarded(books: Books, stage: Stage, work: Callable[[], Any]) -> Any:

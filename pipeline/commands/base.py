@@ -49,6 +49,7 @@ EVERY_RUN = (
 )
 ENVIRONMENT = {
     "KDPIPE_STORE": "the store, where --store is not given",
+    "KDPIPE_TRACKING_URI": "the MLflow server, where --track is not given",
     "KDPIPE_LOG": "error, warning, info or debug: as -qq, -q, nothing and -v",
     "KDPIPE_NO_PROGRESS": "as --no-progress",
     "NO_COLOR, FORCE_COLOR": "as --color never and always",
@@ -321,6 +322,25 @@ def remote_option() -> Option:
         metavar="URL",
         heading="Store",
         help="Pull artefacts from here before a stage runs, push them here after it (any fsspec URL).",
+    )
+
+
+def track_option() -> Option:
+    return Option(
+        ["--track"],
+        metavar="URI",
+        envvar="KDPIPE_TRACKING_URI",
+        heading="Elsewhere",
+        help="Log the run to this MLflow server afterwards. Default: $KDPIPE_TRACKING_URI, else nowhere.",
+    )
+
+
+def on_option() -> Option:
+    return Option(
+        ["--on"],
+        metavar="CLUSTER",
+        heading="Elsewhere",
+        help="Run stages as tasks of a Ray cluster: ray or ray://HOST:PORT.",
     )
 
 

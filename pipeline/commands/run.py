@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -13,10 +14,12 @@ from pipeline.commands.base import (
     Command,
     force_option,
     json_option,
+    on_option,
     profile_argument,
     remote_option,
     set_option,
     store_option,
+    track_option,
     until_option,
 )
 from pipeline.commands.profiles import open_profile, remember_profile
@@ -27,8 +30,10 @@ from pipeline.session import Session
 from stages import STAGES
 
 if TYPE_CHECKING:
-    from pipeline.books import StageResult
+    from pipeline.books import Execute, StageResult
+    from pipeline.profile import LoadedProfile
     from pipeline.remote import Remote
+    from pipeline.tracking import Tracking
 
 
 def _run(
@@ -38,6 +43,8 @@ def _run(
     remote: str | None,
     force: tuple[str, ...],
     until: str | None,
+    on: str | None,
+    track: str | None,
     only: str | None = None,
 ) -> int:
     from pipeline.progress import ConsoleListener
@@ -48,15 +55,24 @@ def _run(
     about = session.so_far()
     results: Sequence[StageResult] = ()
     session.so_far = lambda: {**about, "stages": [result_entry(result) for result in results]}
+    tracking = _open_tracking(track, session, loaded)
     session.resumable = True
     try:
         with (
             guarded_output(session.console),
+            _executing(on, loaded) as execute,
             ConsoleListener(session.console, tuple(stage.name for stage in STAGES)) as listener,
         ):
             shared = _open_remote(remote)
             results = bring_up_to_date(
-                loaded, opened, listener, until=until, only=only, force=force, remote=shared
+                loaded,
+                opened,
+                listener,
+                until=until,
+                only=only,
+                force=force,
+                remote=shared,
+                execute=execute,
             )
     except BaseException as error:
         results = getattr(error, "results", results)
@@ -64,12 +80,16 @@ def _run(
         if finished and results and not session.json:
             # All is made and measured; it is only that something required was not among it.
             session.console.result(_in_words(results))
+        if tracking and isinstance(error, KdpipeError):
+            tracking.tell(results, failed=True)
         raise
     remember_profile(profile, overrides, opened)
     if session.json:
         session.print_json(**session.so_far())
     else:
         session.console.result(_in_words(results))
+    if tracking:
+        tracking.tell(results)
     return EXIT_DONE
 
 
@@ -79,6 +99,28 @@ def _open_remote(url: str | None) -> Remote | None:
     from pipeline.remote import Remote
 
     return Remote(url)
+
+
+def _open_tracking(uri: str | None, session: Session, profile: LoadedProfile) -> Tracking | None:
+    if uri is None:
+        return None
+    from pipeline.tracking import Tracking
+
+    return Tracking(uri, profile, session.console)
+
+
+@contextmanager
+def _executing(on: str | None, profile: LoadedProfile) -> Iterator[Execute]:
+    """What calls the stages' functions: this process, or a cluster for as long as the run goes on."""
+    if on is None:
+        from pipeline.runner import in_process
+
+        yield in_process
+        return
+    from pipeline.cluster import Cluster
+
+    with closing(Cluster(on, profile)) as cluster:
+        yield cluster.execute
 
 
 def _in_words(results: Sequence[StageResult]) -> str:
@@ -103,6 +145,8 @@ def _options() -> list[click.Parameter]:
         json_option(),
         store_option(),
         remote_option(),
+        on_option(),
+        track_option(),
     ]
 
 

@@ -77,6 +77,14 @@ def kdpipe_test_silent(pretrained: bool = False, in_chans: int = 3, num_classes:
     return network
 
 
+_SESSION = tempfile.TemporaryDirectory(prefix="kdpipe-test-onnx-")
+
+
+def folder() -> Path:
+    """An empty folder that goes with the session."""
+    return Path(tempfile.mkdtemp(dir=_SESSION.name))
+
+
 def digits_settings() -> DigitsSettings:
     return DigitsSettings(name="digits", image_size=16, validation=0.2)
 
@@ -125,9 +133,9 @@ def _artefact(
         val_top1=None,
         preprocessing=data.preprocessing,
     )
-    folder = Path(tempfile.mkdtemp(prefix="kdpipe-test-"))
-    save(folder, network, card)
-    return folder
+    place = folder()
+    save(place, network, card)
+    return place
 
 
 def _fit(network: nn.Module, data: DataSet, epochs: int) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,7 +12,7 @@ from pipeline.stage import Context, Metrics
 from stages import export, quantize
 from stages.runtimes.settings import TargetSettings
 from stages.settings import QuantizeSettings
-from tests.stages.onnx_files.trained import MOBILENET, TINY, artefact, digits_settings, export_context
+from tests.stages.onnx_files.trained import MOBILENET, TINY, artefact, digits_settings, export_context, folder
 
 BOTH = ("onnxruntime-int8", "tensorrt_rtx-int8")
 
@@ -29,10 +28,6 @@ class Notes:
 
     def note(self, text: str) -> None:
         self.notes.append(text)
-
-
-def folder() -> Path:
-    return Path(tempfile.mkdtemp(prefix="kdpipe-test-"))
 
 
 @functools.cache
