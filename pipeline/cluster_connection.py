@@ -5,15 +5,18 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import re
 import secrets
 import shutil
 import signal
+import socket
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 QUIET: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+KNOCK_S = 10.0
 
 
 def connect(address: str) -> tuple[Any, str | None]:
@@ -26,6 +29,7 @@ def connect(address: str) -> tuple[Any, str | None]:
     import ray
     import ray.util.queue
 
+    _knock(os.environ.get("RAY_ADDRESS", "") if address == "ray" else address)
     with _own_signals():
         if address != "ray":
             ray.init(address, **QUIET)
@@ -38,6 +42,13 @@ def connect(address: str) -> tuple[Any, str | None]:
                 raise
             return ray, _start(ray)
     return ray, None
+
+
+def _knock(address: str) -> None:
+    """Raises OSError where nobody listens at HOST:PORT: Ray itself would try for minutes."""
+    found = re.fullmatch(r"(?:ray://)?([^/\s]+):(\d+)", address)
+    if found:
+        socket.create_connection((found[1].strip("[]"), int(found[2])), timeout=KNOCK_S).close()
 
 
 def _bring_token() -> None:
