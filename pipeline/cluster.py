@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import __version__
-from pipeline.cluster_connection import connect
+from pipeline.cluster_connection import connect, exact_interrupts
 from pipeline.cluster_folders import marker, wait_for
 from pipeline.cluster_task import Job, There, make_task
 from pipeline.errors import KdpipeError, MachineCannot, StageError, UsageError
@@ -65,7 +65,7 @@ class Cluster:
             context.progress.note(f"{stage.name} runs on this machine, which its key names")
             return in_process(stage, context)
         ray = self._connected()
-        with marker(context.work) as mark:
+        with exact_interrupts(), marker(context.work) as mark:
             job = Job(
                 stage=stage,
                 profile=self._profile,

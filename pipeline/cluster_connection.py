@@ -11,9 +11,13 @@ import shutil
 import signal
 import socket
 import tempfile
+import threading
 from collections.abc import Iterator
 from pathlib import Path
+from types import FrameType
 from typing import Any
+
+from pipeline.session import Terminated
 
 QUIET: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
 KNOCK_S = 10.0
@@ -68,6 +72,7 @@ def _start(ray: Any) -> str:
     try:
         ray.init("local", include_dashboard=False, _temp_dir=folder, **QUIET)
     except BaseException:
+        ray.shutdown()
         shutil.rmtree(folder, ignore_errors=True)
         raise
     return folder
@@ -79,6 +84,37 @@ def _own_signals() -> Iterator[None]:
     before = signal.getsignal(signal.SIGTERM)
     try:
         yield
+    except SystemExit:
+        raise Terminated from None
     finally:
         with contextlib.suppress(ValueError, TypeError):  # not the main thread; not set by Python
+            signal.signal(signal.SIGTERM, before)
+
+
+@contextlib.contextmanager
+def exact_interrupts() -> Iterator[None]:
+    """Inside Ray's calls whatever SIGTERM's handler raises becomes a plain KeyboardInterrupt; here it comes
+    out as what it was, for its exit code is another."""
+    before = signal.getsignal(signal.SIGTERM)
+    raised: list[BaseException] = []
+
+    def remember(number: int, frame: FrameType | None) -> None:
+        try:
+            if callable(before):
+                before(number, frame)
+        except BaseException as error:
+            raised.append(error)
+            raise
+
+    ours = callable(before) and threading.current_thread() is threading.main_thread()
+    if ours:
+        signal.signal(signal.SIGTERM, remember)
+    try:
+        yield
+    except KeyboardInterrupt:
+        if raised:
+            raise raised[0] from None
+        raise
+    finally:
+        if ours:
             signal.signal(signal.SIGTERM, before)

@@ -21,6 +21,8 @@ STAGES = ["train", "distill", "evaluate", "export", "quantize", "build", "measur
 
 def profile(folder: Path) -> Path:
     small: dict[str, Any] = {**TINY, "targets": ["onnxruntime-fp32", "onnxruntime-int8"]}
+    for section in ("train", "distill"):
+        small[section] = {**small[section], "epochs": 3, "fraction": 0.5}
     return write_profile(folder / "tiny.yaml", small)
 
 

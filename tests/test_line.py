@@ -21,6 +21,7 @@ FLAGSHIP = PROFILES / "resnet_to_mobilenet.yaml"
 REDUCED = [
     *("--set", "teacher.options={channels: [8, 16, 32, 64]}"),
     *("--set", "train.epochs=2", "--set", "distill.epochs=2"),
+    *("--set", "train.fraction=0.5", "--set", "distill.fraction=0.3"),
     *("--set", "measure.duration_s=0.2", "--set", "measure.max_duration_s=0.4"),
     *("--set", "measure.min_samples=20", "--set", "quantize.images=64"),
 ]

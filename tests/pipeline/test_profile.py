@@ -590,7 +590,7 @@ def test_an_installed_kdpipe_brings_its_profiles_and_forgets_what_another_versio
     heavy = " pydantic yaml"
     for expected in (heavy, ""):
         said = in_a_process("profiles/resnet_to_mobilenet.yaml", tmp_path / "memo", source=installed)
-        assert said.startswith(f"8 {place}:")
+        assert said.split(" ", 1)[1].startswith(f"{place}:")
         assert said.endswith(heavy) == bool(expected)
     declarations = installed / "stages" / "data" / "settings.py"
     declarations.write_text(declarations.read_text() + "# changed\n")
