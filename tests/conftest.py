@@ -4,5 +4,5 @@ from __future__ import annotations
 
 import os
 
-# As the command line does: threads that wait must not spin where others want the cores.
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+# As the command line does: threads that wait must not spin for long where others want the cores.
+os.environ.setdefault("GOMP_SPINCOUNT", "1000")
