@@ -38,14 +38,14 @@ def buildah(*arguments: str, **options: str) -> subprocess.CompletedProcess[str]
     return finished
 
 
-def debian_mirror() -> str:
-    """`$KDPIPE_TEST_DEBIAN_MIRROR`, else the first one apt is set up with, else Debian's own."""
+def debian_mirror() -> list[str]:
+    """`$KDPIPE_TEST_DEBIAN_MIRROR`, else the first one apt is set up with, else debootstrap's own."""
     named = os.environ.get("KDPIPE_TEST_DEBIAN_MIRROR")
     if named:
-        return named
+        return [named]
     known = ["apt-get", "indextargets", "--format", "$(REPO_URI)", "Created-By: Packages"]
     listed = subprocess.run(known, capture_output=True, text=True, check=False).stdout.split()
-    return next((uri for uri in listed if "security" not in uri), "http://deb.debian.org/debian")
+    return [uri for uri in listed if "security" not in uri][:1]
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +59,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
             "--include=python3,python3-venv,ca-certificates",
             "bookworm",
             str(folder / "root"),
-            debian_mirror(),
+            *debian_mirror(),
         ],
         check=True,
         capture_output=True,
