@@ -9,8 +9,8 @@
 #                    (PyTorch's install page names the one of the small CPU builds)
 #   EXTRAS           of kdpipe, comma-separated: openvino, tensorrt, rtx, s3, tracking, ray
 #
-# The user's folder is mounted at /work; the store is /work/.kdpipe:
-#   docker run --rm --user "$(id -u):$(id -g)" -v "$PWD:/work" kdpipe:cpu run resnet_to_mobilenet
+# The user's folder is mounted at /project; the store is /project/.kdpipe:
+#   docker run --rm --user "$(id -u):$(id -g)" -v "$PWD:/project" kdpipe:cpu run resnet_to_mobilenet
 ARG BASE_IMAGE=python:3.12-slim
 ARG GPU_BASE_IMAGE=nvidia/cuda:12.8.1-cudnn-runtime-ubuntu24.04
 
@@ -21,7 +21,7 @@ COPY . /src
 RUN sh /src/docker/install.sh
 ENV PATH=/opt/kdpipe/bin:$PATH PYTHONUNBUFFERED=1 HOME=/tmp
 USER kdpipe
-WORKDIR /work
+WORKDIR /project
 ENTRYPOINT ["kdpipe"]
 CMD ["--help"]
 
@@ -33,6 +33,6 @@ RUN sh /src/docker/install.sh
 ENV PATH=/opt/kdpipe/bin:$PATH PYTHONUNBUFFERED=1 HOME=/tmp
 ENV NVIDIA_VISIBLE_DEVICES=all NVIDIA_DRIVER_CAPABILITIES=compute,utility
 USER kdpipe
-WORKDIR /work
+WORKDIR /project
 ENTRYPOINT ["kdpipe"]
 CMD ["--help"]

@@ -13,5 +13,5 @@ if [ -n "${TORCH_INDEX:-}" ]; then
 fi
 /opt/kdpipe/bin/pip install --no-cache-dir "/src${EXTRAS:+[$EXTRAS]}"
 useradd --create-home --uid 10001 kdpipe
-install -d -o kdpipe -g kdpipe /work
+install -d -o kdpipe -g kdpipe /project
 rm -rf /src

@@ -1,12 +1,12 @@
 """The store: artefacts by key, published whole or not at all, and what lies beside them.
 
-ROOT/store.json                  marks the folder as a store, with its schema_version
-ROOT/artefacts/STAGE/KEY/        an artefact's files and its manifest, artefact.json
-ROOT/work/STAGE-KEY/             checkpoints of a stage that has not finished
-ROOT/tmp/PID.START.RANDOM.HOST/  what a stage is writing now, named after its process
-ROOT/locks/STAGE-KEY.lock        held while an artefact is being made
-ROOT/damaged/, ROOT/logs/        artefacts set aside; tracebacks of crashes
-ROOT/digests.sqlite              file digests remembered (`pipeline.digests`)
+store.json                  marks the folder as a store, with its schema_version
+artefacts/STAGE/KEY/        an artefact's files and its manifest, artefact.json
+work/STAGE-KEY/             checkpoints of a stage that has not finished
+tmp/PID.START.RANDOM.HOST/  what a stage is writing now, named after its process
+locks/STAGE-KEY.lock        held while an artefact is being made
+damaged/, logs/        artefacts set aside; tracebacks of crashes
+digests.sqlite              file digests remembered (`pipeline.digests`)
 """
 
 from __future__ import annotations

@@ -105,7 +105,7 @@ def test_the_entry_point_is_kdpipe_and_the_user_is_not_root(image: str) -> None:
     config = json.loads(buildah("inspect", "--type=image", image).stdout)["OCIv1"]["config"]
     assert config["Entrypoint"] == ["kdpipe"]
     assert config["User"] == "kdpipe"
-    assert config["WorkingDir"] == "/work"
+    assert config["WorkingDir"] == "/project"
 
 
 def test_the_product_runs_in_the_image(container: str) -> None:

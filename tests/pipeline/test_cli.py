@@ -429,7 +429,7 @@ class TestEndings:
             text=True,
         )
         deadline = time.monotonic() + 60
-        while not list(home.glob(".kdpipe/work/*/checkpoint")):
+        while not list((home / ".kdpipe" / "work").glob("*/checkpoint")):
             assert time.monotonic() < deadline
             assert process.poll() is None
             time.sleep(0.02)
@@ -451,7 +451,7 @@ class TestEndings:
         last = err.splitlines()[-1]
         assert last.startswith(f"{word}; ")
         assert "run the same command to go on" in last
-        assert list(home.glob(".kdpipe/work/*/checkpoint"))
+        assert list((home / ".kdpipe" / "work").glob("*/checkpoint"))
         assert not list(home.glob(".kdpipe/artefacts/*/*"))
 
     def test_a_signal_leaves_a_document(self, home: Path) -> None:

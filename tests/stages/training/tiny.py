@@ -43,7 +43,7 @@ def context(
     inputs: Mapping[str, Path] | None = None,
     progress: Progress | None = None,
 ) -> Context:
-    """A stage's context with `folder/output` (empty) and `folder/work`."""
+    """A stage's context with the folders `output` (empty) and `work` under `folder`."""
     output, work = folder / "output", folder / "work"
     output.mkdir(parents=True)
     work.mkdir(exist_ok=True)
