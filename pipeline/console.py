@@ -232,13 +232,13 @@ def abandon(stream: TextIO) -> None:
 
 def _write(stream: TextIO, text: str) -> None:
     """Writes and flushes; a reader that has gone away is no fault."""
-    try:
-        stream.write(text)
-        stream.flush()
-    except BrokenPipeError:
-        abandon(stream)
-    except ValueError:
-        pass  # closed already, as in the last moments of the interpreter
+    # A stream may be closed already in the last moments of the interpreter: a ValueError.
+    with contextlib.suppress(ValueError):
+        try:
+            stream.write(text)
+            stream.flush()
+        except BrokenPipeError:
+            abandon(stream)
 
 
 def _is_terminal(stream: TextIO) -> bool:

@@ -5,7 +5,7 @@ artefacts/STAGE/KEY/        an artefact's files and its manifest, artefact.json
 work/STAGE-KEY/             checkpoints of a stage that has not finished
 tmp/PID.START.RANDOM.HOST/  what a stage is writing now, named after its process
 locks/STAGE-KEY.lock        held while an artefact is being made
-damaged/, logs/        artefacts set aside; tracebacks of crashes
+damaged/, logs/             artefacts set aside; tracebacks of crashes
 digests.sqlite              file digests remembered (`pipeline.digests`)
 """
 

@@ -125,7 +125,7 @@ def _food101(base: Path) -> RawData:
 def _readable(base: Path) -> Iterator[None]:
     try:
         yield
-    except (OSError, ValueError, KeyError, IndexError, TypeError, NotImplementedError) as error:
+    except (OSError, ValueError, KeyError, IndexError, TypeError, RuntimeError) as error:
         raise _damaged(base, f"{type(error).__name__}: {error}") from error
 
 

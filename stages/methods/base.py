@@ -6,6 +6,7 @@ same interface.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import ClassVar
 
@@ -18,7 +19,7 @@ TeacherHead = Callable[[Tensor], Tensor]
 """The teacher's classifier on pooled vectors: (B, M, C) -> (B, M, K); `Observer.local_logits`."""
 
 
-class Method(nn.Module):
+class Method(nn.Module, ABC):
     """A distillation loss. What it learns (projectors, temperatures) are its parameters.
 
     Its parameters are trained with the student's, in one optimiser, and are never exported.
@@ -40,6 +41,7 @@ class Method(nn.Module):
         """
         return ()
 
+    @abstractmethod
     def forward(
         self,
         student: Features,
@@ -53,4 +55,3 @@ class Method(nn.Module):
         student, teacher: features of the same B images; the teacher's carry no gradient (they may be
         inference tensors). labels: (B,) int64.
         """
-        raise NotImplementedError

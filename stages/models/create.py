@@ -187,7 +187,7 @@ def _name_is_known(name: str) -> None:
 def _options_are_taken(settings: ModelSettings) -> Iterator[None]:
     try:
         yield
-    except (TypeError, ValueError, AssertionError, RuntimeError, KeyError, NotImplementedError) as error:
+    except (TypeError, ValueError, AssertionError, RuntimeError, KeyError) as error:
         raise ModelError(
             f"{settings.model} cannot be built with these options",
             where="options: " + (", ".join(f"{k}={v!r}" for k, v in settings.options.items()) or "none"),

@@ -7,6 +7,7 @@ put into training mode or saved.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
@@ -27,7 +28,7 @@ REMEMBERED_AT_ONCE = 256
 """Images a step while the teacher's features are remembered."""
 
 
-class Task(nn.Module):
+class Task(nn.Module, ABC):
     """A network and what it learns from.
 
     network: whose weights are kept. names: of the losses beside the label loss.
@@ -57,10 +58,10 @@ class Task(nn.Module):
         """How many image inputs `forward` takes."""
         return len(self.preprocessings)
 
+    @abstractmethod
     def forward(self, labels: Tensor, which: Tensor, *images: Tensor) -> tuple[Tensor, Tensor]:
         """int64 (n), int64 (n) places in the training supply, and `views` times normalised float
         (n, channels, side, side) -> (logits (n, classes), unweighted losses float32 (len(names)))."""
-        raise NotImplementedError
 
 
 class Alone(Task):
