@@ -27,7 +27,7 @@ class _Distorted:
         return self._change(parity.source_logits(self._source.onnx, self._source, images))
 
     def timed(self, images: np.ndarray) -> Callable[[], None]:
-        return lambda: None if self.logits(images).size else None
+        return lambda: None
 
 
 def test_equal_logits_pass() -> None:
