@@ -27,13 +27,16 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import torch
 from torch.nn.functional import cross_entropy
 
-from stages.methods.registry import make
+from stages.methods.base import Batch
+from stages.methods.registry import make, needs
 from stages.methods.settings import KdSettings, MethodSettings, MsdcrdSettings
 from stages.models.create import create
-from stages.models.features import Observer
+from stages.models.features import Needs, Observer
 from stages.models.settings import ModelSettings
+from stages.training.tasks import RunningTeacher
 
 SIZE, CLASSES, WARMUP = 32, 10, 3
+TRAINING_IMAGES = 50_000
 STUDENT = ModelSettings(model="mobilenetv3_small_050", stem="small")
 TEACHER = ModelSettings(model="resnet18", stem="small", options={"channels": [32, 64, 128, 256]})
 METHODS: dict[str, MethodSettings | None] = {
@@ -85,15 +88,23 @@ def main() -> None:
 def step(settings: MethodSettings | None, device: torch.device, batch: int) -> Callable[[], None]:
     """One training step as a call, with networks, method and optimiser of its own."""
     torch.manual_seed(0)
-    student = Observer(create(STUDENT, classes=CLASSES, channels=3, image_size=SIZE)).to(device).train()
-    teacher = Observer(create(TEACHER, classes=CLASSES, channels=3, image_size=SIZE)).to(device).eval()
+    wanted = Needs() if settings is None else needs(settings)
+    student, teacher = (
+        Observer(create(model, classes=CLASSES, channels=3, image_size=SIZE), wanted).to(device)
+        for model in (STUDENT, TEACHER)
+    )
+    student.train()
+    teacher.eval().requires_grad_(False)
     images = torch.randn(batch, 3, SIZE, SIZE, device=device).to(memory_format=torch.channels_last)
     labels = torch.randint(0, CLASSES, (batch,), device=device)
+    indices = torch.randperm(TRAINING_IMAGES, device=device)[:batch]
     student.to(memory_format=torch.channels_last)
     teacher.to(memory_format=torch.channels_last)
     method = None
     if settings is not None:
-        method = make(settings, student.spec(SIZE, 3), teacher.spec(SIZE, 3)).to(device)
+        method = make(settings, student.spec(SIZE, 3), teacher.spec(SIZE, 3))
+        method.prepare(torch.arange(TRAINING_IMAGES) % CLASSES)
+        method.to(device)
     parameters = [*student.parameters(), *(method.parameters() if method is not None else ())]
     optimizer = torch.optim.AdamW(parameters)
 
@@ -104,7 +115,7 @@ def step(settings: MethodSettings | None, device: torch.device, batch: int) -> C
         if method is not None:
             with torch.no_grad():
                 shown = teacher(images)
-            loss = loss + method(seen, shown, labels, teacher_head=teacher.local_logits)
+            loss = loss + method(seen, shown, Batch(labels, indices, RunningTeacher(teacher, images)))
         loss.backward()
         optimizer.step()
 

@@ -18,23 +18,23 @@ from pipeline.stage import Context, Metrics
 from stages.data.load import DataSet, load
 from stages.models import card as cards
 from stages.models.create import create
-from stages.models.features import Observer
+from stages.models.features import Needs, Observer
 from stages.training import before, loop, result
 from stages.training.checkpoint import Checkpoints, file_digest, identity_of, weights_digest
 from stages.training.fabric import launch, resolve
 from stages.training.supply import Supply, training_supply
-from stages.training.tasks import Alone, Distillation, Task, stages_of
+from stages.training.tasks import Alone, Distillation, Task, needs_of
 
 
 def check(settings: SimpleNamespace) -> None:
     """Raises UsageError or MachineCannot for what the student cannot be distilled with."""
     before.check(settings, settings.student, settings.distill, section="distill")
-    stages = stages_of(settings.distill.methods)
-    if stages:
-        # The stages that a method names must be there; their number is known without weights.
+    needs = needs_of(settings.distill.methods)
+    if needs != Needs():
+        # The maps that a method names must be there; their number is known without weights.
         bare = settings.student.model_copy(update={"pretrained": False, "checkpoint": None})
         with torch.random.fork_rng(devices=[]):
-            Observer(create(bare, classes=2, channels=3, image_size=settings.data.image_size), stages)
+            Observer(create(bare, classes=2, channels=3, image_size=settings.data.image_size), needs)
 
 
 def run(context: Context) -> Metrics:
@@ -83,6 +83,7 @@ def _distill(fabric: Fabric, context: Context) -> Metrics:
         recipe.methods,
         (data.preprocessing, teacher_card.preprocessing),
         label_weight=recipe.label_weight,
+        labels=torch.from_numpy(training.labels),
     )
     outcome = learn(task, "student", 0)
     metrics = result.metrics(outcome, student, resolve(settings.compute))

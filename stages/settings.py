@@ -17,7 +17,8 @@ from stages.data.settings import (
 )
 from stages.fields import Settings, setting
 from stages.measuring.settings import MeasureSettings
-from stages.methods.settings import KdSettings, MethodSettings, MsdcrdSettings
+from stages.methods.settings import BUILT_IN as METHODS
+from stages.methods.settings import MethodSettings
 from stages.models.settings import ModelSettings
 from stages.runtimes.settings import BuildSettings, TargetSettings
 from stages.training.settings import ComputeSettings, RecipeSettings, TrainSettings
@@ -29,7 +30,6 @@ DATA_KINDS: tuple[type[DataSettings], ...] = (
     ImageFolderSettings,
     TorchvisionSettings,
 )
-METHODS: tuple[type[MethodSettings], ...] = (MsdcrdSettings, KdSettings)
 
 
 class DistillSettings(RecipeSettings):

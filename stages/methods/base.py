@@ -7,16 +7,42 @@ same interface.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
-from typing import ClassVar
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar, Protocol
 
 from torch import Tensor, nn
 
-from stages.methods.settings import MethodSettings
-from stages.models.features import Features, FeatureSpec
+from stages.methods.settings.base import MethodSettings
+from stages.models.features import Change, Features, FeatureSpec, Needs
 
-TeacherHead = Callable[[Tensor], Tensor]
-"""The teacher's classifier on pooled vectors: (B, M, C) -> (B, M, K); `Observer.local_logits`."""
+
+class Teacher(Protocol):
+    """The teacher beyond its features of this batch."""
+
+    def local_logits(self, vectors: Tensor) -> Tensor:
+        """Its classifier on pooled vectors: (B, M, C) -> (B, M, K) float32. Raises ModelError if its
+        head is not linear on the pooled map (`FeatureSpec.head_is_linear_on_pooled`)."""
+
+    def again(self, changes: Mapping[int, Change]) -> Features:
+        """What it shows of the same images when the map that leaves stage end n is replaced by
+        changes[n](map), (B, C, H, W) -> the same shape. Its weights stay frozen, but the gradient goes
+        through it to whatever the changes were computed from. Only for a method whose needs say
+        `teacher_again`."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What one step is about, beside the two networks' features.
+
+    labels: (B,) int64, the true classes; under mixup and cutmix that of each image's larger part.
+    indices: (B,) int64, each image's place in the training set: the same image has the same place
+    in every epoch.
+    """
+
+    labels: Tensor
+    indices: Tensor
+    teacher: Teacher
 
 
 class Method(nn.Module, ABC):
@@ -30,28 +56,21 @@ class Method(nn.Module, ABC):
     def __init__(self, settings: MethodSettings, student: FeatureSpec, teacher: FeatureSpec) -> None:
         """Raises ModelError if the two networks do not show what the method needs."""
         super().__init__()
-        self.stages = self.needs(settings)
 
     @classmethod
-    def needs(cls, settings: MethodSettings) -> tuple[int, ...]:
-        """Numbers of the stages whose maps the method reads, of student and teacher alike.
+    def needs(cls, settings: MethodSettings) -> Needs:
+        """Which maps the method reads of student and teacher, beside the one that feeds the pooling,
+        the pooled vector and the logits, which are always there."""
+        return Needs()
 
-        The map that feeds the pooling is always there. A method finds its stages by number
-        (`Features.layer`, `FeatureSpec.shape_of`): other methods may ask for others beside them.
-        """
-        return ()
+    def prepare(self, labels: Tensor) -> None:
+        """Called once, before the first step and on the CPU, with the labels of all training images,
+        (N,) int64, in the order of `Batch.indices`. Buffers made here are saved and restored with
+        the training."""
 
     @abstractmethod
-    def forward(
-        self,
-        student: Features,
-        teacher: Features,
-        labels: Tensor,
-        *,
-        teacher_head: TeacherHead | None = None,
-    ) -> Tensor:
+    def forward(self, student: Features, teacher: Features, batch: Batch) -> Tensor:
         """The loss of one step: a float32 scalar, before the profile's `weight`.
 
-        student, teacher: features of the same B images; the teacher's carry no gradient (they may be
-        inference tensors). labels: (B,) int64.
+        student, teacher: features of the same B images; the teacher's carry no gradient.
         """

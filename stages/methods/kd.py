@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor, autocast
 from torch.nn import functional
 
-from stages.methods.base import Method, TeacherHead
+from stages.methods.base import Batch, Method
 from stages.methods.settings import KdSettings
 from stages.models.features import Features, FeatureSpec
 
@@ -34,12 +34,5 @@ class Kd(Method):
         super().__init__(settings, student, teacher)
         self.temperature = settings.temperature
 
-    def forward(
-        self,
-        student: Features,
-        teacher: Features,
-        labels: Tensor,
-        *,
-        teacher_head: TeacherHead | None = None,
-    ) -> Tensor:
+    def forward(self, student: Features, teacher: Features, batch: Batch) -> Tensor:
         return kd_loss(student.logits, teacher.logits, self.temperature)

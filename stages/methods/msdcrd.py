@@ -32,7 +32,7 @@ from torch import Tensor, nn
 
 from pipeline.errors import ModelError
 from stages.methods import contrast
-from stages.methods.base import Method, TeacherHead
+from stages.methods.base import Batch, Method
 from stages.methods.gathering import gather, gather_with_gradient, place
 from stages.methods.kd import kd_loss
 from stages.methods.settings import MethodSettings, MsdcrdSettings
@@ -44,7 +44,7 @@ from stages.methods.windows import (
     intersection_over_union,
     windows,
 )
-from stages.models.features import Features, FeatureSpec
+from stages.models.features import Features, FeatureSpec, Needs
 
 EMBEDDING = 128
 """Channels of `both_128`, as CRD (Tian et al., 2020) embeds."""
@@ -86,18 +86,11 @@ class Msdcrd(Method):
         self._tau_range = (min((TAU_RANGE[0], *starts)), max((TAU_RANGE[1], *starts)))
 
     @classmethod
-    def needs(cls, settings: MethodSettings) -> tuple[int, ...]:
+    def needs(cls, settings: MethodSettings) -> Needs:
         assert isinstance(settings, MsdcrdSettings)
-        return () if settings.layers == "last" else tuple(settings.layers)
+        return Needs(stages=() if settings.layers == "last" else tuple(settings.layers))
 
-    def forward(
-        self,
-        student: Features,
-        teacher: Features,
-        labels: Tensor,
-        *,
-        teacher_head: TeacherHead | None = None,
-    ) -> Tensor:
+    def forward(self, student: Features, teacher: Features, batch: Batch) -> Tensor:
         """As `Method.forward`. With several processes the negatives are those of the whole batch, each
         process gives the loss of its own images, and every process must hold equally many."""
         settings = self.settings
@@ -106,7 +99,7 @@ class Msdcrd(Method):
             tau_feature = self._temperature("feature", settings.tau_feature)
             loss = student.logits.new_zeros((), dtype=torch.float32)
             for layer in self.layers:
-                loss = loss + layer(student, teacher, labels, teacher_head, tau_sample, tau_feature)
+                loss = loss + layer(student, teacher, batch, tau_sample, tau_feature)
             if settings.lambda_kd > 0.0:
                 kd = kd_loss(student.logits, teacher.logits, settings.kd_temperature)
                 loss = loss + settings.lambda_kd * kd
@@ -160,12 +153,11 @@ class ContrastLayer(nn.Module):
         self,
         student: Features,
         teacher: Features,
-        labels: Tensor,
-        teacher_head: TeacherHead | None,
+        batch: Batch,
         tau_sample: Tensor | float,
         tau_feature: Tensor | float,
     ) -> Tensor:
-        settings = self.settings
+        settings, labels = self.settings, batch.labels
         rank, world = place()
         images = len(labels)
         offset = rank * images
@@ -176,7 +168,7 @@ class ContrastLayer(nn.Module):
         theirs_of_all = contrast.unit(self.teacher_projector(gather(pooled_teacher)))
         theirs = theirs_of_all[offset : offset + images]
 
-        weights, weights_of_all = self._weights(pooled_teacher, teacher, labels, teacher_head, world)
+        weights, weights_of_all = self._weights(pooled_teacher, teacher, batch, world)
         # Over all processes, so that the mean of their losses is the loss of the whole batch.
         total = weights_of_all.sum() / world
         needs_all_of_ours = settings.alpha > 0.0 and settings.symmetric
@@ -207,25 +199,15 @@ class ContrastLayer(nn.Module):
         return loss
 
     def _weights(
-        self,
-        pooled_teacher: Tensor,
-        teacher: Features,
-        labels: Tensor,
-        teacher_head: TeacherHead | None,
-        world: int,
+        self, pooled_teacher: Tensor, teacher: Features, batch: Batch, world: int
     ) -> tuple[Tensor, Tensor]:
         """w[i,m] of this process's images (B, M), and of all images."""
-        fixed = self.scale_weights
+        fixed, labels = self.scale_weights, batch.labels
         if self.settings.selection in ("none", "dedup"):
             return fixed.expand(len(labels), -1), fixed.expand(world * len(labels), -1)
-        if teacher_head is None:
-            raise ModelError(
-                f"`selection: {self.settings.selection}` needs the teacher's classifier",
-                mend="pass teacher_head (Observer.local_logits of the teacher), or set `selection: dedup`",
-            )
         with torch.no_grad():
             judged = pooled_teacher if self.judge_pool is None else self.judge_pool(teacher.map)
-            local = teacher_head(judged)
+            local = batch.teacher.local_logits(judged)
             if self.settings.selection == "sdd":
                 locally_right = local.argmax(-1) == labels[:, None]
                 globally_right = (teacher.logits.argmax(-1) == labels)[:, None]

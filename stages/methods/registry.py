@@ -10,11 +10,11 @@ import importlib
 from typing import TYPE_CHECKING
 
 from pipeline.errors import ModelError
-from stages.methods.settings import MethodSettings
+from stages.methods.settings.base import MethodSettings
 
 if TYPE_CHECKING:
     from stages.methods.base import Method
-    from stages.models.features import FeatureSpec
+    from stages.models.features import FeatureSpec, Needs
 
 
 def make(settings: MethodSettings, student: FeatureSpec, teacher: FeatureSpec) -> Method:
@@ -25,8 +25,8 @@ def make(settings: MethodSettings, student: FeatureSpec, teacher: FeatureSpec) -
     return method_class(settings)(settings, student, teacher)
 
 
-def needs(settings: MethodSettings) -> tuple[int, ...]:
-    """The stages whose maps the method reads (see `Method.needs`), known before the networks are."""
+def needs(settings: MethodSettings) -> Needs:
+    """The maps that the method reads (see `Method.needs`), known before the networks are."""
     return method_class(settings).needs(settings)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,13 +16,48 @@ from pipeline.errors import ModelError
 POOLINGS = (SelectAdaptivePool2d, nn.AdaptiveAvgPool2d)
 NO_MAP = (0, 0, 0)
 
+ENDS = 4
+"""At most so many stage ends are shown, the deepest ones."""
+
+END_DEPTHS = (1 / 6, 1 / 3, 5 / 6, 1.0)
+"""Where the ends of a network lie whose blocks are all of one size: of 12 blocks 1, 3, 9 and 11, as
+OFA-KD takes them (Hao et al., 2023, official code)."""
+
+Change = Callable[[Tensor], Tensor]
+"""What replaces a map: (B, C, H, W) -> the same shape."""
+
+
+@dataclass(frozen=True)
+class Needs:
+    """Which maps of a network are to be shown beside the one that feeds its pooling.
+
+    stages: by number, as the architecture counts (0 the first, -1 the deepest). ends: those at the
+    ends of its stages (`stage_ends`). before_activation: the ends and the final map also as they are
+    before the activation that ends them. teacher_again: the method runs the teacher once more
+    (`Teacher.again`), so that its features cannot be computed once for all epochs.
+    """
+
+    stages: tuple[int, ...] = ()
+    ends: bool = False
+    before_activation: bool = False
+    teacher_again: bool = False
+
+    def __or__(self, other: Needs) -> Needs:
+        return Needs(
+            tuple(sorted({*self.stages, *other.stages})),
+            self.ends or other.ends,
+            self.before_activation or other.before_activation,
+            self.teacher_again or other.teacher_again,
+        )
+
 
 @dataclass(frozen=True)
 class FeatureSpec:
     """The shapes of a network's `Features` for one image size.
 
     classes: K. embedding: D. map: (C, H, W), or (0, 0, 0) where the network shows none. stages: (C, H,
-    W) of each stage asked for, whose numbers, as they were asked, are `stage_numbers`.
+    W) of each stage asked for, whose numbers, as they were asked, are `stage_numbers`. ends: (C, H, W)
+    of the stage ends, if asked for, the shallowest first.
     head_is_linear_on_pooled: the logits are one linear layer on the spatial mean of the map, so that
     the layer may as well judge a part of the map.
     """
@@ -33,6 +68,7 @@ class FeatureSpec:
     stages: tuple[tuple[int, int, int], ...]
     head_is_linear_on_pooled: bool
     stage_numbers: tuple[int, ...] = ()
+    ends: tuple[tuple[int, int, int], ...] = ()
 
     def shape_of(self, layer: int | None, role: str) -> tuple[int, int, int]:
         """(C, H, W) of a stage by number, or of the map that feeds the pooling (None).
@@ -57,6 +93,8 @@ class Features:
     logits (B, K). embedding (B, D): the pooled vector (of a network that pools by a class token: that
     token). map (B, C, H, W): the map that feeds the pooling, after its final norm and activation; (B,
     0, 0, 0) where the network shows none. stages: (B, C, H, W) each, in the order of `stage_numbers`.
+    ends: (B, C, H, W) each, the shallowest first. map_before, ends_before: the same maps before the
+    activation that ends them (where none does, the maps themselves).
     """
 
     logits: Tensor
@@ -64,6 +102,9 @@ class Features:
     map: Tensor
     stages: tuple[Tensor, ...] = ()
     stage_numbers: tuple[int, ...] = ()
+    ends: tuple[Tensor, ...] = ()
+    map_before: Tensor | None = None
+    ends_before: tuple[Tensor, ...] = ()
 
     def layer(self, number: int | None) -> Tensor:
         """The map of a stage by the number it was asked by, or the one that feeds the pooling (None)."""
@@ -73,18 +114,19 @@ class Features:
 class Observer(nn.Module):
     """Runs a network once and shows its features.
 
-    stages: numbers of further maps, 0 the first that the architecture names, -1 the deepest (for a
+    needs: which maps beside the final one. Stages are counted as the architecture names them (for a
     vision transformer: its blocks). They are as the stage leaves them; the deepest of a token network
     has gone through the final norm, as its map has.
 
     Raises ModelError for a stage the architecture does not have.
     """
 
-    def __init__(self, model: nn.Module, stages: Sequence[int] = ()) -> None:
+    def __init__(self, model: nn.Module, needs: Needs = Needs()) -> None:
         super().__init__()
         self.model = model
-        self.stage_numbers = tuple(stages)
-        self._stages = _resolved(model, self.stage_numbers)
+        self.stage_numbers = needs.stages
+        self._stages = _resolved(model, needs.stages)
+        self._ends = stage_ends(model) if needs.ends else ()
         self._pooling = _last_pooling(model)
         self._in_parts = hasattr(model, "forward_features") and hasattr(model, "forward_head")
 
@@ -107,13 +149,14 @@ class Observer(nn.Module):
         else:
             shown = logits.new_zeros(len(logits), *NO_MAP)
             embedding = vectors[0].flatten(1) if vectors else logits
-        by_number = dict(zip(sorted(set(self._stages)), inner, strict=True))
+        by_number = dict(zip(self._shown, inner, strict=True))
         if isinstance(final, Tensor) and final.ndim == 3 and shown.numel():
             deepest = len(_feature_info(self.model)) - 1
             if deepest in by_number and by_number[deepest].shape == shown.shape:
                 by_number[deepest] = shown
         stages = tuple(by_number[number] for number in self._stages)
-        return Features(logits, embedding, shown, stages, self.stage_numbers)
+        ends = tuple(by_number[number] for number in self._ends)
+        return Features(logits, embedding, shown, stages, self.stage_numbers, ends)
 
     def spec(self, image_size: int, channels: int) -> FeatureSpec:
         """The shapes, found by running one image in eval mode; the network is left as it was."""
@@ -144,6 +187,7 @@ class Observer(nn.Module):
             stages=tuple((stage.shape[1], stage.shape[2], stage.shape[3]) for stage in features.stages),
             head_is_linear_on_pooled=_reads_the_mean(inputs, features.map),
             stage_numbers=self.stage_numbers,
+            ends=tuple((end.shape[1], end.shape[2], end.shape[3]) for end in features.ends),
         )
 
     def local_logits(self, vectors: Tensor) -> Tensor:
@@ -164,11 +208,15 @@ class Observer(nn.Module):
         with torch.autocast(vectors.device.type, enabled=False):
             return nn.functional.linear(vectors.float(), weight, None if bias is None else bias.float())
 
+    @property
+    def _shown(self) -> tuple[int, ...]:
+        return tuple(sorted({*self._stages, *self._ends}))
+
     def _backbone(self, images: Tensor) -> tuple[Any, list[Tensor]]:
-        if not self._stages:
+        if not self._shown:
             return self.model.forward_features(images), []  # type: ignore[operator]
         final, inner = self.model.forward_intermediates(  # type: ignore[operator]
-            images, indices=sorted(set(self._stages)), norm=False, output_fmt="NCHW"
+            images, indices=list(self._shown), norm=False, output_fmt="NCHW"
         )
         return final, inner
 
@@ -288,16 +336,24 @@ def _feature_info(model: nn.Module) -> list[dict[str, Any]]:
     return info if isinstance(info, list) else []
 
 
+def stage_ends(model: nn.Module) -> tuple[int, ...]:
+    """The numbers of the stages after which the map shrinks, with the last, at most the `ENDS` deepest;
+    of a network whose blocks are all of one size, those at `END_DEPTHS`.
+
+    Raises ModelError if the architecture shows no stages.
+    """
+    _shows_stages(model)
+    sizes = [int(stage["reduction"]) for stage in _feature_info(model)]
+    if len(set(sizes)) == 1:
+        return tuple(sorted({max(0, round(len(sizes) * depth) - 1) for depth in END_DEPTHS}))
+    return tuple(n for n, size in enumerate(sizes) if sizes[n + 1 : n + 2] != [size])[-ENDS:]
+
+
 def _resolved(model: nn.Module, numbers: tuple[int, ...]) -> tuple[int, ...]:
     if not numbers:
         return ()
+    _shows_stages(model)
     name = type(model).__name__
-    if not hasattr(model, "forward_intermediates"):
-        raise ModelError(
-            f"{name} shows no stages",
-            why="only timm's architectures do",
-            mend="set `layers: last`, or choose one of timm's architectures",
-        )
     count = len(_feature_info(model))
     for number in numbers:
         if not -count <= number < count:
@@ -307,3 +363,12 @@ def _resolved(model: nn.Module, numbers: tuple[int, ...]) -> tuple[int, ...]:
                 mend="correct the key `layers`",
             )
     return tuple(number % count for number in numbers)
+
+
+def _shows_stages(model: nn.Module) -> None:
+    if not hasattr(model, "forward_intermediates"):
+        raise ModelError(
+            f"{type(model).__name__} shows no stages",
+            why="only timm's architectures do",
+            mend="set `layers: last`, or choose one of timm's architectures",
+        )

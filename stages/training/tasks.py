@@ -7,19 +7,22 @@ put into training mode or saved.
 
 from __future__ import annotations
 
+import functools
+import operator
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 
 from stages.data.preprocessing import Preprocessing
 from stages.methods import registry
+from stages.methods.base import Batch
 from stages.methods.settings import MethodSettings
-from stages.models.features import Features, Observer
+from stages.models.features import Change, Features, Needs, Observer
 from stages.training.supply import Normalise, Supply, room_bytes
 
 Autocast = Callable[[], AbstractContextManager[object]]
@@ -82,6 +85,7 @@ class Distillation(Task):
 
     teacher: frozen here, in evaluation mode for good.
     methods: the settings of the losses; the modules are made here, after a look at both networks.
+    labels: int64 (n), of the training images, in the training supply's order.
     """
 
     def __init__(
@@ -92,6 +96,7 @@ class Distillation(Task):
         preprocessings: tuple[Preprocessing, Preprocessing],
         *,
         label_weight: float,
+        labels: Tensor,
     ) -> None:
         super().__init__()
         self.network = student
@@ -100,12 +105,16 @@ class Distillation(Task):
         self.names = column_names(methods)
         self._settings = tuple(methods)
         teacher.requires_grad_(False).eval()
-        stages = stages_of(methods)
+        needs = needs_of(methods)
         size, channels = preprocessings[0].image_size, preprocessings[0].channels
-        student_observer, teacher_observer = Observer(student, stages), Observer(teacher, stages)
+        student_observer, teacher_observer = Observer(student, needs), Observer(teacher, needs)
         student_spec = student_observer.spec(size, channels)
         teacher_spec = teacher_observer.spec(size, channels)
-        self.methods = nn.ModuleList(registry.make(one, student_spec, teacher_spec) for one in methods)
+        made = [registry.make(one, student_spec, teacher_spec) for one in methods]
+        for method in made:
+            method.prepare(labels)
+        self.methods = nn.ModuleList(made)
+        self._runs_again = needs.teacher_again
         # In a tuple, not as attributes: so the teacher is no part of this module.
         self._observers = (student_observer, teacher_observer)
         self._remembered: Features | None = None
@@ -123,6 +132,8 @@ class Distillation(Task):
     ) -> None:
         """The teacher's features of every training image, if there is room for them: an image that
         looks the same in every epoch needs one look of the teacher."""
+        if self._runs_again:
+            return
         seen: list[Features] = []
         done = 0
         with torch.no_grad(), autocast():
@@ -149,11 +160,23 @@ class Distillation(Task):
             else:
                 teacher = teacher_observer(images[1])
         student = student_observer(images[0])
-        losses = [
-            method(student, teacher, labels, teacher_head=teacher_observer.local_logits)
-            for method in self.methods
-        ]
+        batch = Batch(labels, which, RunningTeacher(teacher_observer, images[-1]))
+        losses = [method(student, teacher, batch) for method in self.methods]
         return student.logits, torch.stack([loss.float() for loss in losses])
+
+
+@dataclass(frozen=True)
+class RunningTeacher:
+    """The teacher on the images of this step."""
+
+    observer: Observer
+    images: Tensor
+
+    def local_logits(self, vectors: Tensor) -> Tensor:
+        return self.observer.local_logits(vectors)
+
+    def again(self, changes: Mapping[int, Change]) -> Features:
+        return self.observer.altered(self.images, changes)
 
 
 def _each(features: Features, change: Callable[[Tensor], Tensor]) -> Features:
@@ -163,23 +186,27 @@ def _each(features: Features, change: Callable[[Tensor], Tensor]) -> Features:
         embedding=change(features.embedding),
         map=change(features.map),
         stages=tuple(change(stage) for stage in features.stages),
+        ends=tuple(change(end) for end in features.ends),
+        map_before=None if features.map_before is None else change(features.map_before),
+        ends_before=tuple(change(end) for end in features.ends_before),
     )
 
 
 def _together(parts: list[Features]) -> Features:
     """The features of several batches as those of one."""
-    return replace(
-        parts[0],
-        logits=torch.cat([part.logits for part in parts]),
-        embedding=torch.cat([part.embedding for part in parts]),
-        map=torch.cat([part.map for part in parts]),
-        stages=tuple(torch.cat(several) for several in zip(*(part.stages for part in parts), strict=True)),
-    )
+    columns = iter(zip(*(_tensors(part) for part in parts), strict=True))
+    return _each(parts[0], lambda _: torch.cat(next(columns)))
+
+
+def _tensors(features: Features) -> list[Tensor]:
+    """All of them, in the order in which `_each` goes through them."""
+    found: list[Tensor] = []
+    _each(features, lambda tensor: found.append(tensor) or tensor)  # type: ignore[func-returns-value]
+    return found
 
 
 def _bytes(features: Features) -> int:
-    tensors = (features.logits, features.embedding, features.map, *features.stages)
-    return sum(tensor.nbytes for tensor in tensors)
+    return sum(tensor.nbytes for tensor in _tensors(features))
 
 
 def column_names(methods: Sequence[MethodSettings]) -> tuple[str, ...]:
@@ -193,6 +220,6 @@ def column_names(methods: Sequence[MethodSettings]) -> tuple[str, ...]:
     return tuple(names)
 
 
-def stages_of(methods: Sequence[MethodSettings]) -> tuple[int, ...]:
-    """The stages that the methods look at, sorted, each once; `last` is always observed."""
-    return tuple(sorted({number for one in methods for number in registry.needs(one)}))
+def needs_of(methods: Sequence[MethodSettings]) -> Needs:
+    """What all methods together look at."""
+    return functools.reduce(operator.or_, map(registry.needs, methods), Needs())

@@ -33,7 +33,7 @@ def test_the_step_agrees_with_the_cpu_and_never_waits(keys: dict[str, Any], wait
     student, teacher = made.features(made.maps(8, 12, 4, 4)), made.features(made.maps(8, 20, 8, 8, seed=2))
     labels, head = made.labels(8), made.head(20)
     method = made.method(student, teacher, learn_tau=True, **keys)
-    expected = method(student, teacher, labels, teacher_head=head)
+    expected = method(student, teacher, made.batch(labels, head))
     student, teacher, labels, head, method = (
         moved(student),
         moved(teacher),
@@ -43,10 +43,10 @@ def test_the_step_agrees_with_the_cpu_and_never_waits(keys: dict[str, Any], wait
     )
     for precision in (torch.float32, torch.bfloat16):
         with torch.autocast("cuda", torch.bfloat16, enabled=precision is torch.bfloat16):
-            method(student, teacher, labels, teacher_head=head).backward()  # libraries are loaded here
+            method(student, teacher, made.batch(labels, head)).backward()  # libraries are loaded here
             torch.cuda.synchronize()
             torch.cuda.set_sync_debug_mode("error")
-            loss = method(student, teacher, labels, teacher_head=head)
+            loss = method(student, teacher, made.batch(labels, head))
             loss.backward()
             torch.cuda.set_sync_debug_mode("default")
         assert loss.item() == pytest.approx(expected.item(), rel=1e-3)

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
 from torch import Tensor
 
+from stages.methods.base import Batch
 from stages.methods.msdcrd import ContrastLayer, Msdcrd
 from stages.methods.settings import MsdcrdSettings
-from stages.models.features import Features, FeatureSpec
+from stages.models.features import Change, Features, FeatureSpec
 
 CLASSES = 5
 
@@ -18,10 +21,48 @@ def settings(**keys: Any) -> MsdcrdSettings:
     return MsdcrdSettings(name="msdcrd", **keys)
 
 
-def features(maps: Tensor, *stages: Tensor, numbers: tuple[int, ...] = (), seed: int = 5) -> Features:
-    """Features with this final map; the logits are a fixed linear layer on its mean."""
+@dataclass(frozen=True)
+class MadeTeacher:
+    """A teacher that consists of its head; `shown` is what it shows when it is run again."""
+
+    local_logits: Callable[[Tensor], Tensor]
+    shown: Features | None = None
+
+    def again(self, changes: Mapping[int, Change]) -> Features:
+        assert self.shown is not None
+        ends = tuple(changes[n](end) if n in changes else end for n, end in enumerate(self.shown.ends))
+        pooled = ends[-1].mean((2, 3))
+        return Features(self.local_logits(pooled), pooled, ends[-1], ends=ends)
+
+
+def batch(labels: Tensor, head: Callable[[Tensor], Tensor] | None = None, **keys: Any) -> Batch:
+    """A step about images 0, 1, ... of the training set, with a teacher of this classifier.
+
+    keys: `indices`, or `shown`: the features of a teacher that is run again."""
+    indices = keys.pop("indices", torch.arange(len(labels), device=labels.device))
+    return Batch(labels, indices, MadeTeacher(head or (lambda vectors: vectors), **keys))
+
+
+def features(
+    maps: Tensor,
+    *stages: Tensor,
+    numbers: tuple[int, ...] = (),
+    seed: int = 5,
+    ends: tuple[Tensor, ...] = (),
+) -> Features:
+    """Features with this final map; the logits are a fixed linear layer on its mean. What is before
+    the activations is the maps themselves, less 0.5."""
     pooled = maps.mean((2, 3))
-    return Features(head(maps.shape[1], seed)(pooled), pooled, maps, stages, numbers)
+    return Features(
+        head(maps.shape[1], seed)(pooled),
+        pooled,
+        maps,
+        stages,
+        numbers,
+        ends,
+        maps - 0.5,
+        tuple(end - 0.5 for end in ends),
+    )
 
 
 def head(channels: int, seed: int = 5) -> torch.nn.Linear:
@@ -31,14 +72,16 @@ def head(channels: int, seed: int = 5) -> torch.nn.Linear:
 
 
 def spec(seen: Features) -> FeatureSpec:
-    shapes = [(maps.shape[1], maps.shape[2], maps.shape[3]) for maps in (seen.map, *seen.stages)]
+    shapes = [(maps.shape[1], maps.shape[2], maps.shape[3]) for maps in (seen.map, *seen.stages, *seen.ends)]
+    count = 1 + len(seen.stages)
     return FeatureSpec(
         classes=seen.logits.shape[1],
         embedding=seen.embedding.shape[1],
         map=shapes[0],
-        stages=tuple(shapes[1:]),
+        stages=tuple(shapes[1:count]),
         head_is_linear_on_pooled=True,
         stage_numbers=seen.stage_numbers,
+        ends=tuple(shapes[count:]),
     )
 
 

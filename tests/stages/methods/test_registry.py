@@ -16,6 +16,7 @@ from stages.methods import registry
 from stages.methods.kd import Kd
 from stages.methods.msdcrd import Msdcrd
 from stages.methods.settings import KdSettings, MethodSettings
+from stages.models.features import Needs
 from stages.settings import profile_model
 from tests.stages.methods import made
 
@@ -27,8 +28,8 @@ def test_built_in_methods_are_made_from_their_settings() -> None:
     spec = made.spec(seen)
     assert isinstance(registry.make(KdSettings(name="kd"), spec, spec), Kd)
     assert isinstance(registry.make(made.settings(), spec, spec), Msdcrd)
-    assert registry.needs(KdSettings(name="kd")) == ()
-    assert registry.needs(made.settings(layers=[1, -1])) == (1, -1)
+    assert registry.needs(KdSettings(name="kd")) == Needs()
+    assert registry.needs(made.settings(layers=[1, -1])) == Needs(stages=(1, -1))
 
 
 @pytest.mark.parametrize(
@@ -73,12 +74,12 @@ def test_the_plug_in_of_the_documentation_works(tmp_path: Path, monkeypatch: pyt
     settings = profile.distill.methods[0]
     student, teacher = made.features(made.maps(3, 4, 2, 2)), made.features(made.maps(3, 6, 2, 2))
     method = registry.make(settings, made.spec(student), made.spec(teacher))
-    loss = method(student, teacher, made.labels(3), teacher_head=made.head(6))
+    loss = method(student, teacher, made.batch(made.labels(3), made.head(6)))
     loss.backward()
     assert loss.shape == ()
     assert loss.dtype == torch.float32
     assert all(parameter.grad is not None for parameter in method.parameters())
-    assert registry.needs(settings) == ()
+    assert registry.needs(settings) == Needs()
 
 
 @pytest.mark.parametrize(

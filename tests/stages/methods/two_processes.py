@@ -36,7 +36,7 @@ def results(start: int, stop: int) -> list[dict[str, torch.Tensor]]:
         )
         method = made.method(student, teacher, **keys)
         labels = torch.tensor([0, 1, 2, 0, 1, 0])[start:stop]
-        loss = method(student, teacher, labels, teacher_head=made.head(6))
+        loss = method(student, teacher, made.batch(labels, made.head(6)))
         loss.backward()
         assert student_map.grad is not None
         gradients = {name: p.grad for name, p in method.named_parameters() if p.grad is not None}

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from pipeline.errors import ModelError
 from stages.models.create import create
-from stages.models.features import Observer
+from stages.models.features import Needs, Observer
 from stages.models.settings import ModelSettings
 
 SIZE = 64
@@ -147,7 +147,7 @@ def test_stages_come_in_the_order_asked_from_the_same_pass(
     passes: list[int] = []
     first = next(layer for layer in network.modules() if isinstance(layer, nn.Conv2d))
     first.register_forward_hook(lambda *_: passes.append(1))
-    observer = Observer(network, numbers)
+    observer = Observer(network, Needs(stages=tuple(numbers)))
     with torch.no_grad():
         features = observer(images())
         assert len(passes) == 1
@@ -166,16 +166,16 @@ def test_stages_come_in_the_order_asked_from_the_same_pass(
 def test_the_deepest_stage_of_a_token_network_is_after_the_norm() -> None:
     network = made("vit_tiny_patch16_224", depth=2).eval()
     with torch.no_grad():
-        features = Observer(network, [-1])(images())
+        features = Observer(network, Needs(stages=(-1,)))(images())
     assert torch.equal(features.stages[0], features.map)
 
 
 def test_a_stage_that_is_not_there() -> None:
     with pytest.raises(ModelError, match="no stage 5") as caught:
-        Observer(made("resnet18"), [5])
+        Observer(made("resnet18"), Needs(stages=(5,)))
     assert "0 to 4" in caught.value.why
     with pytest.raises(ModelError, match="shows no stages"):
-        Observer(made("torchvision/resnet18"), [1])
+        Observer(made("torchvision/resnet18"), Needs(stages=(1,)))
 
 
 def test_networks_that_show_no_map_still_give_logits() -> None:
@@ -206,7 +206,7 @@ def test_looking_at_the_shapes_changes_nothing() -> None:
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
     modes = [module.training for module in network.modules()]
     state = torch.get_rng_state()
-    Observer(network, [0]).spec(SIZE, 3)
+    Observer(network, Needs(stages=(0,))).spec(SIZE, 3)
     assert torch.equal(torch.get_rng_state(), state)
     assert [module.training for module in network.modules()] == modes
     assert all(torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items())

@@ -11,12 +11,13 @@ from pipeline.stage import Silent
 from stages.data.load import DataSet, load
 from stages.methods.settings import KdSettings, MethodSettings, MsdcrdSettings
 from stages.models.create import create
+from stages.models.features import Needs
 from stages.models.settings import ModelSettings
 from stages.training import fabric, loop
 from stages.training import recipe as recipes
 from stages.training.settings import ComputeSettings, TrainSettings
 from stages.training.supply import Normalise, Supply, training_supply
-from stages.training.tasks import Distillation, column_names, stages_of
+from stages.training.tasks import Distillation, column_names, needs_of
 from tests.stages.training import tiny
 
 CPU = torch.device("cpu")
@@ -38,7 +39,12 @@ def _task(data: DataSet, *methods: MethodSettings, teacher_mean: float | None = 
     its = facts if teacher_mean is None else replace(facts, mean=(teacher_mean,))
     chosen = methods or (MsdcrdSettings(name="msdcrd", learn_tau=True),)
     return Distillation(
-        _network("test_byobnet"), _network("test_resnet"), chosen, (facts, its), label_weight=1.0
+        _network("test_byobnet"),
+        _network("test_resnet"),
+        chosen,
+        (facts, its),
+        label_weight=1.0,
+        labels=torch.from_numpy(data.train.labels),
     )
 
 
@@ -118,7 +124,7 @@ def test_remembered_features_give_the_losses_of_fresh_ones(data: DataSet) -> Non
     task.remember(training, normalise, contextlib.nullcontext, told.append)
     assert told[-1] == training.count
     assert task.views == 1
-    assert torch.allclose(task(labels, which, shown)[1], fresh, rtol=1e-4)
+    assert torch.allclose(task(labels, which, shown)[1], fresh, rtol=1e-4, atol=1e-5)
 
 
 def test_the_teacher_sees_images_by_its_own_constants(data: DataSet) -> None:
@@ -142,8 +148,8 @@ def test_weights_rise_over_the_warm_up(data: DataSet) -> None:
     assert [task.factors(progress)[0] for progress in (0.0, 0.5, 1.0, 2.0, 5.0)] == [0, 0.75, 1.5, 3, 3]
 
 
-def test_names_and_stages_of_methods() -> None:
+def test_names_and_needs_of_methods() -> None:
     kd, near = KdSettings(name="kd"), MsdcrdSettings(name="msdcrd", layers=[-1, 1])
     assert column_names([kd, near, kd]) == ("kd", "msdcrd", "kd_2")
-    assert stages_of([kd, near]) == (-1, 1)
-    assert stages_of([kd]) == ()
+    assert needs_of([kd, near]) == Needs(stages=(-1, 1))
+    assert needs_of([kd]) == Needs()

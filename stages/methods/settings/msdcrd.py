@@ -1,4 +1,4 @@
-"""What a profile may say of a distillation method: one typed class a method, by `name`."""
+"""Settings of MSDCRD."""
 
 from __future__ import annotations
 
@@ -6,28 +6,8 @@ from typing import ClassVar, Literal
 
 from pydantic import model_validator
 
-from stages.fields import Settings, setting
-
-
-class MethodSettings(Settings):
-    """What every method shares. A method's own settings class adds its keys, and `name: Literal["..."]`."""
-
-    method: ClassVar[str] = ""
-    """The class that computes it, "module:Class", a stages.methods.base.Method; imported when needed."""
-
-    weight: float = setting(1.0, "factor of this method's loss in the sum", ge=0.0)
-    warmup_epochs: float = setting(
-        0.0, "the weight rises linearly from 0 over these epochs", unit="epochs", ge=0.0
-    )
-
-
-class KdSettings(MethodSettings):
-    """Plain knowledge distillation: temperature-softened logits (Hinton et al., 2015)."""
-
-    method: ClassVar[str] = "stages.methods.kd:Kd"
-
-    name: Literal["kd"]
-    temperature: float = setting(4.0, "softens both distributions; the loss carries T^2", gt=0.0)
+from stages.fields import setting
+from stages.methods.settings.base import MethodSettings
 
 
 class MsdcrdSettings(MethodSettings):

@@ -1,0 +1,17 @@
+"""Settings of plain knowledge distillation."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+from stages.fields import setting
+from stages.methods.settings.base import MethodSettings
+
+
+class KdSettings(MethodSettings):
+    """Plain knowledge distillation: temperature-softened logits (Hinton et al., 2015)."""
+
+    method: ClassVar[str] = "stages.methods.kd:Kd"
+
+    name: Literal["kd"]
+    temperature: float = setting(4.0, "softens both distributions; the loss carries T^2", gt=0.0)
