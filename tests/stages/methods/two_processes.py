@@ -4,44 +4,103 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Any
 
 import torch
-from torch import distributed
+from torch import Tensor, distributed
 
+from stages.methods import registry
+from stages.methods.settings import MethodSettings, MsdcrdSettings
+from stages.models.features import Features, Needs
 from tests.stages.methods import made
 
-IMAGES = 6
-CASES: list[dict[str, Any]] = [
-    {},
-    {"symmetric": True},
-    {"negatives": "joint", "symmetric": True, "exclude_same_class": True, "overlap_iou": 0.2},
-    {"projector": "both_128", "learn_tau": True},
-    {"feature_axis": "channel"},
-    {"selection": "sdd", "scale_weights": "pyramid"},
-    {"selection": "topk", "topk": 3, "symmetric": True},
-    {"exclude_same_class": True, "lambda_kd": 0.5},
+LABELS = torch.tensor([0, 1, 2, 0, 1, 0])
+IMAGES = len(LABELS)
+CASES: list[MethodSettings] = [
+    MsdcrdSettings(name="msdcrd"),
+    MsdcrdSettings(name="msdcrd", symmetric=True),
+    MsdcrdSettings(
+        name="msdcrd", negatives="joint", symmetric=True, exclude_same_class=True, overlap_iou=0.2
+    ),
+    MsdcrdSettings(name="msdcrd", projector="both_128", learn_tau=True),
+    MsdcrdSettings(name="msdcrd", feature_axis="channel"),
+    MsdcrdSettings(name="msdcrd", selection="sdd", scale_weights="pyramid"),
+    MsdcrdSettings(name="msdcrd", selection="topk", topk=3, symmetric=True),
+    MsdcrdSettings(name="msdcrd", exclude_same_class=True, lambda_kd=0.5),
 ]
+"""Methods whose loss over two halves of a batch is to be that over the whole."""
+
+STUDENT = [(4, 8, 8), (5, 4, 4), (4, 4, 4)]
+TEACHER = [(3, 16, 16), (4, 8, 8), (6, 8, 8), (6, 8, 8)]
+"""(C, H, W) of the stage ends, the last that of the map as well."""
 
 
-def results(start: int, stop: int) -> list[dict[str, torch.Tensor]]:
-    """By case: the loss of images start to stop, its gradients by parameter, and that of the map."""
-    found = []
-    for keys in CASES:
-        whole = made.maps(IMAGES, 4, 4, 4, seed=1)
-        student_map = whole[start:stop].clone().requires_grad_()
-        student, teacher = (
-            made.features(student_map),
-            made.features(made.maps(IMAGES, 6, 8, 8, 2)[start:stop]),
-        )
-        method = made.method(student, teacher, **keys)
-        labels = torch.tensor([0, 1, 2, 0, 1, 0])[start:stop]
-        loss = method(student, teacher, made.batch(labels, made.head(6)))
-        loss.backward()
-        assert student_map.grad is not None
-        gradients = {name: p.grad for name, p in method.named_parameters() if p.grad is not None}
-        found.append({"loss": loss.detach(), "map": student_map.grad, **gradients})
-    return found
+def title(settings: MethodSettings) -> str:
+    """The case as its keys that are not the defaults."""
+    return " ".join(f"{key}={value}" for key, value in settings.model_dump(exclude_defaults=True).items())
+
+
+def results(start: int, stop: int) -> list[dict[str, Tensor]]:
+    """By case: the loss of images start to stop, its gradients by parameter and, as "student ...", by
+    tensor of the student, and as "state ..." what the method keeps for the next step."""
+    return [_result(settings, start, stop) for settings in CASES]
+
+
+def _result(settings: MethodSettings, start: int, stop: int) -> dict[str, Tensor]:
+    needs = registry.needs(settings)
+    leaves: dict[str, Tensor] = {}
+    student = _shown(STUDENT, 1, needs, start, stop, leaves)
+    teacher = _shown(TEACHER, 2, needs, start, stop, {})
+    torch.manual_seed(1)
+    method = registry.make(settings, made.spec(student), made.spec(teacher))
+    method.prepare(LABELS)
+    torch.manual_seed(2)
+    batch = made.batch(
+        LABELS[start:stop], made.head(TEACHER[-1][0]), indices=torch.arange(start, stop), shown=teacher
+    )
+    for leaf in leaves.values():
+        leaf.requires_grad_()
+    loss = method(student, teacher, batch)
+    loss.backward()
+    named = {f"student {name}": leaf for name, leaf in leaves.items()} | dict(method.named_parameters())
+    gradients = {name: value.grad for name, value in named.items() if value.grad is not None}
+    kept = {
+        f"state {name}": value
+        for name, value in method.state_dict().items()
+        if name not in dict(method.named_parameters())
+    }
+    return {"loss": loss.detach(), **gradients, **kept}
+
+
+def _shown(
+    shapes: list[tuple[int, int, int]],
+    seed: int,
+    needs: Needs,
+    start: int,
+    stop: int,
+    leaves: dict[str, Tensor],
+) -> Features:
+    """What a network shows of these images; every tensor is one of its own, noted in `leaves`."""
+
+    def leaf(name: str, whole: Tensor) -> Tensor:
+        leaves[name] = whole[start:stop].clone()
+        return leaves[name]
+
+    def maps(shape: tuple[int, int, int], number: int) -> Tensor:
+        return made.maps(IMAGES, *shape, seed=10 * seed + number)
+
+    final = maps(shapes[-1], 0)
+    ends = list(enumerate(shapes)) if needs.ends else []
+    stages = [(number, shapes[number]) for number in needs.stages]
+    return Features(
+        logits=leaf("logits", made.head(shapes[-1][0], seed)(final.mean((2, 3)))),
+        embedding=leaf("embedding", final.mean((2, 3))),
+        map=leaf("map", final),
+        stages=tuple(leaf(f"stage {number}", maps(shape, 20 + number)) for number, shape in stages),
+        stage_numbers=needs.stages,
+        ends=tuple(leaf(f"end {number}", maps(shape, 30 + number)) for number, shape in ends),
+        map_before=leaf("map before", final - 0.5),
+        ends_before=tuple(leaf(f"end {number} before", maps(shape, 30 + number)) for number, shape in ends),
+    )
 
 
 if __name__ == "__main__":
