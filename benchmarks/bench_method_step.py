@@ -31,7 +31,8 @@ from stages.methods.base import Batch
 from stages.methods.registry import make, needs
 from stages.methods.settings import KdSettings, MethodSettings, MsdcrdSettings
 from stages.models.create import create
-from stages.models.features import Needs, Observer
+from stages.models.features import Needs
+from stages.models.observer import Observer
 from stages.models.settings import ModelSettings
 from stages.training.tasks import RunningTeacher
 
@@ -115,7 +116,8 @@ def step(settings: MethodSettings | None, device: torch.device, batch: int) -> C
         if method is not None:
             with torch.no_grad():
                 shown = teacher(images)
-            loss = loss + method(seen, shown, Batch(labels, indices, RunningTeacher(teacher, images)))
+            seen_batch = Batch(labels, indices, RunningTeacher(teacher, images), student)
+            loss = loss + method(seen, shown, seen_batch)
         loss.backward()
         optimizer.step()
 

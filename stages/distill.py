@@ -18,7 +18,8 @@ from pipeline.stage import Context, Metrics
 from stages.data.load import DataSet, load
 from stages.models import card as cards
 from stages.models.create import create
-from stages.models.features import Needs, Observer
+from stages.models.features import Needs
+from stages.models.observer import Observer
 from stages.training import before, loop, result
 from stages.training.checkpoint import Checkpoints, file_digest, identity_of, weights_digest
 from stages.training.fabric import launch, resolve

@@ -16,7 +16,7 @@ from torch import nn
 
 from pipeline.errors import ModelError
 from stages.models import weights
-from stages.models.features import Observer
+from stages.models.observer import Observer
 from stages.models.settings import ModelSettings
 from stages.models.stem import small_stem
 

@@ -22,7 +22,8 @@ from stages.data.preprocessing import Preprocessing
 from stages.methods import registry
 from stages.methods.base import Batch
 from stages.methods.settings import MethodSettings
-from stages.models.features import Change, Features, Needs, Observer
+from stages.models.features import Change, Features, Needs
+from stages.models.observer import Observer
 from stages.training.supply import Normalise, Supply, room_bytes
 
 Autocast = Callable[[], AbstractContextManager[object]]

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from pipeline.errors import ModelError
 from stages.models.create import create
-from stages.models.features import Needs, Observer
+from stages.models.features import Needs
+from stages.models.observer import Observer
 from stages.models.settings import ModelSettings
 
 SIZE = 64

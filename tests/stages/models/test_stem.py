@@ -6,7 +6,7 @@ from torch import nn
 
 from pipeline.errors import ModelError
 from stages.models.create import create
-from stages.models.features import Observer
+from stages.models.observer import Observer
 from stages.models.settings import ModelSettings
 
 FAMILIES = [

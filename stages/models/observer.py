@@ -1,0 +1,271 @@
+"""Runs a network once and shows what is inside: maps, pooled vector, logits."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pipeline.errors import ModelError
+from stages.models.anatomy import (
+    feature_info,
+    is_nhwc,
+    last_pooling,
+    stage_ends,
+    stages_by_number,
+    token_grid,
+)
+from stages.models.features import FINAL_MAP, NO_MAP, Change, Features, FeatureSpec, Needs
+from stages.models.layout import Layout, layout_between, replaced
+
+
+class Observer(nn.Module):
+    """Runs a network once and shows its features.
+
+    needs: which maps beside the final one. Stages are counted as the architecture names them (for a
+    vision transformer: its blocks). They are as the stage leaves them; the deepest of a token network
+    has gone through the final norm, as its map has.
+
+    Raises ModelError for a stage the architecture does not have.
+    """
+
+    def __init__(self, model: nn.Module, needs: Needs = FINAL_MAP) -> None:
+        super().__init__()
+        self.model = model
+        self.stage_numbers = needs.stages
+        self._stages = stages_by_number(model, needs.stages)
+        self._ends = stage_ends(model) if needs.ends else ()
+        self._stage_modules = {n: str(stage["module"]) for n, stage in enumerate(feature_info(model))}
+        self._layouts: dict[tuple[int, int], Mapping[int, Layout]] = {}
+        self._pooling = last_pooling(model)
+        self._in_parts = hasattr(model, "forward_features") and hasattr(model, "forward_head")
+
+    def forward(self, images: Tensor) -> Features:
+        """images: float, normalised, (B, C, H, W)."""
+        pooling: list[Tensor] = []
+        vectors: list[Tensor] = []
+        with _watching(self.model, self._pooling, pooling, vectors, self._in_parts):
+            if self._in_parts:
+                final, inner = self._backbone(images)
+                logits = self.model.forward_head(final)  # type: ignore[operator]
+            else:
+                final, inner = None, []
+                logits = self.model(images)
+        size = (images.shape[-2], images.shape[-1])
+        if pooling:
+            shown, embedding = self._pooled_map(pooling[0], final), pooling[1].flatten(1)
+        elif isinstance(final, Tensor) and final.ndim == 3:
+            shown, embedding = self._tokens(final, size)
+        else:
+            shown = logits.new_zeros(len(logits), *NO_MAP)
+            embedding = vectors[0].flatten(1) if vectors else logits
+        by_number = dict(zip(self._shown, inner, strict=True))
+        normed = isinstance(final, Tensor) and (final.ndim == 3 or is_nhwc(self._pooling))
+        deepest = len(feature_info(self.model)) - 1
+        if normed and deepest in by_number and by_number[deepest].shape == shown.shape:
+            by_number[deepest] = shown
+        stages = tuple(by_number[number] for number in self._stages)
+        ends = tuple(by_number[number] for number in self._ends)
+        return Features(logits, embedding, shown, stages, self.stage_numbers, ends)
+
+    def altered(self, images: Tensor, changes: Mapping[int, Change]) -> Features:
+        """What the network shows when the map that leaves stage end n is replaced by changes[n](map).
+
+        images: as `forward`'s. changes: by the place among the `ends`, (B, C, H, W) -> the same shape;
+        of a token network's deepest end the map is changed before the final norm. The gradient goes
+        through the network to whatever the changes were computed from.
+
+        Raises ModelError if the observer does not show the ends, an end is not there, or the
+        architecture's stages cannot be replaced.
+        """
+        absent = sorted(set(changes) - set(range(len(self._ends))))
+        if absent:
+            raise ModelError(
+                f"{type(self.model).__name__} has no stage end {absent[0]} to replace",
+                why=f"{len(self._ends)} stage ends are shown",
+                mend="name ends among those in the method's needs (`ends`)",
+            )
+        layouts = self._layouts_for(images)
+        numbers = {self._ends[end]: change for end, change in changes.items()}
+        with replaced(self.model, self._stage_modules, layouts, numbers):
+            return self(images)
+
+    def _layouts_for(self, images: Tensor) -> Mapping[int, Layout]:
+        """The layout of each stage end for images of this size, found by one pass of one image."""
+        size = (images.shape[-2], images.shape[-1])
+        if size not in self._layouts:
+            self._layouts[size] = self._found_layouts(images[:1].detach())
+        return self._layouts[size]
+
+    def _found_layouts(self, image: Tensor) -> Mapping[int, Layout]:
+        left: dict[int, Any] = {}
+        hooks = [
+            self.model.get_submodule(self._stage_modules[number]).register_forward_hook(
+                lambda _, __, output, number=number: left.__setitem__(number, output)
+            )
+            for number in self._ends
+            if number in self._stage_modules
+        ]
+        try:
+            with _evaluating(self.model), torch.no_grad():
+                shown = dict(zip(self._shown, self._backbone(image)[1], strict=True))
+        finally:
+            for hook in hooks:
+                hook.remove()
+        found: dict[int, Layout] = {}
+        for number in self._ends:
+            layout = layout_between(left.get(number), shown[number])
+            if layout is None:
+                raise ModelError(
+                    f"the maps of {type(self.model).__name__} cannot be replaced",
+                    why=f"what leaves its stage {number} is not the map that it shows of it",
+                    mend="choose a network of another family for a method that runs the teacher again",
+                )
+            found[number] = layout
+        return found
+
+    def spec(self, image_size: int, channels: int) -> FeatureSpec:
+        """The shapes, found by running one image in eval mode; the network is left as it was."""
+        inputs: list[Tensor] = []
+        classifier = self._classifier()
+        hook = None
+        if classifier is not None:
+            hook = classifier.register_forward_pre_hook(lambda _, args: inputs.append(args[0]))
+        device = next(self.model.parameters()).device
+        # No noise from the generator, whose state belongs to the training.
+        ramp = torch.arange(channels * image_size**2, device=device, dtype=torch.float32)
+        image = torch.sin(ramp * 0.7).reshape(1, channels, image_size, image_size)
+        try:
+            with _evaluating(self), torch.no_grad(), torch.autocast(device.type, enabled=False):
+                features = self(image)
+        finally:
+            if hook is not None:
+                hook.remove()
+        channels_, height, width = features.map.shape[1:]
+        return FeatureSpec(
+            classes=features.logits.shape[1],
+            embedding=features.embedding.shape[1],
+            map=(channels_, height, width),
+            stages=tuple((stage.shape[1], stage.shape[2], stage.shape[3]) for stage in features.stages),
+            head_is_linear_on_pooled=_reads_the_mean(inputs, features.map),
+            stage_numbers=self.stage_numbers,
+            ends=tuple((end.shape[1], end.shape[2], end.shape[3]) for end in features.ends),
+        )
+
+    def local_logits(self, vectors: Tensor) -> Tensor:
+        """The network's own classifier on pooled vectors: (B, M, C) -> (B, M, K), float32.
+
+        Only for a head that is linear on the pooled map (`FeatureSpec.head_is_linear_on_pooled`):
+        then the mean over a full grid of windows is the network's own logit. Raises ModelError
+        otherwise.
+        """
+        classifier = self._classifier()
+        if classifier is None or classifier.weight.flatten(1).shape[1] != vectors.shape[-1]:
+            raise ModelError(
+                "the network's classifier cannot judge parts of its map",
+                why="its head is not one linear layer on the pooled map",
+                mend="set `selection: dedup` or `none` for msdcrd",
+            )
+        weight, bias = classifier.weight.flatten(1).float(), classifier.bias
+        with torch.autocast(vectors.device.type, enabled=False):
+            return nn.functional.linear(vectors.float(), weight, None if bias is None else bias.float())
+
+    @property
+    def _shown(self) -> tuple[int, ...]:
+        return tuple(sorted({*self._stages, *self._ends}))
+
+    def _backbone(self, images: Tensor) -> tuple[Any, list[Tensor]]:
+        if not self._shown:
+            return self.model.forward_features(images), []  # type: ignore[operator]
+        final, inner = self.model.forward_intermediates(  # type: ignore[operator]
+            images, indices=list(self._shown), norm=False, output_fmt="NCHW"
+        )
+        return final, inner
+
+    def _pooled_map(self, seen: Tensor, final: Any) -> Tensor:
+        if getattr(self._pooling, "pool", None) is not None and is_nhwc(self._pooling):
+            seen = seen.permute(0, 3, 1, 2)
+        if isinstance(final, Tensor) and final.ndim == 4 and not is_nhwc(self._pooling):
+            # VGG's head folds the map into one vector before its pooling: the regions are in `final`.
+            return seen if seen.shape[-2:] == final.shape[-2:] else final
+        return seen
+
+    def _tokens(self, tokens: Tensor, image: tuple[int, int]) -> tuple[Tensor, Tensor]:
+        """(B, L, C) -> map (B, C, H, W) without class and register tokens, embedding (B, C)."""
+        prefix = int(getattr(self.model, "num_prefix_tokens", 0))
+        patches = tokens[:, prefix:]
+        grid = token_grid(self.model, image, patches.shape[1])
+        if getattr(self.model, "global_pool", "") == "avg":
+            whole = getattr(self.model, "pool_include_prefix", False)
+            embedding = (tokens if whole else patches).mean(1)
+        elif hasattr(self.model, "head_dist"):
+            embedding = tokens[:, :2].mean(1)
+        else:
+            embedding = tokens[:, 0]
+        if grid is None:
+            return tokens.new_zeros(len(tokens), *NO_MAP), embedding
+        # Row-major tokens: transpose, then view.
+        return patches.transpose(1, 2).unflatten(2, grid), embedding
+
+    def _classifier(self) -> nn.Linear | nn.Conv2d | None:
+        getter = getattr(self.model, "get_classifier", None)
+        if getter is not None:
+            found = getter()
+        else:
+            linear = [layer for layer in self.model.modules() if isinstance(layer, nn.Linear)]
+            found = linear[-1] if linear else None
+        return found if isinstance(found, nn.Linear | nn.Conv2d) else None
+
+
+@contextlib.contextmanager
+def _evaluating(module: nn.Module) -> Iterator[None]:
+    """Every part in evaluation mode, and afterwards each as it was."""
+    modes = {part: part.training for part in module.modules()}
+    module.eval()
+    try:
+        yield
+    finally:
+        for part, mode in modes.items():
+            part.training = mode
+
+
+@contextlib.contextmanager
+def _watching(
+    model: nn.Module, pooling: nn.Module | None, seen: list[Tensor], vectors: list[Tensor], in_parts: bool
+) -> Iterator[None]:
+    """Notes what goes into and comes out of the pooling, or, without one, into the last linear layer.
+
+    For one pass only: a hook that stays would be copied with the model (an EMA), and would hold on to
+    the pass's graph."""
+    if pooling is not None:
+
+        def note(_: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
+            if inputs[0].ndim == 4:
+                seen[:] = [inputs[0], output]
+
+        hook = pooling.register_forward_hook(note)
+    else:
+        linear = [layer for layer in model.modules() if isinstance(layer, nn.Linear)]
+        if not linear:
+            yield
+            return
+        hook = linear[-1].register_forward_pre_hook(
+            lambda _, inputs: vectors.__setitem__(slice(None), inputs)
+        )
+    try:
+        yield
+    finally:
+        hook.remove()
+
+
+def _reads_the_mean(inputs: list[Tensor], shown: Tensor) -> bool:
+    """Whether the classifier's one input is the map's spatial mean."""
+    if len(inputs) != 1 or shown.numel() == 0 or shown.is_meta:
+        return False
+    vector, mean = inputs[0].flatten(1), shown.mean((2, 3))
+    if vector.shape != mean.shape or not bool(mean.abs().max() > 0):
+        return False
+    return bool(torch.allclose(vector, mean, rtol=1e-3, atol=1e-5 * float(mean.abs().max())))
