@@ -97,3 +97,14 @@ def token_grid(model: nn.Module, image: tuple[int, int], tokens: int) -> tuple[i
         candidates.append((image[0] // stride, image[1] // stride))
         candidates.append((-(-image[0] // stride), -(-image[1] // stride)))
     return next((grid for grid in candidates if grid[0] * grid[1] == tokens), None)
+
+
+def classifier_of(model: nn.Module) -> nn.Linear | nn.Conv2d | None:
+    """The layer that gives the classes' scores; None where it is not one linear layer."""
+    getter = getattr(model, "get_classifier", None)
+    if getter is not None:
+        found = getter()
+    else:
+        linear = [layer for layer in model.modules() if isinstance(layer, nn.Linear)]
+        found = linear[-1] if linear else None
+    return found if isinstance(found, nn.Linear | nn.Conv2d) else None

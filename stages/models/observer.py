@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from pipeline.errors import ModelError
 from stages.models.anatomy import (
+    classifier_of,
     feature_info,
     is_nhwc,
     last_pooling,
@@ -130,7 +131,7 @@ class Observer(nn.Module):
     def spec(self, image_size: int, channels: int) -> FeatureSpec:
         """The shapes, found by running one image in eval mode; the network is left as it was."""
         inputs: list[Tensor] = []
-        classifier = self._classifier()
+        classifier = classifier_of(self.model)
         hook = None
         if classifier is not None:
             hook = classifier.register_forward_pre_hook(lambda _, args: inputs.append(args[0]))
@@ -162,7 +163,7 @@ class Observer(nn.Module):
         then the mean over a full grid of windows is the network's own logit. Raises ModelError
         otherwise.
         """
-        classifier = self._classifier()
+        classifier = classifier_of(self.model)
         if classifier is None or classifier.weight.flatten(1).shape[1] != vectors.shape[-1]:
             raise ModelError(
                 "the network's classifier cannot judge parts of its map",
@@ -209,15 +210,6 @@ class Observer(nn.Module):
             return tokens.new_zeros(len(tokens), *NO_MAP), embedding
         # Row-major tokens: transpose, then view.
         return patches.transpose(1, 2).unflatten(2, grid), embedding
-
-    def _classifier(self) -> nn.Linear | nn.Conv2d | None:
-        getter = getattr(self.model, "get_classifier", None)
-        if getter is not None:
-            found = getter()
-        else:
-            linear = [layer for layer in self.model.modules() if isinstance(layer, nn.Linear)]
-            found = linear[-1] if linear else None
-        return found if isinstance(found, nn.Linear | nn.Conv2d) else None
 
 
 @contextlib.contextmanager
