@@ -6,17 +6,56 @@ Light: imports pydantic alone. The order of `BUILT_IN` is that of the schema and
 from __future__ import annotations
 
 from stages.methods.settings.base import MethodSettings
+from stages.methods.settings.dcd import DcdSettings
+from stages.methods.settings.dist import DistSettings
+from stages.methods.settings.dkd import DkdSettings
+from stages.methods.settings.fbt import FbtSettings
+from stages.methods.settings.fitnet import FitnetSettings
 from stages.methods.settings.kd import KdSettings
+from stages.methods.settings.mlkd import MlkdSettings
 from stages.methods.settings.msdcrd import MsdcrdSettings
+from stages.methods.settings.ofa import OfaSettings
+from stages.methods.settings.pat import PatSettings
+from stages.methods.settings.reviewkd import ReviewkdSettings
+from stages.methods.settings.rkd import RkdSettings
+from stages.methods.settings.sdd import SddSettings
+from stages.methods.settings.simkd import SimkdSettings
+from stages.methods.settings.uhkd import UhkdSettings
 
 BUILT_IN: tuple[type[MethodSettings], ...] = (
     MsdcrdSettings,
     KdSettings,
+    DkdSettings,
+    DistSettings,
+    MlkdSettings,
+    RkdSettings,
+    SddSettings,
+    DcdSettings,
+    FitnetSettings,
+    ReviewkdSettings,
+    SimkdSettings,
+    FbtSettings,
+    OfaSettings,
+    PatSettings,
+    UhkdSettings,
 )
 
 __all__ = [
     "BUILT_IN",
+    "DcdSettings",
+    "DistSettings",
+    "DkdSettings",
+    "FbtSettings",
+    "FitnetSettings",
     "KdSettings",
     "MethodSettings",
+    "MlkdSettings",
     "MsdcrdSettings",
+    "OfaSettings",
+    "PatSettings",
+    "ReviewkdSettings",
+    "RkdSettings",
+    "SddSettings",
+    "SimkdSettings",
+    "UhkdSettings",
 ]

@@ -48,13 +48,13 @@ def test_two_halves_are_worth_one_whole_batch(
 ) -> None:
     expected_of, (first, second) = whole[case[0]], (half[case[0]] for half in halves)
     assert expected_of.keys() == first.keys() == second.keys()
-    assert any(name.startswith("student") for name in expected_of)
+    assert any(name.startswith("student ") for name in expected_of)
     for name, expected in expected_of.items():
-        if name.startswith("student"):
+        if name.startswith("student "):
             # Each process's images have their rows; the mean over processes halves the losses' sum.
             found = torch.cat([first[name], second[name]]) / 2
         else:
             found = (first[name] + second[name]) / 2
         assert torch.allclose(found, expected, rtol=1e-4, atol=1e-6), name
-        if name.startswith("state"):
+        if name.startswith("state "):
             assert torch.equal(first[name], second[name]), name
