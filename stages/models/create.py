@@ -1,4 +1,4 @@
-"""Networks by name: timm's architectures, and torchvision's under `torchvision/NAME`."""
+"""Networks by name: timm's architectures, ours among them, and torchvision's under `torchvision/NAME`."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from torch import nn
 
 from pipeline.errors import ModelError
 from stages.models import weights
+from stages.models.cifar import registry as _cifar  # noqa: F401 - puts its networks into timm's registry
 from stages.models.observer import Observer
 from stages.models.settings import ModelSettings
 from stages.models.stem import small_stem

@@ -16,6 +16,9 @@ from torch import nn
 
 from pipeline.errors import ModelError
 
+SMALL = 64
+"""Side of the largest image that is called small, in pixels."""
+
 LEFT_OUT = 4
 """By how much the total stride goes down."""
 
@@ -46,8 +49,11 @@ def small_stem(model: nn.Module, name: str, channels: int) -> None:
     every such layer, so that its scale does not matter).
 
     Raises ModelError if the architecture has no such stem (vision transformers, networks built for
-    one image size, networks that halve the map fewer than two times).
+    one image size, networks that halve the map fewer than two times), or needs none (those made for
+    small images).
     """
+    if _made_for(model) <= SMALL:
+        raise _no_small_stem(name, f"it is made for images of {_made_for(model)} pixels as it is")
     if hasattr(model, "patch_embed") or _takes_one_size(model):
         raise _no_small_stem(name, "it cuts the image into patches, or is built for one image size")
     size, before = _halvings(model, name, channels)
@@ -146,8 +152,16 @@ def _stride(layer: nn.Module) -> int:
 
 
 def _takes_one_size(model: nn.Module) -> bool:
-    facts = getattr(model, "default_cfg", None) or getattr(model, "pretrained_cfg", None) or {}
-    return bool(facts.get("fixed_input_size", False))
+    return bool(_facts(model).get("fixed_input_size", False))
+
+
+def _made_for(model: nn.Module) -> int:
+    """Side of the images the architecture is made for, in pixels; 224 where it does not tell."""
+    return int(_facts(model).get("input_size", (3, 224, 224))[-1])
+
+
+def _facts(model: nn.Module) -> dict[str, Any]:
+    return getattr(model, "default_cfg", None) or getattr(model, "pretrained_cfg", None) or {}
 
 
 def _no_small_stem(name: str, why: str) -> ModelError:

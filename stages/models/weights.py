@@ -109,8 +109,10 @@ def _unprefixed(state: dict[str, Tensor]) -> dict[str, Tensor]:
 def fit(model: nn.Module, state: Mapping[str, Tensor], where: str) -> None:
     """Raises ModelError unless the tensors are the model's own: the same names and shapes.
 
-    `num_batches_tracked`, which counts training steps and nothing reads, may be absent.
+    `num_batches_tracked`, which counts training steps and nothing reads, may be absent, and the
+    classifier may be called otherwise (`as_named`).
     """
+    state = as_named(model, state)
     own = model.state_dict()
     missing = [name for name in own if name not in state and not name.endswith("num_batches_tracked")]
     unexpected = [name for name in state if name not in own]
@@ -146,18 +148,43 @@ def fit(model: nn.Module, state: Mapping[str, Tensor], where: str) -> None:
 def put(model: nn.Module, state: Mapping[str, Tensor], where: str) -> None:
     """Copies the tensors into the model, or raises ModelError as `fit` does."""
     fit(model, state, where)
-    model.load_state_dict(dict(state), strict=False)
+    model.load_state_dict(as_named(model, state), strict=False)
+
+
+def as_named(model: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors under the model's names, where only the classifier's name differs.
+
+    One code calls it `fc`, another `linear`, `classifier` or `head.0`. It is told by what is left over:
+    the model lacks nothing but its one classifier, and the file has nothing more than one layer with
+    tensors of the same names. Anything else stays as it is.
+    """
+    own = model.state_dict()
+    missing = {name for name in own if name not in state and not name.endswith("num_batches_tracked")}
+    unexpected = [name for name in state if name not in own]
+    owners = {name.rpartition(".")[0] for name in unexpected}
+    heads = _classifiers(model)
+    if len(heads) != 1 or len(owners) != 1:
+        return dict(state)
+    (head,) = heads
+    names = {name: f"{head}.{name.rpartition('.')[2]}" for name in unexpected}
+    if set(names.values()) != missing:
+        return dict(state)
+    return {names.get(name, name): tensor for name, tensor in state.items()}
 
 
 def _is_classifier(model: nn.Module, name: str) -> bool:
     """Whether the tensor belongs to a layer that gives the classes' scores."""
-    owner = name.rpartition(".")[0]
+    return name.rpartition(".")[0] in _classifiers(model)
+
+
+def _classifiers(model: nn.Module) -> set[str]:
+    """The paths of the layers that give the classes' scores: as the model says, else its last linear one."""
     heads = getattr(model, "get_classifier", lambda: None)()
     heads = heads if isinstance(heads, tuple | list | nn.ModuleList) else (heads,)
-    if any(isinstance(head, nn.Module) and head is model.get_submodule(owner) for head in heads):
-        return True
-    layers = [path for path, layer in model.named_modules() if isinstance(layer, nn.Linear)]
-    return bool(layers) and owner == layers[-1]
+    layers = dict(model.named_modules())
+    told = {path for path, layer in layers.items() if any(layer is head for head in heads)}
+    linear = [path for path, layer in layers.items() if isinstance(layer, nn.Linear)]
+    return told or set(linear[-1:])
 
 
 def _listed(label: str, names: list[str]) -> str:

@@ -1,0 +1,1 @@
+"""The small networks that papers on distillation train on CIFAR, in timm's registry as `cifar_*`."""
