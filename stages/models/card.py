@@ -15,6 +15,7 @@ from torch import nn
 from pipeline.errors import ModelError
 from stages.data.preprocessing import Preprocessing
 from stages.models import weights
+from stages.models.borrowed import Borrowed, assemble
 from stages.models.create import create
 from stages.models.settings import ModelSettings
 
@@ -29,6 +30,7 @@ class ModelCard:
 
     role: teacher, student or baseline. model, options, stem: as in the profile. val_top1: per cent, of
     the kept epoch; None if no epoch was trained. best_epoch counts from 1; 0: the starting weights.
+    borrowed: how the teacher's classifier is joined to the model, if it is.
     """
 
     role: str
@@ -41,9 +43,10 @@ class ModelCard:
     epochs: int
     val_top1: float | None
     preprocessing: Preprocessing
+    borrowed: Borrowed | None = None
 
     def as_json(self) -> dict[str, Any]:
-        return {
+        facts = {
             "schema_version": SCHEMA_VERSION,
             "role": self.role,
             "model": self.model,
@@ -56,6 +59,8 @@ class ModelCard:
             "val_top1": self.val_top1,
             "preprocessing": self.preprocessing.as_json(),
         }
+        # A card without it stays what it was before there were any.
+        return facts if self.borrowed is None else {**facts, "borrowed": self.borrowed.as_json()}
 
     @classmethod
     def from_json(cls, facts: Mapping[str, Any]) -> ModelCard:
@@ -71,6 +76,7 @@ class ModelCard:
             epochs=facts["epochs"],
             val_top1=facts["val_top1"],
             preprocessing=Preprocessing.from_json(facts["preprocessing"]),
+            borrowed=Borrowed.from_json(facts["borrowed"]) if "borrowed" in facts else None,
         )
 
 
@@ -122,10 +128,11 @@ def rebuild(card: ModelCard) -> nn.Module:
     settings = ModelSettings.model_validate(
         {"model": card.model, "options": dict(card.options), "stem": card.stem}
     )
+    shape = {
+        "classes": len(card.classes),
+        "channels": card.preprocessing.channels,
+        "image_size": card.preprocessing.image_size,
+    }
     with torch.random.fork_rng(devices=[]):
-        return create(
-            settings,
-            classes=len(card.classes),
-            channels=card.preprocessing.channels,
-            image_size=card.preprocessing.image_size,
-        )
+        model = create(settings, **shape)
+        return model if card.borrowed is None else assemble(model, card.borrowed, **shape)

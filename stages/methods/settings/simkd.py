@@ -1,0 +1,19 @@
+"""Settings of SimKD."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+from stages.fields import setting
+from stages.methods.settings.base import MethodSettings
+
+
+class SimkdSettings(MethodSettings):
+    """SimKD: the student answers with the teacher's classifier, behind a projector that is deployed too."""
+
+    method: ClassVar[str] = "stages.methods.simkd:Simkd"
+
+    name: Literal["simkd"]
+    reduction: int = setting(
+        2, "the projector's inner channels are the teacher's, divided by this; higher is smaller", ge=1
+    )
