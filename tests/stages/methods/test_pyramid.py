@@ -15,7 +15,9 @@ def by_hand(student: Tensor, teacher: Tensor) -> float:
     images, channels, height, width = student.shape
     s, t = student.double().tolist(), teacher.double().tolist()
 
-    def mean(maps: list[list[list[list[float]]]], i: int, c: int, top: int, left: int, cells: tuple) -> float:  # type: ignore[type-arg]
+    def mean(
+        maps: list[list[list[list[float]]]], i: int, c: int, top: int, left: int, cells: tuple[int, int]
+    ) -> float:
         rows = range(math.floor(top * height / cells[0]), math.ceil(round((top + 1) * height / cells[0], 9)))
         columns = range(
             math.floor(left * width / cells[1]), math.ceil(round((left + 1) * width / cells[1], 9))
