@@ -17,12 +17,17 @@ from stages.methods.settings.base import MethodSettings
 from stages.models.features import Change, Features, FeatureSpec, Needs
 
 
-class Teacher(Protocol):
-    """The teacher beyond its features of this batch."""
+class Head(Protocol):
+    """A network's classifier, beyond its features of this batch."""
 
     def local_logits(self, vectors: Tensor) -> Tensor:
-        """Its classifier on pooled vectors: (B, M, C) -> (B, M, K) float32. Raises ModelError if its
-        head is not linear on the pooled map (`FeatureSpec.head_is_linear_on_pooled`)."""
+        """Its classifier on pooled vectors: (B, M, C) -> (B, M, K) float32. The student's takes the
+        gradient, as the vectors do. Raises ModelError if its head is not linear on the pooled map
+        (`FeatureSpec.head_is_linear_on_pooled`)."""
+
+
+class Teacher(Head, Protocol):
+    """The teacher beyond its features of this batch."""
 
     def again(self, changes: Mapping[int, Change]) -> Features:
         """What it shows of the same images when the map that leaves stage end n is replaced by
@@ -43,6 +48,7 @@ class Batch:
     labels: Tensor
     indices: Tensor
     teacher: Teacher
+    student: Head
 
 
 class Method(nn.Module, ABC):
@@ -62,6 +68,26 @@ class Method(nn.Module, ABC):
         """Which maps the method reads of student and teacher, beside the one that feeds the pooling,
         the pooled vector and the logits, which are always there."""
         return Needs()
+
+    @classmethod
+    def build_student(
+        cls,
+        settings: MethodSettings,
+        student: nn.Module,
+        teacher: nn.Module,
+        *,
+        image_sizes: tuple[int, int],
+        channels: int,
+    ) -> nn.Module:
+        """The network that is trained, and deployed, in the student's place; most leave it as it is.
+
+        student: as the profile names it, with its starting weights; it may be taken apart. teacher: as
+        trained. image_sizes: the student's, the teacher's. Returns the student, or a
+        stages.models.borrowed.BorrowedHead made of it: no other network could be built again from its
+        card. Random weights come from torch's generator, which has the training's seed. Raises
+        ModelError for a student or teacher this cannot be made of.
+        """
+        return student
 
     def prepare(self, labels: Tensor) -> None:
         """Called once, before the first step and on the CPU, with the labels of all training images,

@@ -161,7 +161,7 @@ class Distillation(Task):
             else:
                 teacher = teacher_observer(images[1])
         student = student_observer(images[0])
-        batch = Batch(labels, which, RunningTeacher(teacher_observer, images[-1]))
+        batch = Batch(labels, which, RunningTeacher(teacher_observer, images[-1]), student_observer)
         losses = [method(student, teacher, batch) for method in self.methods]
         return student.logits, torch.stack([loss.float() for loss in losses])
 

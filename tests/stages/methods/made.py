@@ -22,6 +22,13 @@ def settings(**keys: Any) -> MsdcrdSettings:
 
 
 @dataclass(frozen=True)
+class MadeHead:
+    """A network that consists of its head."""
+
+    local_logits: Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True)
 class MadeTeacher:
     """A teacher that consists of its head; `shown` is what it shows when it is run again."""
 
@@ -30,17 +37,25 @@ class MadeTeacher:
 
     def again(self, changes: Mapping[int, Change]) -> Features:
         assert self.shown is not None
-        ends = tuple(changes[n](end) if n in changes else end for n, end in enumerate(self.shown.ends))
+        ends: list[Tensor] = []
+        shift: Tensor | float = 0.0
+        for n, end in enumerate(self.shown.ends):
+            came = end + shift
+            ends.append(changes[n](came) if n in changes else came)
+            # What changes a map changes all behind it.
+            shift = shift + (ends[-1] - came).mean((1, 2, 3), keepdim=True)
         pooled = ends[-1].mean((2, 3))
-        return Features(self.local_logits(pooled), pooled, ends[-1], ends=ends)
+        return Features(self.local_logits(pooled), pooled, ends[-1], ends=tuple(ends))
 
 
 def batch(labels: Tensor, head: Callable[[Tensor], Tensor] | None = None, **keys: Any) -> Batch:
-    """A step about images 0, 1, ... of the training set, with a teacher of this classifier.
+    """A step about images 0, 1, ... of the training set, with a teacher of this classifier; the
+    student's is the one that `features` uses.
 
-    keys: `indices`, or `shown`: the features of a teacher that is run again."""
+    keys: `indices`; `student`: its head; `shown`: the features of a teacher that is run again."""
     indices = keys.pop("indices", torch.arange(len(labels), device=labels.device))
-    return Batch(labels, indices, MadeTeacher(head or (lambda vectors: vectors), **keys))
+    student = keys.pop("student", MadeHead(of_features))
+    return Batch(labels, indices, MadeTeacher(head or (lambda vectors: vectors), **keys), student)
 
 
 def features(
@@ -63,6 +78,11 @@ def features(
         maps - 0.5,
         tuple(end - 0.5 for end in ends),
     )
+
+
+def of_features(vectors: Tensor) -> Tensor:
+    """The classifier that `features` uses by default, whatever the channels."""
+    return head(vectors.shape[-1]).to(vectors.device)(vectors)
 
 
 def head(channels: int, seed: int = 5) -> torch.nn.Linear:
