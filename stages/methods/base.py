@@ -89,6 +89,13 @@ class Method(nn.Module, ABC):
         """
         return student
 
+    @classmethod
+    def check_student(
+        cls, settings: MethodSettings, student: nn.Module, *, image_size: int, channels: int
+    ) -> None:
+        """Looks before anything runs, and before there is a teacher, at whether `build_student` can use
+        such a student (its weights are random). Raises ModelError if not."""
+
     def prepare(self, labels: Tensor) -> None:
         """Called once, before the first step and on the CPU, with the labels of all training images,
         (N,) int64, in the order of `Batch.indices`. Buffers made here are saved and restored with

@@ -6,13 +6,17 @@ through entry points of the group `kdpipe.methods`; docs/methods.md has an examp
 
 from __future__ import annotations
 
+import copy
 import importlib
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from pipeline.errors import ModelError
 from stages.methods.settings.base import MethodSettings
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from stages.methods.base import Method
     from stages.models.features import FeatureSpec, Needs
 
@@ -28,6 +32,52 @@ def make(settings: MethodSettings, student: FeatureSpec, teacher: FeatureSpec) -
 def needs(settings: MethodSettings) -> Needs:
     """The maps that the method reads (see `Method.needs`), known before the networks are."""
     return method_class(settings).needs(settings)
+
+
+def build_student(
+    methods: Sequence[MethodSettings],
+    student: nn.Module,
+    teacher: nn.Module,
+    *,
+    image_sizes: tuple[int, int],
+    channels: int,
+) -> nn.Module:
+    """The network that these methods train and leave in the student's place (`Method.build_student`).
+
+    Raises ModelError if it cannot be made, or could not be built again from its card.
+    """
+    from stages.models.borrowed import BorrowedHead
+
+    built = student
+    for one in methods:
+        built = method_class(one).build_student(
+            one, built, teacher, image_sizes=image_sizes, channels=channels
+        )
+        if built is not student and not isinstance(built, BorrowedHead):
+            raise ModelError(
+                f"{type(one).method} builds a student that no card can describe",
+                why=f"it is a {type(built).__name__}",
+                mend="return the student itself, or a stages.models.borrowed.BorrowedHead",
+            )
+    return built
+
+
+def builds_student(methods: Sequence[MethodSettings]) -> bool:
+    """Whether one of them trains and leaves another network than the profile's student."""
+    from stages.methods.base import Method
+
+    own = Method.build_student.__func__  # type: ignore[attr-defined]
+    return any(method_class(one).build_student.__func__ is not own for one in methods)  # type: ignore[attr-defined]
+
+
+def check_student(
+    methods: Sequence[MethodSettings], student: nn.Module, *, image_size: int, channels: int
+) -> None:
+    """Raises ModelError for a student that `build_student` could not use, whatever the teacher."""
+    for one in methods:
+        # Each looks at its own, for it may take it apart.
+        mine = copy.deepcopy(student)
+        method_class(one).check_student(one, mine, image_size=image_size, channels=channels)
 
 
 def method_class(settings: MethodSettings) -> type[Method]:

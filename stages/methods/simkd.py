@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from pipeline.errors import ModelError
 from stages.methods.base import Batch, Method
 from stages.methods.settings import MethodSettings, SimkdSettings
-from stages.models.borrowed import BorrowedHead, borrow
+from stages.models.borrowed import BorrowedHead, borrow, take_apart
 from stages.models.features import Features, FeatureSpec
 from stages.models.resampling import AreaResample
 
@@ -60,6 +60,12 @@ class Simkd(Method):
         return borrow(
             student, teacher, reduction=settings.reduction, image_sizes=image_sizes, channels=channels
         )
+
+    @classmethod
+    def check_student(
+        cls, settings: MethodSettings, student: nn.Module, *, image_size: int, channels: int
+    ) -> None:
+        take_apart(student, image_size=image_size, channels=channels)
 
     def forward(self, student: Features, teacher: Features, batch: Batch) -> Tensor:
         with torch.autocast(student.logits.device.type, enabled=False):

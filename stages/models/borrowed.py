@@ -133,6 +133,16 @@ def assemble(
 
     Raises ModelError if the student does not show its final map.
     """
+    layout, shape = take_apart(student, image_size=image_size, channels=channels)
+    return BorrowedHead(student, layout, shape, facts, classes).train(student.training)
+
+
+def take_apart(student: nn.Module, *, image_size: int, channels: int) -> tuple[Layout, tuple[int, int, int]]:
+    """Leaves of the network what its final map depends on, in place; returns how its `forward_features`
+    gives that map, and the map's (C, H, W).
+
+    Raises ModelError if the network does not show its final map.
+    """
     if not hasattr(student, "forward_features"):
         raise _shows_no_map(student, "it has no `forward_features`, as timm's architectures have")
     observer = Observer(student)
@@ -151,9 +161,7 @@ def assemble(
     finally:
         for part, mode in modes.items():
             part.training = mode
-    shape = (shown.shape[1], shown.shape[2], shown.shape[3])
-    made = BorrowedHead(student, layout, shape, facts, classes)
-    return made.train(student.training)
+    return layout, (shown.shape[1], shown.shape[2], shown.shape[3])
 
 
 def _cut_off(network: nn.Module, final: Tensor) -> None:

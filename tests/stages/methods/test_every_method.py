@@ -31,7 +31,7 @@ CPU = torch.device("cpu")
 IMAGES = 6
 TRAINING_LABELS = torch.arange(60) % made.CLASSES
 
-SETTINGS: dict[str, dict[str, Any]] = {}
+SETTINGS: dict[str, dict[str, Any]] = {"fitnet": {"hints": "all"}}
 """By method, what it is told here beside its name."""
 
 ALIKE = {"simkd"}
