@@ -6,6 +6,7 @@ Light: imports pydantic alone. The order of `BUILT_IN` is that of the schema and
 from __future__ import annotations
 
 from stages.methods.settings.base import MethodSettings
+from stages.methods.settings.crd import CrdSettings
 from stages.methods.settings.dcd import DcdSettings
 from stages.methods.settings.dist import DistSettings
 from stages.methods.settings.dkd import DkdSettings
@@ -30,6 +31,7 @@ BUILT_IN: tuple[type[MethodSettings], ...] = (
     MlkdSettings,
     RkdSettings,
     SddSettings,
+    CrdSettings,
     DcdSettings,
     FitnetSettings,
     ReviewkdSettings,
@@ -42,6 +44,7 @@ BUILT_IN: tuple[type[MethodSettings], ...] = (
 
 __all__ = [
     "BUILT_IN",
+    "CrdSettings",
     "DcdSettings",
     "DistSettings",
     "DkdSettings",

@@ -37,9 +37,6 @@ SETTINGS: dict[str, dict[str, Any]] = {"fitnet": {"hints": "all"}}
 ALIKE = {"simkd"}
 """Methods whose student shows a map of the teacher's shape."""
 
-SAMPLING = {"crd"}
-"""Methods that draw negatives at random: another order of the images is another draw."""
-
 
 def settings_of(kind: type[MethodSettings]) -> MethodSettings:
     name = name_of(kind)
@@ -126,8 +123,6 @@ def test_what_the_method_learns_gets_a_gradient(name: str) -> None:
 
 @by_name
 def test_the_order_of_the_images_does_not_matter(name: str) -> None:
-    if name in SAMPLING:
-        pytest.skip("draws its negatives at random, row by row")
     made_case = case(name)
     state = {key: value.clone() for key, value in made_case.method.state_dict().items()}
     value = made_case.loss()

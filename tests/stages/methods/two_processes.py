@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, distributed
 
 from stages.methods import registry
-from stages.methods.settings import DcdSettings, MethodSettings, MsdcrdSettings
+from stages.methods.settings import CrdSettings, DcdSettings, MethodSettings, MsdcrdSettings
 from stages.models.features import Features, Needs
 from tests.stages.methods import made
 
@@ -26,6 +26,8 @@ CASES: list[MethodSettings] = [
     MsdcrdSettings(name="msdcrd", selection="sdd", scale_weights="pyramid"),
     MsdcrdSettings(name="msdcrd", selection="topk", topk=3, symmetric=True),
     MsdcrdSettings(name="msdcrd", exclude_same_class=True, lambda_kd=0.5),
+    CrdSettings(name="crd", proj_dim=8),
+    CrdSettings(name="crd", proj_dim=8, shared_negatives=True),
     DcdSettings(name="dcd"),
     DcdSettings(name="dcd", symmetric=True, detach_consistency_target=True),
     DcdSettings(name="dcd", symmetric=True, consistency_weight=0.0),
