@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
 from pipeline.stage import Context, Metrics
@@ -23,7 +23,7 @@ from stages.models import card as cards
 from stages.models.macs import macs
 from stages.training import fabric, judge
 from stages.training.calibration import expected_calibration_error
-from stages.training.supply import Normalise, Supply
+from stages.training.supply import Supply
 
 DIGITS = 6
 """Figures are rounded, so that a last bit that depends on the machine changes no artefact."""
@@ -50,7 +50,14 @@ def run(context: Context) -> Metrics:
         test = Supply(data.test, compute.device)
         for nth, (role, folder) in enumerate(folders.items()):
             network, card = cards.load(folder)
-            answers = _answers(network, card, test, compute, settings, tell(nth * len(labels), role))
+            answers = judge.logits_by_card(
+                network,
+                card,
+                test,
+                compute,
+                batch_size=settings.evaluate.batch_size,
+                tell=tell(nth * len(labels), role),
+            )
             judged[role] = _figures(answers, labels, data.classes, settings.evaluate.ece_bins)
             judged[role]["parameters"] = card.parameters
             judged[role]["macs"] = macs(network, card.preprocessing.image_size, card.preprocessing.channels)
@@ -69,22 +76,6 @@ def run(context: Context) -> Metrics:
     }
     _write(context.output / "metrics.json", report)
     return _summary(report)
-
-
-def _answers(
-    network: nn.Module,
-    card: cards.ModelCard,
-    test: Supply,
-    compute: fabric.Compute,
-    settings: Any,
-    tell: Callable[[int], None],
-) -> Tensor:
-    """float32 (images, classes), each network fed by its own card's constants."""
-    network.to(compute.device)
-    if compute.channels_last:
-        network.to(memory_format=torch.channels_last)
-    normalise = Normalise(card.preprocessing, compute.device, channels_last=compute.channels_last)
-    return judge.logits(network, test, normalise, batch_size=settings.evaluate.batch_size, tell=tell)
 
 
 def _figures(answers: Tensor, labels: np.ndarray, classes: tuple[str, ...], ece_bins: int) -> dict[str, Any]:

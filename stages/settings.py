@@ -32,16 +32,26 @@ DATA_KINDS: tuple[type[DataSettings], ...] = (
 )
 
 
+METHODS_HELP = "distillation losses, added by weight; an empty list trains the student alone"
+
+
 class DistillSettings(RecipeSettings):
     """The student's recipe and the methods that bring the teacher in."""
 
-    methods: list[Any] = setting(
-        lambda: [{"name": "msdcrd"}], "distillation losses, added by weight", min_length=1
+    methods: list[Any] = setting(lambda: [{"name": "msdcrd"}], METHODS_HELP)
+    seed: int | None = setting(
+        None, "of the student's first weights, views and order of images; null: the profile's", ge=0, lt=2**31
     )
     label_weight: float = setting(1.0, "weight of the cross-entropy with the true labels", ge=0.0)
     baseline: bool = setting(
         False, "train the same student alone under the same recipe, to tell what distillation gave"
     )
+
+    @model_validator(mode="after")
+    def _baseline_has_another(self) -> DistillSettings:
+        if self.baseline and not self.methods:
+            raise ValueError("methods is empty: the student is alone already, set baseline to false")
+        return self
 
 
 class EvaluateSettings(Settings):
@@ -158,7 +168,7 @@ def profile_model(
         __doc__=DistillSettings.__doc__,
         methods=(
             list[methods],  # type: ignore[valid-type]
-            setting(lambda: [{"name": "msdcrd"}], "distillation losses, added by weight", min_length=1),
+            setting(lambda: [{"name": "msdcrd"}], METHODS_HELP),
         ),
     )
     return create_model(

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from stages.models.card import ModelCard
+from stages.training.fabric import Compute
 from stages.training.supply import Normalise, Supply
 
 
@@ -43,6 +45,23 @@ def logits(
         network.train(was_training)
     # One read-back for the whole split.
     return torch.cat(answers).cpu()
+
+
+def logits_by_card(
+    network: nn.Module,
+    card: ModelCard,
+    supply: Supply,
+    compute: Compute,
+    *,
+    batch_size: int,
+    tell: Callable[[int], None] | None = None,
+) -> Tensor:
+    """As `logits`, in the network's own precision and fed by its own card's constants."""
+    network.to(compute.device)
+    if compute.channels_last:
+        network.to(memory_format=torch.channels_last)
+    normalise = Normalise(card.preprocessing, compute.device, channels_last=compute.channels_last)
+    return logits(network, supply, normalise, batch_size=batch_size, tell=tell)
 
 
 def top1_and_loss(answers: Tensor, labels: Tensor) -> tuple[float, float]:

@@ -69,6 +69,7 @@ class Outcome:
     """What a training gave; the task's network holds the kept weights.
 
     best_epoch: from 1; 0 if there was none and the starting weights are kept.
+    last_weights, last_val_top1: of the last epoch, whichever is kept; on the CPU.
     history: one row an epoch, named as in docs/artefacts.md.
     images_per_s, seconds_per_epoch: medians over the epochs trained in this process, without
         validation; 0 where none was.
@@ -82,6 +83,8 @@ class Outcome:
     images_per_s: float
     seconds_per_epoch: float
     bottleneck: str
+    last_val_top1: float
+    last_weights: Weights = field(repr=False)
 
 
 @dataclass(frozen=True)
@@ -157,6 +160,7 @@ def fit(
                 checkpoints.save(epoch, _state(run, epoch, kept, history))
     if kept.epoch == 0:
         kept = Kept(0, *_validate(run, None), _weights(run, None))
+    last = _weights(run, run.average if recipe.epochs else None)
     task.network.load_state_dict(kept.weights)
     seconds = median(durations) if durations else 0.0
     waiting = (training.waited_s - waited_s) / sum(durations) if durations else 0.0
@@ -168,6 +172,8 @@ def fit(
         images_per_s=run.steps * recipe.batch_size / seconds if seconds else 0.0,
         seconds_per_epoch=seconds,
         bottleneck="" if not durations else "reading" if waiting > WAITING_SHARE else "computing",
+        last_val_top1=history[-1]["val_top1"] if history else kept.val_top1,
+        last_weights=last,
     )
 
 

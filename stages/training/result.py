@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from torch import nn
 from pipeline.stage import Progress
 from stages.data.load import DataSet
 from stages.models import card as cards
+from stages.models.borrowed import BorrowedHead
 from stages.models.settings import ModelSettings
 from stages.training.fabric import Compute
 from stages.training.loop import Outcome
@@ -40,6 +42,7 @@ def write(
         epochs=recipe.epochs,
         val_top1=round(outcome.val_top1, 4),
         preprocessing=data.preprocessing,
+        borrowed=network.facts if isinstance(network, BorrowedHead) else None,
     )
     cards.save(folder, network, card)
     columns = list(outcome.history[0]) if outcome.history else _COLUMNS
@@ -47,6 +50,19 @@ def write(
         rows = csv.writer(file, lineterminator="\n")
         rows.writerow(columns)
         rows.writerows([f"{row[name]:.7g}" for name in columns] for row in outcome.history)
+
+
+def write_last(folder: Path, network: nn.Module, outcome: Outcome) -> None:
+    """`last/` in `folder`: weights and card of the last epoch, beside those that `write` has kept.
+
+    Leaves the last epoch's weights in `network`.
+    """
+    card = cards.read_card(folder)
+    network.load_state_dict(outcome.last_weights)
+    last = folder / "last"
+    last.mkdir()
+    val_top1 = round(outcome.last_val_top1, 4)
+    cards.save(last, network, replace(card, best_epoch=card.epochs, val_top1=val_top1))
 
 
 _COLUMNS = ["epoch", "learning_rate", "train_loss", "train_top1", "val_loss", "val_top1"]
@@ -62,6 +78,7 @@ def metrics(outcome: Outcome, network: nn.Module, compute: Compute) -> dict[str,
     return {
         "best_epoch": outcome.best_epoch,
         "val_top1": round(outcome.val_top1, 4),
+        "last_val_top1": round(outcome.last_val_top1, 4),
         "parameters": parameters(network),
         "images_per_s": round(outcome.images_per_s, 1),
         "seconds_per_epoch": round(outcome.seconds_per_epoch, 3),

@@ -2,10 +2,13 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from pydantic import ValidationError
 from safetensors.torch import load_file
 
 from pipeline.errors import ModelError, StageError, UsageError
@@ -36,8 +39,13 @@ def distilled(teacher: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_the_artefact_is_the_student_alone(distilled: Path) -> None:
     own = {"model.safetensors", "model.json", "history.csv"}
-    assert set(tiny.contents(distilled)) == own | {f"baseline/{name}" for name in own}
-    for folder, role in ((distilled, "student"), (distilled / "baseline", "baseline")):
+    last = {"last/model.safetensors", "last/model.json"}
+    assert set(tiny.contents(distilled)) == own | last | {f"baseline/{name}" for name in own}
+    for folder, role in (
+        (distilled, "student"),
+        (distilled / "last", "student"),
+        (distilled / "baseline", "baseline"),
+    ):
         network, card = cards.load(folder)
         assert card.role == role
         assert card.model == "test_byobnet"
@@ -88,6 +96,65 @@ def test_without_a_pull_of_the_teacher_student_and_baseline_are_the_same(
     assert files["model.safetensors"] == files["baseline/model.safetensors"]
 
 
+def test_without_a_method_the_student_is_the_baseline(teacher: Path, distilled: Path, tmp_path: Path) -> None:
+    """And the teacher's weights are not even read."""
+    settings = tiny.settings("distill", distill={**CHANGES, "baseline": False, "methods": []})
+    shutil.copytree(teacher, tmp_path / "teacher", symlinks=True)
+    (tmp_path / "teacher" / "model.safetensors").write_bytes(b"none")
+    distill.check(settings)
+    context = tiny.context(tmp_path, settings, inputs={"train": tmp_path / "teacher"})
+    metrics = distill.run(context)
+    files, expected = tiny.contents(context.output), tiny.contents(distilled)
+    assert files["model.safetensors"] == expected["baseline/model.safetensors"]
+    assert files["history.csv"] == expected["baseline/history.csv"]
+    assert metrics["method_parameters"] == 0
+
+
+def test_a_seed_of_the_student_s_own_is_that_of_a_profile(teacher: Path, tmp_path: Path) -> None:
+    def weights(name: str, **changes: Any) -> bytes:
+        settings = tiny.settings("distill", **changes)
+        context = tiny.context(tmp_path / name, settings, inputs={"train": teacher})
+        distill.run(context)
+        return tiny.contents(context.output)["model.safetensors"]
+
+    own = weights("own", distill={"seed": 5})
+    assert own == weights("profile", seed=5)
+    assert own != weights("other")
+
+
+def test_the_last_epoch_is_left_beside_the_kept_one(teacher: Path, tmp_path: Path) -> None:
+    found = {}
+    for keep in ("best", "last"):
+        settings = tiny.settings("distill", distill={"epochs": 6, "keep": keep, "ema": 0.9})
+        context = tiny.context(tmp_path / keep, settings, inputs={"train": teacher})
+        metrics = distill.run(context)
+        found[keep] = tiny.contents(context.output)
+        card = cards.read_card(context.output / "last")
+        assert (card.best_epoch, card.epochs) == (6, 6)
+        assert card.val_top1 == metrics["last_val_top1"]
+    assert metrics["best_epoch"] == 6
+    assert found["best"]["last/model.safetensors"] == found["last"]["model.safetensors"]
+    assert found["last"]["last/model.json"] == found["last"]["model.json"]
+    with (tmp_path / "best" / "output" / "history.csv").open() as file:
+        last = list(csv.DictReader(file))[-1]
+    assert float(last["val_top1"]) == pytest.approx(metrics["last_val_top1"], abs=1e-3)
+
+
+def test_what_a_method_costs_is_told(teacher: Path, tmp_path: Path) -> None:
+    settings = tiny.settings("distill", distill={"epochs": 1, "methods": [{"name": "msdcrd"}]})
+    metrics = distill.run(tiny.context(tmp_path, settings, inputs={"train": teacher}))
+    student, teacher_card = cards.load(tmp_path / "output")[1], cards.read_card(teacher)
+    assert metrics["parameters"] == student.parameters < teacher_card.parameters
+    assert metrics["method_parameters"] > 0, "a projector from the student's map to the teacher's"
+    if metrics["device"] == "cpu":
+        assert metrics["peak_memory_bytes"] is None
+
+
+def test_an_empty_list_of_methods_needs_no_baseline() -> None:
+    with pytest.raises(ValidationError, match="alone already"):
+        tiny.settings("distill", distill={"methods": [], "baseline": True})
+
+
 def test_progress_covers_both_trainings(teacher: Path, tmp_path: Path) -> None:
     told = tiny.Recorder()
     settings = tiny.settings("distill", distill={"baseline": True})
@@ -111,9 +178,7 @@ def test_a_resumed_distillation_ends_as_an_undisturbed_one(
         distill.run(
             tiny.context(tmp_path, settings, inputs={"train": teacher}, progress=tiny.Recorder(share * total))
         )
-    for path in (tmp_path / "output").iterdir():
-        path.unlink()
-    (tmp_path / "output").rmdir()
+    shutil.rmtree(tmp_path / "output")
     told = tiny.Recorder()
     context = tiny.context(tmp_path, settings, inputs={"train": teacher}, progress=told)
     distill.run(context)
