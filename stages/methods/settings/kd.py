@@ -15,3 +15,6 @@ class KdSettings(MethodSettings):
 
     name: Literal["kd"]
     temperature: float = setting(4.0, "softens both distributions; the loss carries T^2", gt=0.0)
+    logit_standardisation: bool = setting(
+        False, "bring each image's logits to mean 0 and deviation 1 first (Sun et al., 2024)"
+    )

@@ -2,20 +2,56 @@ from __future__ import annotations
 
 import pytest
 import torch
+from hypothesis import given, strategies
 
-from stages.methods.kd import Kd, kd_loss
+from stages.methods.kd import Kd, kd_loss, standardised
 from stages.methods.settings import KdSettings
-from tests.stages.methods import made, reference
+from stages.models.features import Features
+from tests.stages.methods import made, reference, reference_logits
+
+
+def pair() -> tuple[Features, Features]:
+    return made.features(made.maps(3, 4, 2, 2, seed=1)), made.features(made.maps(3, 6, 2, 2, seed=2))
+
+
+def method(seen: tuple[Features, Features], temperature: float, standardise: bool = False) -> Kd:
+    settings = KdSettings(name="kd", temperature=temperature, logit_standardisation=standardise)
+    return Kd(settings, made.spec(seen[0]), made.spec(seen[1]))
 
 
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 4.0])
 def test_agrees_with_the_equation(temperature: float) -> None:
-    student, teacher = made.maps(3, 4, 2, 2, seed=1), made.maps(3, 6, 2, 2, seed=2)
-    seen = made.features(student), made.features(teacher)
-    method = Kd(KdSettings(name="kd", temperature=temperature), made.spec(seen[0]), made.spec(seen[1]))
-    found = method(*seen, made.labels(3)).item()
+    seen = pair()
+    made_method = method(seen, temperature)
+    found = made_method(*seen, made.batch(made.labels(3))).item()
     assert found == pytest.approx(reference.kd(seen[0].logits, seen[1].logits, temperature), rel=1e-5)
-    assert list(method.parameters()) == []
+    assert list(made_method.parameters()) == []
+
+
+@pytest.mark.parametrize("temperature", [1.0, 2.0])
+def test_standardised_logits_agree_with_the_equation(temperature: float) -> None:
+    seen = pair()
+    found = method(seen, temperature, standardise=True)(*seen, made.batch(made.labels(3))).item()
+    both = [[reference_logits.standardised(row) for row in reference_logits.rows(one.logits)] for one in seen]
+    losses = [reference_logits.kd(*logits, temperature) for logits in zip(*both, strict=True)]
+    assert found == pytest.approx(sum(losses) / 3, rel=1e-5)
+
+
+@given(scale=strategies.floats(0.1, 50.0), shift=strategies.floats(-50.0, 50.0))
+def test_standardised_logits_forget_their_scale_and_their_mean(scale: float, shift: float) -> None:
+    logits = made.maps(3, 5, 1, 1).flatten(1)
+    assert torch.allclose(standardised(scale * logits + shift), standardised(logits), atol=2e-3)
+
+
+@pytest.mark.parametrize("value", [0.0, 7.3, 99999.9])
+def test_equal_logits_cannot_be_standardised_and_take_no_gradient(value: float) -> None:
+    student = torch.full((2, 1000), value).requires_grad_()
+    loss = kd_loss(standardised(student), standardised(made.maps(2, 1000, 1, 1).flatten(1)), 2.0)
+    loss.backward()
+    assert torch.equal(standardised(student), torch.zeros(2, 1000))
+    assert loss.item() > 0.0
+    assert student.grad is not None
+    assert torch.equal(student.grad, torch.zeros(2, 1000))
 
 
 def test_equal_logits_lose_nothing() -> None:

@@ -1,0 +1,27 @@
+"""Settings of DIST."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+from pydantic import model_validator
+
+from stages.fields import setting
+from stages.methods.settings.base import MethodSettings
+
+
+class DistSettings(MethodSettings):
+    """DIST: predictions that correlate, within images and within classes (Huang et al., 2022)."""
+
+    method: ClassVar[str] = "stages.methods.dist:Dist"
+
+    name: Literal["dist"]
+    beta: float = setting(1.0, "weight of the relation between classes, in each image", ge=0.0)
+    gamma: float = setting(1.0, "weight of the relation between images, in each class", ge=0.0)
+    temperature: float = setting(1.0, "softens both distributions; the loss carries T^2", gt=0.0)
+
+    @model_validator(mode="after")
+    def _says_something(self) -> DistSettings:
+        if self.beta == 0.0 and self.gamma == 0.0:
+            raise ValueError("beta and gamma are both 0: the method would do nothing")
+        return self
