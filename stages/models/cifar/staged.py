@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from timm.layers import create_classifier
+from timm.layers import SelectAdaptivePool2d, create_classifier
 from torch import Tensor, nn
 
 
@@ -34,6 +34,9 @@ class CifarNet(nn.Module):
     `forward_intermediates`, `feature_info`, `get_classifier`, `reset_classifier`. No activation works
     in place: a map that was shown stays as it was.
     """
+
+    global_pool: SelectAdaptivePool2d
+    fc: nn.Module
 
     def __init__(
         self,
