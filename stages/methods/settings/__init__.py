@@ -19,6 +19,7 @@ from stages.methods.settings.ofa import OfaSettings
 from stages.methods.settings.pat import PatSettings
 from stages.methods.settings.reviewkd import ReviewkdSettings
 from stages.methods.settings.rkd import RkdSettings
+from stages.methods.settings.rsd import RsdSettings
 from stages.methods.settings.sdd import SddSettings
 from stages.methods.settings.simkd import SimkdSettings
 from stages.methods.settings.uhkd import UhkdSettings
@@ -33,6 +34,7 @@ BUILT_IN: tuple[type[MethodSettings], ...] = (
     SddSettings,
     CrdSettings,
     DcdSettings,
+    RsdSettings,
     FitnetSettings,
     ReviewkdSettings,
     SimkdSettings,
@@ -58,6 +60,7 @@ __all__ = [
     "PatSettings",
     "ReviewkdSettings",
     "RkdSettings",
+    "RsdSettings",
     "SddSettings",
     "SimkdSettings",
     "UhkdSettings",

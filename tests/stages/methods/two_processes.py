@@ -9,7 +9,19 @@ import torch
 from torch import Tensor, distributed
 
 from stages.methods import registry
-from stages.methods.settings import CrdSettings, DcdSettings, MethodSettings, MsdcrdSettings
+from stages.methods.settings import (
+    CrdSettings,
+    DcdSettings,
+    DistSettings,
+    DkdSettings,
+    KdSettings,
+    MethodSettings,
+    MlkdSettings,
+    MsdcrdSettings,
+    RkdSettings,
+    RsdSettings,
+    SddSettings,
+)
 from stages.models.features import Features, Needs
 from tests.stages.methods import made
 
@@ -31,6 +43,15 @@ CASES: list[MethodSettings] = [
     DcdSettings(name="dcd"),
     DcdSettings(name="dcd", symmetric=True, detach_consistency_target=True),
     DcdSettings(name="dcd", symmetric=True, consistency_weight=0.0),
+    RsdSettings(name="rsd"),
+    KdSettings(name="kd", logit_standardisation=True),
+    DkdSettings(name="dkd"),
+    DistSettings(name="dist"),
+    DistSettings(name="dist", beta=0.0, temperature=4.0),
+    MlkdSettings(name="mlkd"),
+    RkdSettings(name="rkd"),
+    RkdSettings(name="rkd", angle_weight=0.0),
+    SddSettings(name="sdd", inner="dkd"),
 ]
 """Methods whose loss over two halves of a batch is to be that over the whole."""
 
