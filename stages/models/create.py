@@ -15,8 +15,9 @@ import torchvision
 from torch import nn
 
 from pipeline.errors import ModelError
+from stages.models import small_mlp as _small_mlp  # noqa: F401 - puts its networks into timm's registry
 from stages.models import weights
-from stages.models.cifar import registry as _cifar  # noqa: F401 - puts its networks into timm's registry
+from stages.models.cifar import registry as _cifar  # noqa: F401 - the same
 from stages.models.observer import Observer
 from stages.models.settings import ModelSettings
 from stages.models.stem import small_stem
