@@ -25,11 +25,9 @@ from pipeline.errors import Fault, GateMissed, KdpipeError, ProfileError, StageE
 from pipeline.runner import in_process, run
 from pipeline.stage import Context, Stage
 from pipeline.store import Store
+from tests.pipeline.command_line import PROFILE, SMALL, call, document, environment
 from tests.pipeline.kitchen import STAGES, Notebook, small_profile
 from tests.pipeline.smallhouse import STAGES as SMALL_STAGES
-from tests.pipeline.test_cli import PROFILE, SMALL, call, document, environment, home
-
-__all__ = ["home"]
 
 HAS_RAY = importlib.util.find_spec("ray") is not None
 needs_ray = pytest.mark.skipif(not HAS_RAY, reason="ray is not installed")

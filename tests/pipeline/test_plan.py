@@ -16,7 +16,7 @@ from pipeline.plan import Decision, Reason, decide, make_plan, needed, to_keep
 from pipeline.runner import run
 from pipeline.store import Store
 from tests.pipeline.kitchen import NAMES, STAGES, Notebook, SmallProfile, small_profile
-from tests.pipeline.test_store import listing
+from tests.pipeline.stores import listing
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from pipeline.remote import Remote
 from pipeline.runner import StageResult, run
 from pipeline.store import Store
 from tests.pipeline.kitchen import NAMES, STAGES, Notebook, SmallProfile, runs_of, small_profile
-from tests.pipeline.test_store import listing
+from tests.pipeline.stores import listing
 
 
 @pytest.fixture(params=["file", "memory"])

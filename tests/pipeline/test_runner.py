@@ -23,7 +23,7 @@ from pipeline.plan import make_plan
 from pipeline.runner import StageResult, run
 from pipeline.store import Store
 from tests.pipeline.kitchen import NAMES, STAGES, Notebook, SmallProfile, runs_of, small_profile
-from tests.pipeline.test_store import listing
+from tests.pipeline.stores import listing
 
 ROOT = Path(__file__).parents[2]
 

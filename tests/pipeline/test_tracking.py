@@ -11,9 +11,7 @@ from typing import Any
 import pytest
 
 from pipeline import __version__
-from tests.pipeline.test_cli import PROFILE, SMALL, call, document, home
-
-__all__ = ["home"]
+from tests.pipeline.command_line import PROFILE, SMALL, call, document
 
 HAS_MLFLOW = importlib.util.find_spec("mlflow") is not None
 needs_mlflow = pytest.mark.skipif(not HAS_MLFLOW, reason="mlflow-skinny is not installed")
