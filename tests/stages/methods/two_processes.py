@@ -14,6 +14,7 @@ from stages.methods.settings import (
     DcdSettings,
     DistSettings,
     DkdSettings,
+    FbtSettings,
     KdSettings,
     MethodSettings,
     MlkdSettings,
@@ -21,6 +22,7 @@ from stages.methods.settings import (
     RkdSettings,
     RsdSettings,
     SddSettings,
+    UhkdSettings,
 )
 from stages.models.features import Features, Needs
 from tests.stages.methods import made
@@ -52,6 +54,9 @@ CASES: list[MethodSettings] = [
     RkdSettings(name="rkd"),
     RkdSettings(name="rkd", angle_weight=0.0),
     SddSettings(name="sdd", inner="dkd"),
+    UhkdSettings(name="uhkd"),
+    FbtSettings(name="fbt"),
+    FbtSettings(name="fbt", lambda_logits=0.0),
 ]
 """Methods whose loss over two halves of a batch is to be that over the whole."""
 
