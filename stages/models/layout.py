@@ -51,19 +51,63 @@ class Layout:
         return changed
 
 
+def layout_of_stage(output: Any, shown: Tensor, model: str, stage: int) -> Layout:
+    """`layout_between` what leaves a stage and its map. Raises ModelError, naming the model and the
+    stage, if there is none."""
+    layout = layout_between(output, shown)
+    if layout is None:
+        raise ModelError(
+            f"the maps of {model} cannot be replaced",
+            why=f"what leaves its stage {stage} is not the map that it shows of it",
+            mend="choose a network of another family for a method that runs the teacher again",
+        )
+    return layout
+
+
 def layout_between(output: Any, shown: Tensor) -> Layout | None:
     """The layout by which the output becomes the map `shown` (1, C, H, W); None if there is none."""
-    if not isinstance(output, Tensor):
-        return None
     height, width = shown.shape[-2:]
-    tried = [Layout("nchw"), Layout("nhwc")] if output.ndim == 4 else []
-    if output.ndim == 3 and output.shape[1] >= height * width:
+    tried: list[Layout] = []
+    if isinstance(output, Tensor) and output.ndim == 4:
+        tried = [Layout("nchw"), Layout("nhwc")]
+    elif isinstance(output, Tensor) and output.ndim == 3 and output.shape[1] >= height * width:
         tried = [Layout("tokens", output.shape[1] - height * width, (height, width))]
     for layout in tried:
         found = layout.map_of(output)
         if found.shape == shown.shape and torch.equal(found, shown):
             return layout
     return None
+
+
+def layout_of(stage: int, left: Mapping[int, Any], shown: Tensor, model: str) -> Layout:
+    """As `layout_between`, of what `leaving` has noted. Raises ModelError, naming the model and the
+    stage, if there is none."""
+    layout = layout_between(left.get(stage), shown)
+    if layout is None:
+        raise ModelError(
+            f"the maps of {model} cannot be replaced",
+            why=f"what leaves its stage {stage} is not the map that it shows of it",
+            mend="choose a network of another family for a method that runs the teacher again",
+        )
+    return layout
+
+
+@contextlib.contextmanager
+def leaving(model: nn.Module, names: Mapping[int, str]) -> Iterator[dict[int, Any]]:
+    """While it lasts, notes what leaves each stage. names: the module of each; one that is not there is
+    passed over (an architecture that has its stages as a mere list of layers)."""
+    left: dict[int, Any] = {}
+    modules = dict(model.named_modules())
+    hooks = [
+        modules[name].register_forward_hook(lambda _, __, output, n=number: left.__setitem__(n, output))
+        for number, name in names.items()
+        if name in modules
+    ]
+    try:
+        yield left
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 @contextlib.contextmanager

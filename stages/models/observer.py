@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from pipeline.errors import ModelError
+from stages.models.activation import Ending, ending_of, inputs_of, noting_activations
 from stages.models.anatomy import (
     classifier_of,
     feature_info,
@@ -20,7 +21,8 @@ from stages.models.anatomy import (
     token_grid,
 )
 from stages.models.features import FINAL_MAP, NO_MAP, Change, Features, FeatureSpec, Needs
-from stages.models.layout import Layout, layout_between, replaced
+from stages.models.layout import Layout, layout_of_stage, leaving, replaced
+from stages.models.watching import evaluating, reading, reads_the_mean, watching
 
 
 class Observer(nn.Module):
@@ -41,14 +43,41 @@ class Observer(nn.Module):
         self._ends = stage_ends(model) if needs.ends else ()
         self._stage_modules = {n: str(stage["module"]) for n, stage in enumerate(feature_info(model))}
         self._layouts: dict[tuple[int, int], Mapping[int, Layout]] = {}
+        self._before_activation = needs.before_activation
+        self._endings: tuple[Ending | None, ...] | None = None
         self._pooling = last_pooling(model)
         self._in_parts = hasattr(model, "forward_features") and hasattr(model, "forward_head")
 
     def forward(self, images: Tensor) -> Features:
         """images: float, normalised, (B, C, H, W)."""
+        if not self._before_activation:
+            return self._run(images)
+        endings = self._endings_for(images)
+        with inputs_of(self.model, {ending for ending in endings if ending}) as seen:
+            features = self._run(images)
+        of_map, *of_ends = (seen[ending] if ending else None for ending in endings)
+        return replace(
+            features,
+            map_before=features.map if of_map is None else of_map,
+            ends_before=tuple(
+                end if before is None else before for end, before in zip(features.ends, of_ends, strict=True)
+            ),
+        )
+
+    def _endings_for(self, images: Tensor) -> tuple[Ending | None, ...]:
+        """Which activation ends the map that feeds the pooling, and which each stage end; found by one
+        pass of one image."""
+        if self._endings is None:
+            image = images[:1].detach()
+            with noting_activations(self.model) as noted, evaluating(self.model), torch.no_grad():
+                features = self._run(image)
+            self._endings = tuple(ending_of(shown, noted) for shown in (features.map, *features.ends))
+        return self._endings
+
+    def _run(self, images: Tensor) -> Features:
         pooling: list[Tensor] = []
         vectors: list[Tensor] = []
-        with _watching(self.model, self._pooling, pooling, vectors, self._in_parts):
+        with watching(self.model, self._pooling, pooling, vectors, self._in_parts):
             if self._in_parts:
                 final, inner = self._backbone(images)
                 logits = self.model.forward_head(final)  # type: ignore[operator]
@@ -98,60 +127,31 @@ class Observer(nn.Module):
         """The layout of each stage end for images of this size, found by one pass of one image."""
         size = (images.shape[-2], images.shape[-1])
         if size not in self._layouts:
-            self._layouts[size] = self._found_layouts(images[:1].detach())
-        return self._layouts[size]
-
-    def _found_layouts(self, image: Tensor) -> Mapping[int, Layout]:
-        left: dict[int, Any] = {}
-        hooks = [
-            self.model.get_submodule(self._stage_modules[number]).register_forward_hook(
-                lambda _, __, output, number=number: left.__setitem__(number, output)
-            )
-            for number in self._ends
-            if number in self._stage_modules
-        ]
-        try:
-            with _evaluating(self.model), torch.no_grad():
+            image = images[:1].detach()
+            with evaluating(self.model), torch.no_grad(), leaving(self.model, self._stage_modules) as left:
                 shown = dict(zip(self._shown, self._backbone(image)[1], strict=True))
-        finally:
-            for hook in hooks:
-                hook.remove()
-        found: dict[int, Layout] = {}
-        for number in self._ends:
-            layout = layout_between(left.get(number), shown[number])
-            if layout is None:
-                raise ModelError(
-                    f"the maps of {type(self.model).__name__} cannot be replaced",
-                    why=f"what leaves its stage {number} is not the map that it shows of it",
-                    mend="choose a network of another family for a method that runs the teacher again",
-                )
-            found[number] = layout
-        return found
+            name = type(self.model).__name__
+            self._layouts[size] = {n: layout_of_stage(left.get(n), shown[n], name, n) for n in self._ends}
+        return self._layouts[size]
 
     def spec(self, image_size: int, channels: int) -> FeatureSpec:
         """The shapes, found by running one image in eval mode; the network is left as it was."""
-        inputs: list[Tensor] = []
-        classifier = classifier_of(self.model)
-        hook = None
-        if classifier is not None:
-            hook = classifier.register_forward_pre_hook(lambda _, args: inputs.append(args[0]))
         device = next(self.model.parameters()).device
         # No noise from the generator, whose state belongs to the training.
         ramp = torch.arange(channels * image_size**2, device=device, dtype=torch.float32)
         image = torch.sin(ramp * 0.7).reshape(1, channels, image_size, image_size)
-        try:
-            with _evaluating(self), torch.no_grad(), torch.autocast(device.type, enabled=False):
+        with evaluating(self), torch.no_grad(), torch.autocast(device.type, enabled=False):
+            if self._before_activation:
+                self._endings_for(image)
+            with reading(classifier_of(self.model)) as inputs:
                 features = self(image)
-        finally:
-            if hook is not None:
-                hook.remove()
         channels_, height, width = features.map.shape[1:]
         return FeatureSpec(
             classes=features.logits.shape[1],
             embedding=features.embedding.shape[1],
             map=(channels_, height, width),
             stages=tuple((stage.shape[1], stage.shape[2], stage.shape[3]) for stage in features.stages),
-            head_is_linear_on_pooled=_reads_the_mean(inputs, features.map),
+            head_is_linear_on_pooled=reads_the_mean(inputs, features.map),
             stage_numbers=self.stage_numbers,
             ends=tuple((end.shape[1], end.shape[2], end.shape[3]) for end in features.ends),
         )
@@ -210,54 +210,3 @@ class Observer(nn.Module):
             return tokens.new_zeros(len(tokens), *NO_MAP), embedding
         # Row-major tokens: transpose, then view.
         return patches.transpose(1, 2).unflatten(2, grid), embedding
-
-
-@contextlib.contextmanager
-def _evaluating(module: nn.Module) -> Iterator[None]:
-    """Every part in evaluation mode, and afterwards each as it was."""
-    modes = {part: part.training for part in module.modules()}
-    module.eval()
-    try:
-        yield
-    finally:
-        for part, mode in modes.items():
-            part.training = mode
-
-
-@contextlib.contextmanager
-def _watching(
-    model: nn.Module, pooling: nn.Module | None, seen: list[Tensor], vectors: list[Tensor], in_parts: bool
-) -> Iterator[None]:
-    """Notes what goes into and comes out of the pooling, or, without one, into the last linear layer.
-
-    For one pass only: a hook that stays would be copied with the model (an EMA), and would hold on to
-    the pass's graph."""
-    if pooling is not None:
-
-        def note(_: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
-            if inputs[0].ndim == 4:
-                seen[:] = [inputs[0], output]
-
-        hook = pooling.register_forward_hook(note)
-    else:
-        linear = [layer for layer in model.modules() if isinstance(layer, nn.Linear)]
-        if not linear:
-            yield
-            return
-        hook = linear[-1].register_forward_pre_hook(
-            lambda _, inputs: vectors.__setitem__(slice(None), inputs)
-        )
-    try:
-        yield
-    finally:
-        hook.remove()
-
-
-def _reads_the_mean(inputs: list[Tensor], shown: Tensor) -> bool:
-    """Whether the classifier's one input is the map's spatial mean."""
-    if len(inputs) != 1 or shown.numel() == 0 or shown.is_meta:
-        return False
-    vector, mean = inputs[0].flatten(1), shown.mean((2, 3))
-    if vector.shape != mean.shape or not bool(mean.abs().max() > 0):
-        return False
-    return bool(torch.allclose(vector, mean, rtol=1e-3, atol=1e-5 * float(mean.abs().max())))
