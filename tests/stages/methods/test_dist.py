@@ -33,8 +33,8 @@ def logits(images: int, seed: int) -> Tensor:
 def test_agrees_with_the_equation(images: int, beta: float, gamma: float, temperature: float) -> None:
     student, teacher = logits(images, 1), logits(images, 2)
     found = loss(student, teacher, beta=beta, gamma=gamma, temperature=temperature).item()
-    both = (reference_logits.rows(one) for one in (student, teacher))
-    expected = reference_logits.dist(*both, beta, gamma, temperature, dist.SHORTEST)
+    ours, theirs = reference_logits.rows(student), reference_logits.rows(teacher)
+    expected = reference_logits.dist(ours, theirs, beta, gamma, temperature, dist.SHORTEST)
     assert found == pytest.approx(expected, rel=1e-4, abs=1e-6)
 
 

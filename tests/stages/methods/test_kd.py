@@ -33,7 +33,7 @@ def test_standardised_logits_agree_with_the_equation(temperature: float) -> None
     seen = pair()
     found = method(seen, temperature, standardise=True)(*seen, made.batch(made.labels(3))).item()
     both = [[reference_logits.standardised(row) for row in reference_logits.rows(one.logits)] for one in seen]
-    losses = [reference_logits.kd(*logits, temperature) for logits in zip(*both, strict=True)]
+    losses = [reference_logits.kd(ours, theirs, temperature) for ours, theirs in zip(*both, strict=True)]
     assert found == pytest.approx(sum(losses) / 3, rel=1e-5)
 
 

@@ -35,8 +35,8 @@ def test_agrees_with_the_equation(
     images: int, temperatures: list[float], weights: tuple[float, float, float]
 ) -> None:
     student, teacher = logits(images, 1), logits(images, 2)
-    both = (reference_logits.rows(one) for one in (student, teacher))
-    expected = reference_logits.mlkd(*both, temperatures, *weights)
+    ours, theirs = reference_logits.rows(student), reference_logits.rows(teacher)
+    expected = reference_logits.mlkd(ours, theirs, temperatures, *weights)
     assert loss(student, teacher, temperatures, weights).item() == pytest.approx(expected, rel=1e-4)
 
 
