@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import os
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -11,6 +10,7 @@ from types import SimpleNamespace
 from typing import Any, Literal, Protocol
 
 import stages as stage_table
+from pipeline import plugins
 from pipeline.errors import StageError, UsageError
 from pipeline.keys import canonical, differences, sha256_of
 from pipeline.manifest import SCHEMA_VERSION, Manifest
@@ -272,9 +272,8 @@ def made_for(profile: Profile) -> dict[str, str]:
 
 def resolve(reference: str) -> Callable[..., Any]:
     """The function that "module:function" names. Raises StageError if it cannot be had."""
-    module, _, name = reference.partition(":")
     try:
-        function: Callable[..., Any] = getattr(importlib.import_module(module), name)
+        function: Callable[..., Any] = plugins.imported(reference)
     except (ImportError, AttributeError) as error:
         raise StageError(
             f"kdpipe cannot load {reference}",

@@ -8,13 +8,13 @@ longer than all the rest of loading, so it is done only for a name that is not b
 from __future__ import annotations
 
 import functools
-import importlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 from pydantic import BaseModel
 
+from pipeline import plugins
 from pipeline.errors import Fault
 from pipeline.setting_words import entry, kinds, names_of
 from pipeline.yaml_tree import Tree
@@ -65,8 +65,7 @@ def choice(model: type[BaseModel], key: str) -> dict[str, type[BaseModel]]:
 
 
 def _make(data: tuple[type[BaseModel], ...], methods: tuple[type[BaseModel], ...]) -> type[BaseModel]:
-    module, _, function = PROFILE_SETTINGS.partition(":")
-    model: type[BaseModel] = getattr(importlib.import_module(module), function)(data, methods)
+    model: type[BaseModel] = plugins.imported(PROFILE_SETTINGS)(data, methods)
     return model
 
 
@@ -85,22 +84,20 @@ def _named(tree: Tree, key: str) -> Iterator[Tree]:
 def _plugins(
     group: str, key: str, wanted: dict[str, Tree], known: dict[str, type[BaseModel]], result: Kinds
 ) -> tuple[type[BaseModel], ...]:
-    from importlib.metadata import entry_points
-
-    points = entry_points(group=group)
-    result.installed[key] = sorted({point.name for point in points})
+    points = plugins.installed(group)
+    result.installed[key] = list(points)
     classes: list[type[BaseModel]] = []
     for name, said in wanted.items():
-        point = next((point for point in points if point.name == name), None)
+        point = points.get(name)
         if point is None:
             continue  # validation says that the name is unknown, and which there are
-        owner = f"{point.dist.name} {point.dist.version}" if point.dist else "an installed package"
         try:
-            kind = point.load()
+            kind = plugins.load(point)
             why = _unfit(kind, name, known)
-        except Exception as error:  # whatever a third party's module raises when it is imported
-            kind, why = None, f"{type(error).__name__}: {error}"
+        except ImportError as error:
+            kind, why = None, str(error)
         if why:
+            owner = plugins.owner(point)
             message = f"{key}: the plug-in {name!r} of {owner} cannot be used: {point.value}: {why}"
             hint = "repair or uninstall that package"
             result.faults.append(said.place.fault(message, key=f"{key}.name", hint=hint))

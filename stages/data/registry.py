@@ -14,12 +14,14 @@ The module that holds the class should import nothing heavy: it is read for vali
 
 from __future__ import annotations
 
-from importlib.metadata import EntryPoint, entry_points
 from typing import TYPE_CHECKING, Any, get_args
 
+from pipeline import plugins
 from pipeline.errors import DataError
 
 if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
+
     from stages.data.settings import DataSettings
 
 GROUP = "kdpipe.data"
@@ -27,7 +29,7 @@ GROUP = "kdpipe.data"
 
 def plugin_names() -> tuple[str, ...]:
     """The names of all installed kinds, sorted, without importing them."""
-    return tuple(sorted({point.name for point in entry_points(group=GROUP)}))
+    return tuple(plugins.installed(GROUP))
 
 
 def plugin_kind(name: str) -> type[DataSettings] | None:
@@ -35,10 +37,8 @@ def plugin_kind(name: str) -> type[DataSettings] | None:
 
     Raises DataError for a plug-in that cannot be imported or does not keep to the interface.
     """
-    for point in entry_points(group=GROUP):
-        if point.name == name:
-            return _kind(point)
-    return None
+    point = plugins.installed(GROUP).get(name)
+    return _kind(point) if point else None
 
 
 def plugin_settings(settings: Any) -> Any:
@@ -65,18 +65,13 @@ def plugin_settings(settings: Any) -> Any:
 def _kind(point: EntryPoint) -> type[DataSettings]:
     from stages.data.settings import DataSettings
 
-    where = f"entry point {point.name} = {point.value} of group {GROUP}"
-    if point.dist is not None:
-        where = f"{point.dist.name} {point.dist.version}, {where}"
+    where = plugins.place(point)
     mend = "repair or uninstall that package; docs/data.md tells the interface"
     try:
-        kind = point.load()
-    except Exception as error:  # whatever a third party's module raises when it is imported
+        kind = plugins.load(point)
+    except ImportError as error:
         raise DataError(
-            f"the data set plug-in {point.name} cannot be imported",
-            where=where,
-            why=f"{type(error).__name__}: {error}",
-            mend=mend,
+            f"the data set plug-in {point.name} cannot be imported", where=where, why=str(error), mend=mend
         ) from error
     fault = ""
     if not (isinstance(kind, type) and issubclass(kind, DataSettings)):

@@ -7,10 +7,10 @@ through entry points of the group `kdpipe.methods`; docs/methods.md has an examp
 from __future__ import annotations
 
 import copy
-import importlib
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from pipeline import plugins
 from pipeline.errors import ModelError
 from stages.methods.settings.base import MethodSettings
 
@@ -96,7 +96,7 @@ def method_class(settings: MethodSettings) -> type[Method]:
             mend='give the class the attribute `method: ClassVar[str] = "module:Class"`',
         )
     try:
-        found = getattr(importlib.import_module(module), name)
+        found = plugins.imported(target)
     except (ImportError, AttributeError) as error:
         raise ModelError(
             f"the method {target} cannot be imported",

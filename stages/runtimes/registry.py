@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import difflib
 import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from pipeline import plugins
 from pipeline.errors import UsageError
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ CALLS = ("ability_to_build", "ability_to_run", "build", "load")
 
 def names() -> tuple[str, ...]:
     """Every runtime that is built in or installed, sorted; searches the installed packages."""
-    return tuple(sorted({*BUILT_IN, *(point.name for point in _entry_points())}))
+    return tuple(sorted({*BUILT_IN, *plugins.installed(GROUP)}))
 
 
 def get(name: str) -> Runtime:
@@ -44,9 +45,9 @@ def get(name: str) -> Runtime:
     if name in BUILT_IN:
         runtime: Runtime = importlib.import_module(BUILT_IN[name]).RUNTIME
         return runtime
-    for point in _entry_points():
-        if point.name == name:
-            return _load(point)
+    point = plugins.installed(GROUP).get(name)
+    if point is not None:
+        return _load(point)
     every = names()
     near = difflib.get_close_matches(name, every, n=2, cutoff=0.5)
     raise UsageError(
@@ -80,23 +81,14 @@ def check_target(name: str) -> Runtime:
     )
 
 
-def _entry_points() -> tuple[EntryPoint, ...]:
-    from importlib.metadata import entry_points
-
-    return tuple(entry_points(group=GROUP))
-
-
 def _load(point: EntryPoint) -> Runtime:
-    where = f"entry point {point.name} = {point.value} of group {GROUP}"
+    where = plugins.place(point)
     mend = "repair or uninstall that package; docs/runtimes.md tells the interface"
     try:
-        runtime: Any = point.load()
-    except Exception as error:  # whatever a third party's module raises when it is imported
+        runtime = plugins.load(point)
+    except ImportError as error:
         raise UsageError(
-            f"the runtime {point.name} cannot be imported",
-            where=where,
-            why=f"{type(error).__name__}: {error}",
-            mend=mend,
+            f"the runtime {point.name} cannot be imported", where=where, why=str(error), mend=mend
         ) from error
     absent = [part for part in INTERFACE if not hasattr(runtime, part)]
     absent += [part for part in CALLS if not callable(getattr(runtime, part, None))]

@@ -83,9 +83,9 @@ def test_all_faults_at_once_in_order_of_place() -> None:
             "write {name: kd}",
         ),
         (
-            "distill: {methods: []}",
-            "p.yaml:5:20",
-            "distill.methods: found [], expected a list of groups of keys, each with a name, at least 1",
+            "targets: []",
+            "p.yaml:5:10",
+            "targets: found [], expected a list of entries, at least 1 of them",
             "",
         ),
         (
