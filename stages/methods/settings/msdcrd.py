@@ -16,9 +16,13 @@ class MsdcrdSettings(MethodSettings):
     method: ClassVar[str] = "stages.methods.msdcrd:Msdcrd"
 
     name: Literal["msdcrd"]
-    layers: list[int] | Literal["last"] = setting(
+    layers: list[int] | Literal["last", "ends"] = setting(
         "last",
-        "last: the map that feeds the pooling; or stage numbers from the front, 0-based (-1: the deepest)",
+        "last: the map that feeds the pooling; ends: the stage ends of both networks, paired from the "
+        "deepest; or stage numbers from the front, 0-based (-1: the deepest)",
+    )
+    activation: Literal["after", "before"] = setting(
+        "after", "take the maps after or before the activation that ends them; before: not by stage numbers"
     )
     grids: list[int] = setting(
         lambda: [1, 2, 4], "windows per axis at each scale; cut to the smaller map", min_length=1
@@ -62,10 +66,16 @@ class MsdcrdSettings(MethodSettings):
     def _says_something(self) -> MsdcrdSettings:
         if min(self.grids) < 1:
             raise ValueError(f"grids must be at least 1, found {min(self.grids)}")
-        if self.layers != "last" and not self.layers:
-            raise ValueError("layers names no layer: write `last`, or stage numbers")
-        if self.layers != "last" and len(set(self.layers)) < len(self.layers):
-            raise ValueError("layers must not repeat a stage")
+        if isinstance(self.layers, list):
+            if not self.layers:
+                raise ValueError("layers names no layer: write `last`, `ends`, or stage numbers")
+            if len(set(self.layers)) < len(self.layers):
+                raise ValueError("layers must not repeat a stage")
+            if self.activation == "before":
+                raise ValueError(
+                    "activation: before goes with layers `last` or `ends`; "
+                    "stages by number are shown after their activation alone"
+                )
         if self.alpha == 0.0 and self.beta == 0.0 and self.lambda_kd == 0.0:
             raise ValueError("alpha, beta and lambda_kd are all 0: the method would do nothing")
         return self

@@ -71,8 +71,8 @@ def expected(method: Msdcrd, student: Features, teacher: Features, labels: Tenso
     head = reference.module(made.head(teacher.map.shape[1]))
     layers = [
         reference.Layer(
-            student.layer(layer.number),
-            teacher.layer(layer.number),
+            layer.place.of(student),
+            layer.place.of(teacher),
             reference.module(layer.student_projector),
             reference.module(layer.teacher_projector),
         )
@@ -118,6 +118,54 @@ def test_layers_are_found_by_number_and_added() -> None:
         assert method.needs(method.settings).stages == tuple(keys["layers"])
         found = loss(method, student, teacher, labels).item()
         assert found == pytest.approx(expected(method, student, teacher, labels), rel=2e-5)
+
+
+def test_stage_ends_are_paired_from_the_deepest_and_added() -> None:
+    student, teacher = ends_pair()
+    labels = made.labels(3)
+    for keys in ({"layers": "ends"}, {"layers": "ends", "activation": "before", "selection": "sdd"}):
+        method = made.method(student, teacher, **keys)
+        needs = method.needs(method.settings)
+        assert (needs.stages, needs.ends) == ((), True)
+        assert needs.before_activation == ("activation" in keys)
+        places = [layer.place for layer in made.layers(method)]
+        assert [place.end for place in places] == [-2, -1]
+        # What the first layer is given, said without the method: the second of three ends, the first of two.
+        before = 0.5 if "activation" in keys else 0.0
+        assert torch.equal(places[0].of(student), student.ends[1] - before)
+        assert torch.equal(places[0].of(teacher), teacher.ends[0] - before)
+        found = loss(method, student, teacher, labels).item()
+        assert found == pytest.approx(expected(method, student, teacher, labels), rel=2e-5)
+
+
+def ends_pair() -> tuple[Features, Features]:
+    student_ends = [made.maps(3, c, size, size, seed=c) for c, size in ((2, 8), (3, 6), (4, 4))]
+    teacher_ends = [made.maps(3, c, size, size, seed=c) for c, size in ((5, 8), (6, 4))]
+    return (
+        made.features(student_ends[-1], ends=tuple(student_ends)),
+        made.features(teacher_ends[-1], ends=tuple(teacher_ends)),
+    )
+
+
+@pytest.mark.parametrize("selection", ["dedup", "sdd", "topk"])
+def test_before_the_activation(selection: str) -> None:
+    student, teacher = pair("teacher larger")
+    assert student.map_before is not None
+    assert teacher.map_before is not None
+    labels = made.labels(4)
+    method = made.method(student, teacher, activation="before", selection=selection, topk=3)
+    assert method.needs(method.settings).before_activation
+    assert made.layers(method)[0].place.of(student) is student.map_before
+    assert made.layers(method)[0].place.of(teacher) is teacher.map_before
+    # The teacher's classifier still judges the map that it is made for.
+    found = loss(method, student, teacher, labels).item()
+    assert found == pytest.approx(expected(method, student, teacher, labels), rel=2e-5)
+    assert found != loss(made.method(student, teacher, selection=selection, topk=3), student, teacher, labels)
+
+
+def test_networks_without_stage_ends_are_refused() -> None:
+    with pytest.raises(ModelError, match="stage ends"):
+        made.method(*pair("alike"), layers="ends")
 
 
 def test_projector_none_needs_equal_channels() -> None:
@@ -318,7 +366,14 @@ def test_a_network_without_a_map_is_refused() -> None:
 
 @pytest.mark.parametrize(
     "keys",
-    [{"alpha": 0.0, "beta": 0.0}, {"grids": [0]}, {"layers": []}, {"layers": [1, 1]}, {"tau_sample": 0.0}],
+    [
+        {"alpha": 0.0, "beta": 0.0},
+        {"grids": [0]},
+        {"layers": []},
+        {"layers": [1, 1]},
+        {"tau_sample": 0.0},
+        {"layers": [1], "activation": "before"},
+    ],
     ids=str,
 )
 def test_settings_that_say_nothing_are_refused(keys: dict[str, Any]) -> None:

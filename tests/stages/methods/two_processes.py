@@ -36,6 +36,7 @@ CASES: list[MethodSettings] = [
         name="msdcrd", negatives="joint", symmetric=True, exclude_same_class=True, overlap_iou=0.2
     ),
     MsdcrdSettings(name="msdcrd", projector="both_128", learn_tau=True),
+    MsdcrdSettings(name="msdcrd", layers="ends", activation="before"),
     MsdcrdSettings(name="msdcrd", feature_axis="channel"),
     MsdcrdSettings(name="msdcrd", selection="sdd", scale_weights="pyramid"),
     MsdcrdSettings(name="msdcrd", selection="topk", topk=3, symmetric=True),
