@@ -43,6 +43,11 @@ group = Group(
 )
 for _name, _target, _summary in (
     ("run", "pipeline.commands.run:run", "Bring every stage up to date and show the scorecard."),
+    (
+        "compare",
+        "pipeline.commands.compare:compare",
+        "Say what each distillation method gains, and how sure that is.",
+    ),
     ("plan", "pipeline.commands.plan:plan", "Say for each stage: cached, or why it has to run."),
     ("show", "pipeline.commands.show:show", "Print a profile with every default written out."),
     ("schema", "pipeline.commands.show:schema", "Print the JSON Schema of profiles."),

@@ -68,6 +68,7 @@ def _declarations() -> list[tuple[str, int, int]]:
     declaring = Path(stages.__file__).parent
     reading = Path(__file__).parent
     files = [declaring / "settings.py", declaring / "fields.py", *declaring.glob("*/settings.py")]
+    files += declaring.glob("*/settings/*.py")
     files += [*reading.glob("profile*.py"), reading / "setting_words.py", reading / "yaml_tree.py"]
     states = [(file, file.stat()) for file in sorted(files)]
     return [(f"{file.parent.name}/{file.name}", state.st_size, state.st_mtime_ns) for file, state in states]

@@ -252,4 +252,6 @@ def _figure(value: float | str) -> str:
 
 
 def _doing(verb: str) -> str:
+    if " " in verb:  # a run of a comparison, named by its method and seed
+        return "training"
     return f"{verb.removesuffix('e')}ing"

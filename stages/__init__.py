@@ -103,6 +103,20 @@ STAGES: tuple[Stage, ...] = (
 )
 """Every stage after the stages it reads."""
 
+COMPARE = Stage(
+    name="compare",
+    summary="Say what each method gained on the student alone, and how sure that is.",
+    module="stages.compare",
+    version=1,
+    inputs=("train", "distill"),
+    reads=("compute", "data", "evaluate"),
+    data=True,
+)
+"""What `kdpipe compare` makes of many runs of `distill`; no part of the line, so not in STAGES."""
+
+METHODS_FIT = "stages.comparing.fit:why_unfit"
+"""The function that says why methods cannot be used with a profile's two networks, for `kdpipe compare`."""
+
 PROFILE_SETTINGS = "stages.settings:profile_model"
 """The function that makes the profile's typed model, named so that it is imported when needed."""
 

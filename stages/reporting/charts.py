@@ -68,7 +68,7 @@ def lines(series: Sequence[Series], *, x_label: str, y_label: str, title: str) -
             f'<line class="line {line.kind}" x1="{x}" x2="{x + 18}" y1="{y}" y2="{y}"{dash}/>'
             f'<text class="legend" x="{x + 24}" y="{y + 4}">{escape(line.label)}</text>'
         )
-    return _svg(parts + legend, title)
+    return svg(parts + legend, title)
 
 
 def scatter(marks: Sequence[Mark], *, x_label: str, y_label: str, title: str) -> str:
@@ -98,7 +98,7 @@ def scatter(marks: Sequence[Mark], *, x_label: str, y_label: str, title: str) ->
         )
         parts.append(f"{shape}<title>{said}</title></{'rect' if mark.kind == 'teacher' else 'circle'}>")
         parts.append(_label(mark.label, x, y, taken))
-    return _svg(parts, title)
+    return svg(parts, title)
 
 
 def bars(names: Sequence[str], groups: Sequence[tuple[str, str, Sequence[float]]], *, title: str) -> str:
@@ -132,7 +132,7 @@ def bars(names: Sequence[str], groups: Sequence[tuple[str, str, Sequence[float]]
                 f'<text class="value" x="{left + values[number] * scale + 5:.1f}" y="{top + thick - 2}">'
                 f"{values[number]:.1f}</text>"
             )
-    return _svg(parts, title, height=height)
+    return svg(parts, title, height=height)
 
 
 def ticks(low: float, high: float, *, count: int = 5, whole: bool = False) -> list[float]:
@@ -218,7 +218,7 @@ def _label(text: str, x: float, y: float, taken: list[tuple[float, float, float]
     return f'<text class="name" text-anchor="{anchor}" x="{at:.1f}" y="{line:.1f}">{escape(text)}</text>'
 
 
-def _svg(parts: Sequence[str], title: str, *, height: int = HEIGHT) -> str:
+def svg(parts: Sequence[str], title: str, *, height: int = HEIGHT) -> str:
     return (
         f'<svg role="img" viewBox="0 0 {WIDTH} {height}" xmlns="http://www.w3.org/2000/svg">'
         f"<title>{escape(title)}</title>{''.join(parts)}</svg>"

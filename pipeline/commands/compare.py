@@ -1,0 +1,273 @@
+"""`kdpipe compare`: methods and seeds on one profile, and whether distillation paid."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from pipeline.commands.base import (
+    EVERY_RUN,
+    Command,
+    Option,
+    json_option,
+    profile_argument,
+    set_option,
+    store_option,
+)
+from pipeline.commands.profiles import memo_folder, open_profile, remember_profile
+from pipeline.console import guarded_output
+from pipeline.errors import EXIT_DONE, StageError, UsageError
+from pipeline.session import Session
+
+if TYPE_CHECKING:
+    from pipeline.comparison import Done, Run, Unfit
+    from pipeline.profile import LoadedProfile
+    from pipeline.progress import ConsoleListener
+    from pipeline.store import Store
+
+SEEDS = 3
+REMAKES = 3
+"""How often artefacts may be found damaged before we blame the disk."""
+
+
+def _compare(
+    profile: str,
+    methods: tuple[str, ...],
+    seeds: int | None,
+    seed_list: str | None,
+    split: str,
+    baseline: bool,
+    jobs: int,
+    html: str | None,
+    overrides: tuple[str, ...],
+    store: str | None,
+) -> int:
+    from pipeline.comparison import plan_runs
+    from pipeline.method_specs import DEFAULT, read_specs
+    from pipeline.progress import ConsoleListener
+
+    session = click.get_current_context().ensure_object(Session)
+    loaded, opened = open_profile(session, profile, overrides, store)
+    about = {name: value for name, value in session.so_far().items() if name != "stages"}
+    session.so_far = lambda: {**about, "split": split, "runs": []}
+    page = _page_to_write(html)
+    chosen = _seeds(seeds, seed_list, loaded)
+    entries = read_specs(methods or DEFAULT)
+    if not baseline and len(entries) < 2 and "all" not in methods:
+        raise UsageError(
+            "There is nothing to compare",
+            where="kdpipe compare --no-baseline",
+            why="without the student alone the others are held against the first method; it is the only one",
+            mend="leave out --no-baseline, or name two with --methods",
+        )
+    with guarded_output(session.console):
+        runs, unfit = plan_runs(
+            profile, loaded, entries, chosen, opened, alone=baseline, memo=memo_folder(opened.root)
+        )
+        _announce(session, runs, unfit)
+        session.resumable = True
+        titles = tuple(run.title for run in runs)
+        with ConsoleListener(session.console, ("train", "compare", *titles)) as listener:
+            done, fields = _carry_out(session, loaded, opened, runs, unfit, split, jobs, listener, about)
+    remember_profile(profile, overrides, opened)
+    _show(session, {**about, **fields}, page)
+    _raise_if_failed(session, done, {**about, **fields})
+    return EXIT_DONE
+
+
+def _carry_out(
+    session: Session,
+    loaded: LoadedProfile,
+    store: Store,
+    runs: Sequence[Run],
+    unfit: Sequence[Unfit],
+    split: str,
+    jobs: int,
+    listener: ConsoleListener,
+    about: dict[str, Any],
+) -> tuple[list[Done], dict[str, Any]]:
+    """The teacher, all runs, and the comparison; the JSON document tells how far that has come."""
+    from pipeline.comparison import DamagedRun, compare, make_runs
+    from pipeline.comparison_words import as_document, runs_so_far
+    from pipeline.runner import run as bring_up_to_date
+
+    so_far: list[Done] = []
+    session.so_far = lambda: {**about, "split": split, "runs": runs_so_far(so_far)}
+    failed: dict[str, str] = {}
+    for _ in range(REMAKES):
+        so_far.clear()
+        teacher = bring_up_to_date(loaded, store, listener, only="train")[-1]
+        if jobs > 1:
+            from pipeline.comparison_jobs import make_at_once
+
+            failed |= make_at_once(runs, failed, store, jobs, session.console)
+        done = make_runs(runs, store, listener, so_far.append, failed)
+        failed |= {one.run.title: one.failed for one in done if one.failed}
+        if len(failed) == len(runs):
+            _raise_if_failed(session, done, session.so_far())
+        try:
+            store.prepare()
+            progress = listener.progress("compare")
+            folder, key, found = compare(
+                loaded, done, unfit, store, teacher=teacher, split=split, progress=progress
+            )
+            store.digests.save()
+            return done, as_document(found, done, folder, key)
+        except DamagedRun as damaged:
+            session.console.line(f"made again: {damaged}")
+        finally:
+            store.release()
+    raise StageError(
+        "Artefacts are damaged again and again",
+        where=str(store.root),
+        mend="check the disk and its file system, or name a store on another disk with --store",
+    )
+
+
+def _announce(session: Session, runs: Sequence[Run], unfit: Sequence[Unfit]) -> None:
+    cached = sum(run.decision.status == "hit" for run in runs)
+    labels = len({run.label for run in runs})
+    seeds = len({run.seed for run in runs})
+    session.console.line(
+        f"{labels} x {seeds} seed{'s' * (seeds != 1)}: {len(runs)} runs, {cached} of them cached"
+    )
+    for one in unfit:
+        session.console.line(f"left out: {one.label}: {one.why}")
+
+
+def _show(session: Session, fields: dict[str, Any], page: Path | None) -> None:
+    from pipeline.comparison_words import in_words
+
+    folder = Path(fields["path"])
+    if page is not None:
+        try:
+            shutil.copyfile(folder / "comparison.html", page)
+        except OSError as error:
+            raise _unwritable(page, error.strerror or str(error)) from error
+    if not session.json:
+        session.console.result(in_words(fields, page or folder / "comparison.html"))
+    elif not any(run["failed"] for run in fields["runs"]):
+        session.print_json(**fields)
+
+
+def _raise_if_failed(session: Session, done: Sequence[Done], fields: dict[str, Any]) -> None:
+    """Failed runs end the command with code 1, but only after all else is done and shown."""
+    failed = [one for one in done if one.failed]
+    if not failed:
+        return
+    session.so_far = lambda: fields
+    raise StageError(
+        f"{len(failed)} of {len(done)} runs failed",
+        where=", ".join(one.run.title for one in failed),
+        why=str(failed[0].failed),
+        mend="run the same command to try them again, or leave them out with --methods",
+    )
+
+
+def _seeds(count: int | None, listed: str | None, profile: LoadedProfile) -> list[int]:
+    """The seeds asked for; without a list, so many from the profile's own on."""
+    if listed is None:
+        distill = profile.sections["distill"]
+        first = int(profile.sections["seed"] if distill["seed"] is None else distill["seed"])
+        return list(range(first, first + (count or SEEDS)))
+    if count is not None:
+        raise UsageError(
+            "--seeds and --seed-list exclude each other", where="kdpipe compare", mend="leave one of them out"
+        )
+    words = [word.strip() for word in listed.split(",")]
+    if not all(word.isascii() and word.isdigit() and int(word) < 2**31 for word in words):
+        raise UsageError(
+            "--seed-list takes whole numbers from 0 on",
+            where=f"--seed-list {listed}",
+            mend="write them with commas: --seed-list 0,1,2",
+        )
+    return list(dict.fromkeys(int(word) for word in words))
+
+
+def _page_to_write(html: str | None) -> Path | None:
+    """Where the page goes, looked at before hours of training."""
+    if html is None:
+        return None
+    page = Path(html).expanduser().absolute()
+    if page.is_dir() or not os.access(page.parent, os.W_OK):
+        raise _unwritable(
+            page, "it is a folder" if page.is_dir() else "its folder is not there, or is not yours"
+        )
+    return page
+
+
+def _unwritable(page: Path, why: str) -> UsageError:
+    return UsageError("The page cannot be written", where=f"--html {page}", why=why, mend="name another file")
+
+
+compare = Command(
+    "compare",
+    help="Train the student by several methods and from several seeds, and say what each gained.\n\n"
+    "The teacher is trained once. Each run is a cached artefact of the stage distill, the student alone "
+    "among them. All are judged at the end, on the test images at once.",
+    params=[
+        profile_argument(),
+        Option(
+            ["--methods"],
+            multiple=True,
+            metavar="SPEC[,SPEC]...",
+            heading="What is compared",
+            help="kd, msdcrd+kd, kd:temperature=2:weight=0.5+msdcrd, profile (what the profile says), all "
+            "(each built-in one that fits), @FILE.yaml (label: list of methods). Repeatable. "
+            "Default: profile,kd,msdcrd.",
+        ),
+        Option(
+            ["--seeds"],
+            type=click.IntRange(1, 1000),
+            metavar="N",
+            heading="What is compared",
+            help=f"So many seeds of the student, from the profile's on. Default: {SEEDS}.",
+        ),
+        Option(
+            ["--seed-list"], metavar="S,S...", heading="What is compared", help="These seeds of the student."
+        ),
+        Option(
+            ["--baseline/--no-baseline"],
+            default=True,
+            heading="What is compared",
+            help="Train the student alone, too; without it the others are held against the first method.",
+        ),
+        Option(
+            ["--split"],
+            type=click.Choice(["test", "validation"]),
+            default="test",
+            heading="What is compared",
+            help="Images to judge on: validation to make choices, test once they are made. Default: test.",
+        ),
+        Option(
+            ["--jobs"],
+            type=click.IntRange(1, 256),
+            default=1,
+            metavar="N",
+            heading="Running",
+            help="Runs at once, each in a process with its share of the cores. Default: 1.",
+        ),
+        set_option(),
+        Option(
+            ["--html"],
+            type=click.Path(),
+            metavar="FILE",
+            heading="Output",
+            help="Copy the page with table and charts here; it lies in the store as well.",
+        ),
+        json_option(),
+        store_option(),
+    ],
+    callback=_compare,
+    examples=(
+        "kdpipe compare profiles/resnet_to_mobilenet.yaml",
+        "kdpipe compare profiles/resnet_to_mobilenet.yaml --methods kd,msdcrd:beta=0,msdcrd+kd --seeds 5",
+        "kdpipe compare profiles/resnet_to_mobilenet.yaml --methods all --split validation --json",
+    ),
+    exit_codes=EVERY_RUN,
+)

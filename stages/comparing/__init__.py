@@ -1,0 +1,1 @@
+"""Comparing methods: judging all runs at once, what they gained, and the page that shows it."""

@@ -1,0 +1,61 @@
+"""Whether methods can be used with two networks, found out before anything is trained."""
+
+from __future__ import annotations
+
+import copy
+from types import SimpleNamespace
+
+import torch
+
+from pipeline.errors import ModelError
+from stages.data.load import load
+from stages.methods import registry
+from stages.models.create import create
+from stages.training.tasks import Distillation
+
+
+def why_unfit(profiles: list[SimpleNamespace]) -> list[str]:
+    """For each profile why its methods do not fit its teacher and student; empty where they do.
+
+    profiles: sections data, teacher, student and distill; they differ in `distill.methods` alone. The
+    networks are made with random weights. Raises UsageError for data or networks that cannot be had.
+    """
+    if not profiles:
+        return []
+    first = profiles[0]
+    data = load(first.data)
+    form = {
+        "classes": len(data.classes),
+        "channels": data.preprocessing.channels,
+        "image_size": data.preprocessing.image_size,
+    }
+    with torch.random.fork_rng(devices=[]):
+        bare = [
+            create(model.model_copy(update={"pretrained": False, "checkpoint": None}), **form)
+            for model in (first.student, first.teacher)
+        ]
+        found = []
+        for profile in profiles:
+            student, teacher = copy.deepcopy(bare)
+            size = data.preprocessing.image_size
+            try:
+                student = registry.build_student(
+                    profile.distill.methods,
+                    student,
+                    teacher,
+                    image_sizes=(size, size),
+                    channels=data.preprocessing.channels,
+                )
+                Distillation(
+                    student,
+                    teacher,
+                    profile.distill.methods,
+                    (data.preprocessing, data.preprocessing),
+                    label_weight=profile.distill.label_weight,
+                    labels=torch.from_numpy(data.train.labels),
+                )
+            except ModelError as error:
+                found.append(f"{error.what}: {error.why}" if error.why else error.what)
+            else:
+                found.append("")
+    return found
