@@ -18,16 +18,24 @@ class Search:
 
 
 def shipped_profiles() -> list[Path]:
-    """The profiles that come with kdpipe, by name: in a checkout those of `profiles/`."""
+    """The profiles that come with kdpipe, by name, those of subfolders last: in a checkout `profiles/`.
+
+    Files whose name begins with `_` are no whole profiles: they are there to be extended.
+    """
+    return [path for path in _shipped_files() if not path.name.startswith("_")]
+
+
+def _shipped_files() -> list[Path]:
     here = Path(__file__).resolve().parent
     for folder in (here / "profiles", here.parent / "profiles"):
         if folder.is_dir() and (folder.parent == here or (here.parent / "pyproject.toml").is_file()):
-            return sorted(folder.glob("*.yaml"))
+            return [*sorted(folder.glob("*.yaml")), *sorted(folder.glob("*/*.yaml"))]
     return []
 
 
 def search(name: str, folder: Path | None = None) -> Search:
-    """Looks for the profile `name`: a path (relative to `folder` if given) or a shipped profile's name."""
+    """Looks for the profile `name`: a path (relative to `folder` if given) or a shipped profile's name,
+    with or without the subfolder it lies in (`cifar100/NAME`)."""
     result = Search()
     wanted = Path(name) if folder is None else _tidy(folder / name)
     candidates = [wanted]
@@ -38,13 +46,15 @@ def search(name: str, folder: Path | None = None) -> Search:
             result.found = candidate
             return result
         result.absent.append(candidate)
-    plain = Path(name)
-    if str(plain.parent) in (".", "profiles") and not name.startswith("./"):
-        for shipped in shipped_profiles():
-            if plain.name in (shipped.name, shipped.stem):
-                result.found = shipped
-                return result
+    if not name.startswith("./"):
+        result.found = next((path for path in _shipped_files() if _goes_by(path, name)), None)
     return result
+
+
+def _goes_by(shipped: Path, name: str) -> bool:
+    """Whether `name` is the shipped file's own or its place below `profiles`; `.yaml` may be left out."""
+    wanted = name.removeprefix("profiles/").removesuffix(".yaml") + ".yaml"
+    return wanted in (shipped.name, f"{shipped.parent.name}/{shipped.name}")
 
 
 def find(path: str | Path) -> Path:
