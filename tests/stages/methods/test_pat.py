@@ -43,8 +43,8 @@ def pair(name: str, images: int = 3) -> tuple[Features, Features]:
     return shown(student, images, 1), shown(teacher, images, 20)
 
 
-def method(student: Features, teacher: Features, beta: float = 0.5, **keys: Any) -> Pat:
-    """With prompts that do something from the start."""
+def method(student: Features, teacher: Features, beta: float = 300.0, **keys: Any) -> Pat:
+    """With prompts that change the teacher's answers from the start."""
     torch.manual_seed(1)
     made_method = Pat(PatSettings(name="pat", **SMALL, **keys), made.spec(student), made.spec(teacher))
     for prompt in made_method.prompts:
@@ -196,13 +196,16 @@ def test_the_feedback_is_this_batch_s_own() -> None:
 
 def test_the_feedback_carries_no_gradient_to_the_student() -> None:
     # Through the feedback alone does the third term know the student.
-    gradients = []
+    gradients, losses = [], []
     for weight in (0.0, 100.0):
         student, teacher = pair("as many")
         for end in student.ends:
             end.requires_grad_()
-        loss(method(student, teacher, lambda_prompt=weight), student, teacher).backward()
+        value = loss(method(student, teacher, lambda_prompt=weight), student, teacher)
+        value.backward()
+        losses.append(value.item())
         gradients.append([end.grad for end in student.ends])
+    assert losses[1] > losses[0] + 1.0
     for one, other in zip(*gradients, strict=True):
         assert one is not None
         assert other is not None
