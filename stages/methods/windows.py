@@ -67,8 +67,8 @@ def windows(grids: Sequence[int], stride: float) -> list[Window]:
 
 def pooling_matrix(regions: Sequence[Window], height: int, width: int) -> Tensor:
     """(M, height*width) float32: in row m the area that each pixel shares with window m, summing to 1."""
-    rows = _overlaps([(region.top, region.bottom) for region in regions], height)
-    columns = _overlaps([(region.left, region.right) for region in regions], width)
+    rows = overlaps([(region.top, region.bottom) for region in regions], height)
+    columns = overlaps([(region.left, region.right) for region in regions], width)
     areas = (rows[:, :, None] * columns[:, None, :]).flatten(1)
     return (areas / areas.sum(1, keepdim=True)).float()
 
@@ -101,6 +101,16 @@ def intersection_over_union(regions: Sequence[Window]) -> Tensor:
     shared = (high - low).clamp_min(0.0).prod(-1)
     area = (corners[:, 2:] - corners[:, :2]).prod(-1)
     return shared / (area[:, None] + area[None, :] - shared)
+
+
+def overlaps(intervals: Sequence[tuple[float, float]], side: int) -> Tensor:
+    """(M, side) float64: the length that each pixel shares with each interval, in pixels."""
+    edges = torch.tensor(intervals, dtype=torch.float64) * side
+    pixels = torch.arange(side, dtype=torch.float64)
+    low = torch.maximum(edges[:, :1], pixels)
+    high = torch.minimum(edges[:, 1:], pixels + 1.0)
+    lengths = (high - low).clamp_min(0.0)
+    return torch.where(lengths > TOUCH * side, lengths, 0.0)
 
 
 class WindowPool(nn.Module):
@@ -152,20 +162,10 @@ class WindowPool(nn.Module):
             return torch.matmul(self.matrix, pixels)
 
 
-def _overlaps(intervals: Sequence[tuple[float, float]], side: int) -> Tensor:
-    """(M, side) float64: the length that each pixel shares with each interval, in pixels."""
-    edges = torch.tensor(intervals, dtype=torch.float64) * side
-    pixels = torch.arange(side, dtype=torch.float64)
-    low = torch.maximum(edges[:, :1], pixels)
-    high = torch.minimum(edges[:, 1:], pixels + 1.0)
-    lengths = (high - low).clamp_min(0.0)
-    return torch.where(lengths > TOUCH * side, lengths, 0.0)
-
-
 def _intervals(intervals: Sequence[tuple[float, float]], side: int) -> tuple[Tensor, Tensor]:
     """Pixels of each different interval, (R, L), short ones repeating a pixel; which one each has, (M,)."""
     different = sorted(set(intervals))
-    touched = [row.nonzero().flatten().tolist() for row in _overlaps(different, side)]
+    touched = [row.nonzero().flatten().tolist() for row in overlaps(different, side)]
     longest = max(len(pixels) for pixels in touched)
     padded = [pixels + pixels[-1:] * (longest - len(pixels)) for pixels in touched]
     return torch.tensor(padded), torch.tensor([different.index(interval) for interval in intervals])

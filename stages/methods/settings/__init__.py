@@ -13,6 +13,7 @@ from stages.methods.settings.dkd import DkdSettings
 from stages.methods.settings.fbt import FbtSettings
 from stages.methods.settings.fitnet import FitnetSettings
 from stages.methods.settings.kd import KdSettings
+from stages.methods.settings.lfcc import LfccSettings
 from stages.methods.settings.mlkd import MlkdSettings
 from stages.methods.settings.msdcrd import MsdcrdSettings
 from stages.methods.settings.ofa import OfaSettings
@@ -35,6 +36,7 @@ BUILT_IN: tuple[type[MethodSettings], ...] = (
     CrdSettings,
     DcdSettings,
     RsdSettings,
+    LfccSettings,
     FitnetSettings,
     ReviewkdSettings,
     SimkdSettings,
@@ -53,6 +55,7 @@ __all__ = [
     "FbtSettings",
     "FitnetSettings",
     "KdSettings",
+    "LfccSettings",
     "MethodSettings",
     "MlkdSettings",
     "MsdcrdSettings",
