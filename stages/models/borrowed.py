@@ -14,6 +14,7 @@ from stages.models.anatomy import classifier_of, feature_info
 from stages.models.layout import Layout, layout_between
 from stages.models.observer import Observer
 from stages.models.resampling import AreaResample, smaller
+from stages.models.watching import evaluating
 
 
 @dataclass(frozen=True)
@@ -148,19 +149,13 @@ def take_apart(student: nn.Module, *, image_size: int, channels: int) -> tuple[L
     observer = Observer(student)
     # Not all equal, so that no two layouts of the map look the same.
     image = torch.arange(channels * image_size**2).mul(0.7).sin().view(1, channels, image_size, image_size)
-    modes = {part: part.training for part in student.modules()}
-    student.eval()
-    try:
-        with torch.enable_grad():
-            shown = observer(image).map
-            final = student.forward_features(image)  # type: ignore[operator]
-            layout = layout_between(final, shown)
-            if layout is None:
-                raise _shows_no_map(student, "its pooling reads something else than it shows")
-            _cut_off(student, layout.map_of(final))
-    finally:
-        for part, mode in modes.items():
-            part.training = mode
+    with evaluating(student), torch.enable_grad():
+        shown = observer(image).map
+        final = student.forward_features(image)  # type: ignore[operator]
+        layout = layout_between(final, shown)
+        if layout is None:
+            raise _shows_no_map(student, "its pooling reads something else than it shows")
+        _cut_off(student, layout.map_of(final))
     return layout, (shown.shape[1], shown.shape[2], shown.shape[3])
 
 

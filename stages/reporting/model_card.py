@@ -19,7 +19,7 @@ def model_card(name: str, scorecard: dict[str, Any], student: dict[str, Any], te
         f"# {name}: model card",
         "",
         f"An image classifier for {len(student['classes'])} classes: `{student['model']}` "
-        f"({student['parameters']:,} parameters), distilled from `{teacher['model']}` "
+        f"{_borrowed(student)}({student['parameters']:,} parameters), distilled from `{teacher['model']}` "
         f"({teacher['parameters']:,} parameters).",
         "",
         "## Measured",
@@ -64,6 +64,11 @@ def model_card(name: str, scorecard: dict[str, Any], student: dict[str, Any], te
         "",
     ]
     return "\n".join(lines)
+
+
+def _borrowed(student: dict[str, Any]) -> str:
+    """What a student has of its teacher, for a sentence that counts its parameters."""
+    return "with a projector and its teacher's classifier " if "borrowed" in student else ""
 
 
 def distillation_sentence(gain: dict[str, Any]) -> str:

@@ -194,6 +194,24 @@ def test_a_student_that_does_not_show_its_map_is_refused() -> None:
             take_apart(student, image_size=32, channels=1)
 
 
+class Nested(Folding):
+    """Its head has parts of parts of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.further = nn.Identity()  # type: ignore[assignment]
+        self.fc = nn.Sequential(nn.Sequential(nn.Linear(4, 5), nn.Sequential(nn.Linear(5, 7))))  # type: ignore[assignment]
+
+
+def test_a_head_of_nested_parts_is_cut_off_as_one() -> None:
+    student = Nested()
+    take_apart(student, image_size=8, channels=1)
+    assert isinstance(student.fc, nn.Identity)
+    assert list(student.fc.children()) == []
+    assert isinstance(student.body, nn.Conv2d)
+    assert {key.split(".")[0] for key in student.state_dict()} == {"body"}
+
+
 def test_the_classifier_is_a_copy_of_the_teacher_s() -> None:
     lender = network("test_resnet", seed=1)
     head = lender.get_classifier()  # type: ignore[operator]
