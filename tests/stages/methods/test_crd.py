@@ -3,6 +3,7 @@ from __future__ import annotations
 import copy
 import math
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,11 +11,20 @@ import torch
 from torch import Tensor
 
 from pipeline.errors import ModelError
+from stages.data.load import DataSet, load
 from stages.methods.crd import HIGHEST_DRAW, Crd, of_other_classes
 from stages.methods.settings import CrdSettings
+from stages.models.create import create
 from stages.models.features import Features
+from stages.models.settings import ModelSettings
+from stages.training import fabric, loop
+from stages.training.checkpoint import Checkpoints
+from stages.training.settings import ComputeSettings, TrainSettings
+from stages.training.supply import Supply, training_supply
+from stages.training.tasks import Distillation
 from tests.stages.methods import made
 from tests.stages.methods.reference import Vector, dot, module, unit
+from tests.stages.training import tiny
 
 TRAINING = torch.tensor([2, 0, 1, 1, 0, 2, 2, 1, 0, 2, 1, 2])
 CHOSEN = torch.tensor([4, 0, 11, 7])
@@ -180,6 +190,56 @@ def test_what_is_saved_makes_the_next_step_the_same() -> None:
     expected, found = (loss(one, *pair(step=1)) for one in (method, resumed))
     assert found.item() == expected.item()
     assert set(method.state_dict()) >= {"student_bank", "teacher_bank", "log_z"}
+
+
+def test_a_resumed_training_ends_as_an_undisturbed_one(tmp_path: Path) -> None:
+    data = load(tiny.settings("train").data)
+    chosen = TrainSettings.model_validate({"epochs": 2, "batch_size": 32, "fraction": 0.1})
+    compute = ComputeSettings(device="cpu", precision="fp32", threads=1)
+    device = torch.device("cpu")
+
+    def fit(work: Path, stop_after: float | None = None) -> tuple[loop.Outcome, Distillation]:
+        told = tiny.Recorder(stop_after)
+        with fabric.reproducible(fabric.resolve(compute), seed=0):
+            small = {"classes": 10, "channels": 1, "image_size": 16}
+            student, teacher = (create(ModelSettings(model="test_resnet"), **small) for _ in range(2))
+            training = training_supply(data, chosen, split_seed=0, device=device)
+            task = Distillation(
+                student,
+                teacher,
+                [CrdSettings(name="crd", negatives=20)],
+                (data.preprocessing, data.preprocessing),
+                label_weight=1.0,
+                labels=torch.from_numpy(training.labels),
+            )
+            outcome = loop.fit(
+                fabric.make(fabric.resolve(compute)),
+                task,
+                chosen,
+                training,
+                Supply(data.validation, device),
+                seed=0,
+                compute=compute,
+                section="distill",
+                told=loop.Told(told, total=loop.images_seen(chosen, training.count)),
+                checkpoints=Checkpoints(work, "same", told, every_s=0.0),
+            )
+        return outcome, task
+
+    whole, undisturbed = fit(tmp_path / "one")
+    with pytest.raises(tiny.Stopped):
+        fit(tmp_path / "two", stop_after=0.6 * images_of(chosen, data))
+    resumed, task = fit(tmp_path / "two")
+    assert resumed.history == whole.history
+    expected = undisturbed.state_dict()
+    assert any("bank" in name for name in expected)
+    assert all(torch.equal(value, expected[name]) for name, value in task.state_dict().items())
+
+
+def images_of(chosen: TrainSettings, data: DataSet) -> int:
+    return loop.images_seen(
+        chosen, training_supply(data, chosen, split_seed=0, device=torch.device("cpu")).count
+    )
 
 
 def test_nothing_flows_back_to_the_teacher() -> None:
