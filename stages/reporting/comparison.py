@@ -48,7 +48,9 @@ def gain_chart(found: dict[str, Any], epochs: str) -> str:
         rows.append(
             gains.Row(method["label"], figures["gain_points"], (low, high), seeds, figures["verdict"])
         )
-    return gains.gains(rows, x_label=f"gain over {found['reference']}, points", title=f"Gain, {epochs} epoch")
+    the = "the " if found["reference"] == "student alone" else ""
+    label = f"gain over {the}{found['reference']}, points"
+    return gains.gains(rows, x_label=label, title=f"Gain, {epochs} epoch")
 
 
 def tradeoff_chart(found: dict[str, Any]) -> str:
@@ -61,7 +63,7 @@ def tradeoff_chart(found: dict[str, Any]) -> str:
         spread = figures["top1_sd"]
         marks.append(
             charts.Mark(
-                method["label"],
+                gains.short(method["label"]),
                 seconds,
                 figures["top1"],
                 "baseline" if method["label"] == found["reference"] else "student",

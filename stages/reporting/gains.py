@@ -31,7 +31,7 @@ def gains(rows: Sequence[Row], *, x_label: str, title: str) -> str:
     for row in rows:
         seen += [row.mean, *row.interval, *(gain for _, gain in row.seeds)]
     marks = ticks(min(seen), max(seen))
-    left = 20 + LETTER * max(len(_short(row.label)) for row in rows)
+    left = 20 + LETTER * max(len(short(row.label)) for row in rows)
     scale = (WIDTH - RIGHT - 12 - left) / (marks[-1] - marks[0])
     height = TOP + ROW * len(rows) + BOTTOM
     floor = height - BOTTOM
@@ -41,9 +41,10 @@ def gains(rows: Sequence[Row], *, x_label: str, title: str) -> str:
 
     parts = []
     for value in marks:
+        said = f"{value:+g}" if value else "0"
         parts.append(
             f'<line class="grid" x1="{x(value):.1f}" x2="{x(value):.1f}" y1="{TOP}" y2="{floor}"/>'
-            f'<text class="tick" text-anchor="middle" x="{x(value):.1f}" y="{floor + 17}">{value:+g}</text>'
+            f'<text class="tick" text-anchor="middle" x="{x(value):.1f}" y="{floor + 17}">{said}</text>'
         )
     zero = f'x1="{x(0):.1f}" x2="{x(0):.1f}" y1="{TOP}" y2="{floor}"'
     parts.append(f'<line class="line baseline" {zero}/>')
@@ -71,7 +72,7 @@ def _row(row: Row, y: float, left: float, low: float, high: float) -> str:
     )
     return (
         f'<text class="tick" text-anchor="end" x="{left - 10:.1f}" y="{y + 4:.1f}">'
-        f"{escape(_short(row.label))}<title>{escape(row.label)}</title></text>"
+        f"{escape(short(row.label))}<title>{escape(row.label)}</title></text>"
         f'<line class="whisker student" x1="{low:.1f}" x2="{high:.1f}" y1="{y:.1f}" y2="{y:.1f}"/>{ends}'
     )
 
@@ -87,5 +88,6 @@ def _mean(row: Row, x: float, y: float) -> str:
     )
 
 
-def _short(label: str) -> str:
+def short(label: str) -> str:
+    """A label that fits beside a mark."""
     return label if len(label) <= NAME_MOST else f"{label[: NAME_MOST - 1]}…"

@@ -21,6 +21,7 @@ from tests.pipeline.command_line import PROFILE, PROFILE_TEXT, SMALL, call, docu
 
 COMMANDS = (
     "run",
+    "compare",
     "plan",
     "show",
     "schema",
