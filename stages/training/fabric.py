@@ -143,9 +143,18 @@ def make(compute: Compute, *, precision: str | None = None) -> Fabric:
         devices=devices,
         # Explicit, so that a batch system's variables in the environment change nothing.
         plugins=[LightningEnvironment()],
-        # Some networks hold parameters that a step does not use (a norm before a pooling left out).
-        strategy=DDPStrategy(start_method="spawn", find_unused_parameters=True) if several else "auto",
+        strategy=_together() if several else "auto",
         precision=_FABRIC_PRECISION[precision or compute.precision],
+    )
+
+
+def _together() -> DDPStrategy:
+    return DDPStrategy(
+        start_method="spawn",
+        # Some networks hold parameters that a step does not use (a norm before a pooling left out).
+        find_unused_parameters=True,
+        # Running statistics are the first process's, which judges and keeps; memory banks are alike.
+        broadcast_buffers=False,
     )
 
 

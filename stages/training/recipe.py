@@ -43,7 +43,8 @@ def optimizer(
     """timm's optimiser over every parameter of `module` that learns.
 
     Parameters of one dimension (biases, norms, temperatures) are exempt from weight decay, and so
-    are those that the network names itself (`no_weight_decay`: position embeddings).
+    are those that the network names itself (`no_weight_decay`: position embeddings); with
+    `decay_norms` none is.
     Raises UsageError with the nearest names for an unknown one.
     """
     name = recipe.optimizer.lower()
@@ -66,6 +67,7 @@ def optimizer(
         lr=recipe.learning_rate,
         weight_decay=recipe.weight_decay,
         momentum=recipe.momentum,
+        filter_bias_and_bn=not recipe.decay_norms,
         **options,
     )
 

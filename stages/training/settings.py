@@ -67,6 +67,9 @@ class RecipeSettings(Settings):
     optimizer: str = setting("adamw", "timm's name of the optimiser", min_length=1)
     learning_rate: float = setting(1e-3, "peak learning rate", gt=0.0)
     weight_decay: float = setting(0.05, "weight decay (biases and norms are exempt)", ge=0.0)
+    decay_norms: bool = setting(
+        False, "weight decay on biases and norms, too, as the papers on CIFAR have it"
+    )
     momentum: float = setting(0.9, "momentum of the optimisers that have one", ge=0.0, lt=1.0)
     schedule: Literal["cosine", "multistep", "step", "constant"] = setting(
         "cosine", "how the learning rate goes down (per step for cosine, per epoch for the others)"

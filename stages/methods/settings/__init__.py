@@ -27,23 +27,23 @@ from stages.methods.settings.uhkd import UhkdSettings
 
 BUILT_IN: tuple[type[MethodSettings], ...] = (
     MsdcrdSettings,
+    DcdSettings,
+    LfccSettings,
     KdSettings,
     DkdSettings,
     DistSettings,
     MlkdSettings,
-    RkdSettings,
     SddSettings,
+    RkdSettings,
     CrdSettings,
-    DcdSettings,
-    RsdSettings,
-    LfccSettings,
     FitnetSettings,
     ReviewkdSettings,
     SimkdSettings,
-    FbtSettings,
+    RsdSettings,
     OfaSettings,
-    PatSettings,
     UhkdSettings,
+    PatSettings,
+    FbtSettings,
 )
 
 __all__ = [

@@ -52,9 +52,10 @@ def test_constant_stays_after_its_warm_up() -> None:
     assert rates == pytest.approx([0.5, 1.0, 1.0, 1.0, 1.0, 1.0])
 
 
-def test_biases_and_norms_are_exempt_from_weight_decay() -> None:
+@pytest.mark.parametrize("decay_norms", [False, True])
+def test_biases_and_norms_are_exempt_from_weight_decay_unless_asked(decay_norms: bool) -> None:
     network = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(4, 2))
-    optimizer = recipes.optimizer(TrainSettings(weight_decay=0.1), network)
+    optimizer = recipes.optimizer(TrainSettings(weight_decay=0.1, decay_norms=decay_norms), network)
     decayed = {
         id(parameter)
         for group in optimizer.param_groups
@@ -62,7 +63,7 @@ def test_biases_and_norms_are_exempt_from_weight_decay() -> None:
         for parameter in group["params"]
     }
     for parameter in network.parameters():
-        assert (id(parameter) in decayed) == (parameter.ndim > 1)
+        assert (id(parameter) in decayed) == (decay_norms or parameter.ndim > 1)
 
 
 @pytest.mark.parametrize("name", ["adamw", "sgd", "momentum", "lamb", "muon", "RMSprop"])
