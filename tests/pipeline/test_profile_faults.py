@@ -83,7 +83,7 @@ def test_all_faults_at_once_in_order_of_place() -> None:
         (
             "distill: {methods: [kd]}",
             "p.yaml:5:21",
-            "distill.methods.0: found 'kd', expected a group of keys with a name: one of msdcrd, kd",
+            f"distill.methods.0: found 'kd', expected a group of keys with a name: one of {METHODS}",
             "write {name: kd}",
         ),
         (
