@@ -22,6 +22,7 @@ from stages.methods import registry
 from stages.models import card as cards
 from stages.models.create import create
 from stages.models.features import Needs
+from stages.models.feeding import fed
 from stages.models.observer import Observer
 from stages.training import before, loop, result
 from stages.training.checkpoint import Checkpoints, file_digest, identity_of, weights_digest
@@ -32,6 +33,14 @@ from stages.training.tasks import Alone, Distillation, Task, needs_of
 
 def check(settings: SimpleNamespace) -> None:
     """Raises UsageError or MachineCannot for what the student cannot be distilled with."""
+    own, size = settings.student.image_size, settings.data.image_size
+    if own not in (None, size):
+        raise UsageError(
+            f"A student of {own} pixels cannot be fed from images of {size}",
+            where="student.image_size",
+            why="its files take the data's images as they are; a teacher alone may see them at another size",
+            mend=f"--set data.image_size={own}, or leave student.image_size out",
+        )
     before.check(settings, settings.student, settings.distill, section="distill")
     recipe = settings.distill
     needs, builds = needs_of(recipe.methods), registry.builds_student(recipe.methods)
@@ -44,7 +53,6 @@ def check(settings: SimpleNamespace) -> None:
     if needs != Needs() or builds:
         # The maps that a method names must be there; their number is known without weights.
         bare = settings.student.model_copy(update={"pretrained": False, "checkpoint": None})
-        size = settings.data.image_size
         with torch.random.fork_rng(devices=[]):
             network = create(bare, classes=2, channels=3, image_size=size)
             Observer(network, needs)
@@ -92,22 +100,23 @@ def _distill(fabric: Fabric, context: Context) -> Metrics:
             more_follows=recipe.baseline and nth == 0,
         )
 
+    preprocessing = fed(settings.student, data.preprocessing)
     student = _student(settings, data, seed)
-    task: Task = Alone(student, data.preprocessing)
+    task: Task = Alone(student, preprocessing)
     if recipe.methods:
         teacher, _ = cards.load(context.inputs["train"])
         student = registry.build_student(
             recipe.methods,
             student,
             teacher,
-            image_sizes=(data.preprocessing.image_size, teacher_card.preprocessing.image_size),
-            channels=data.preprocessing.channels,
+            image_sizes=(preprocessing.side, teacher_card.preprocessing.side),
+            channels=preprocessing.channels,
         )
         task = Distillation(
             student,
             teacher,
             recipe.methods,
-            (data.preprocessing, teacher_card.preprocessing),
+            (preprocessing, teacher_card.preprocessing),
             label_weight=recipe.label_weight,
             labels=torch.from_numpy(training.labels),
         )
@@ -122,7 +131,7 @@ def _distill(fabric: Fabric, context: Context) -> Metrics:
     if recipe.baseline:
         # Same first weights, order and views: what differs is what the teacher gave.
         alone = _student(settings, data, seed)
-        alone_outcome = learn(Alone(alone, data.preprocessing), "baseline", 1)
+        alone_outcome = learn(Alone(alone, preprocessing), "baseline", 1)
         if fabric.global_rank == 0:
             folder: Path = context.output / "baseline"
             result.write(folder, alone, "baseline", settings.student, data, recipe, alone_outcome)
@@ -154,7 +163,7 @@ def _peak_bytes(device: torch.device) -> int | None:
 
 
 def _same_images(card: cards.ModelCard, data: DataSet) -> None:
-    """The teacher has its own mean and deviation, but must have seen images of this form."""
+    """The teacher has its own constants and its own size, but must be fed from images of this form."""
     mine, its = data.preprocessing, card.preprocessing
     found = (its.image_size, its.channels, tuple(card.classes))
     wanted = (mine.image_size, mine.channels, tuple(data.classes))

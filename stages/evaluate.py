@@ -60,7 +60,7 @@ def run(context: Context) -> Metrics:
             )
             judged[role] = _figures(answers, labels, data.classes, settings.evaluate.ece_bins)
             judged[role]["parameters"] = card.parameters
-            judged[role]["macs"] = macs(network, card.preprocessing.image_size, card.preprocessing.channels)
+            judged[role]["macs"] = macs(network, card.preprocessing.side, card.preprocessing.channels)
     teacher = np.array(judged["teacher"]["predictions"])
     for role, figures in judged.items():
         same = np.array(figures["predictions"]) == teacher

@@ -9,6 +9,7 @@ from lightning_fabric import Fabric
 from pipeline.stage import Context, Metrics
 from stages.data.load import load
 from stages.models.create import create
+from stages.models.feeding import fed
 from stages.training import before, loop, result
 from stages.training.checkpoint import Checkpoints, identity_of, weights_digest
 from stages.training.fabric import launch, resolve
@@ -33,18 +34,19 @@ def _train(fabric: Fabric, context: Context) -> Metrics:
     data = load(settings.data)
     for note in data.notes:
         context.progress.note(note)
+    preprocessing = fed(settings.teacher, data.preprocessing)
     teacher = create(
         settings.teacher,
         classes=len(data.classes),
-        channels=data.preprocessing.channels,
-        image_size=data.preprocessing.image_size,
+        channels=preprocessing.channels,
+        image_size=preprocessing.side,
     )
     training = training_supply(data, recipe, split_seed=settings.data.split_seed, device=fabric.device)
     before.refuse_large_batch(recipe, training.count, "train")
     identity = identity_of(settings, weights=weights_digest(settings.teacher))
     outcome = loop.fit(
         fabric,
-        Alone(teacher, data.preprocessing),
+        Alone(teacher, preprocessing),
         recipe,
         training,
         Supply(data.validation, fabric.device),

@@ -11,6 +11,7 @@ from pipeline.errors import ModelError
 from stages.data.load import load
 from stages.methods import registry
 from stages.models.create import create
+from stages.models.feeding import fed
 from stages.training.tasks import Distillation
 
 
@@ -24,33 +25,37 @@ def why_unfit(profiles: list[SimpleNamespace]) -> list[str]:
         return []
     first = profiles[0]
     data = load(first.data)
-    form = {
-        "classes": len(data.classes),
-        "channels": data.preprocessing.channels,
-        "image_size": data.preprocessing.image_size,
-    }
+    preprocessings = (
+        fed(first.student, data.preprocessing),
+        fed(first.teacher, data.preprocessing),
+    )
+    sizes = (preprocessings[0].side, preprocessings[1].side)
     with torch.random.fork_rng(devices=[]):
         bare = [
-            create(model.model_copy(update={"pretrained": False, "checkpoint": None}), **form)
-            for model in (first.student, first.teacher)
+            create(
+                model.model_copy(update={"pretrained": False, "checkpoint": None}),
+                classes=len(data.classes),
+                channels=data.preprocessing.channels,
+                image_size=size,
+            )
+            for model, size in zip((first.student, first.teacher), sizes, strict=True)
         ]
         found = []
         for profile in profiles:
             student, teacher = copy.deepcopy(bare)
-            size = data.preprocessing.image_size
             try:
                 student = registry.build_student(
                     profile.distill.methods,
                     student,
                     teacher,
-                    image_sizes=(size, size),
+                    image_sizes=sizes,
                     channels=data.preprocessing.channels,
                 )
                 Distillation(
                     student,
                     teacher,
                     profile.distill.methods,
-                    (data.preprocessing, data.preprocessing),
+                    preprocessings,
                     label_weight=profile.distill.label_weight,
                     labels=torch.from_numpy(data.train.labels),
                 )

@@ -3,7 +3,9 @@
 Light: imports the standard library alone.
 
 An image is decoded (EXIF orientation applied), brought to grey or RGB, resized and cropped to a
-square of `image_size`; the network then sees `(pixel * scale - mean) / std`, channel by channel.
+square of `image_size`; the network then sees `(pixel * scale - mean) / std`, channel by channel. A network
+whose own size is another (a teacher's may be) sees that resized to a square of `network_size`, bilinear and
+antialiased; its exported file takes images of `image_size` and does so itself.
 
 `crop: center` in numbers, for an image of width w and height h and S = image_size:
 the shorter side becomes S, the longer one `(longer * S + shorter // 2) // shorter`; then the square
@@ -28,7 +30,8 @@ class Preprocessing:
     resize: Pillow's name of the filter (`bilinear`, `bicubic`, `nearest`, `lanczos`, `box`).
     antialias: whether the filter widens with the reduction (all but `nearest`, as Pillow does).
     scale: factor from uint8 to 0..1. mean, std: per channel on the 0..1 scale.
-    crop: `center`, see the module.
+    crop: `center`, see the module. network_size: side of what the network sees, where it is not
+    `image_size`.
     """
 
     image_size: int
@@ -39,10 +42,19 @@ class Preprocessing:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     crop: str = "center"
+    network_size: int | None = None
+
+    @property
+    def side(self) -> int:
+        """Of the square image that the network sees, pixels."""
+        return self.network_size or self.image_size
 
     def as_json(self) -> dict[str, Any]:
         """A JSON-ready mapping; floats survive the round trip exactly."""
-        return {**asdict(self), "mean": list(self.mean), "std": list(self.std)}
+        facts = {**asdict(self), "mean": list(self.mean), "std": list(self.std)}
+        if self.network_size is None:
+            del facts["network_size"]
+        return facts
 
     @staticmethod
     def from_json(facts: Mapping[str, Any]) -> Preprocessing:

@@ -131,7 +131,7 @@ def rebuild(card: ModelCard) -> nn.Module:
     shape = {
         "classes": len(card.classes),
         "channels": card.preprocessing.channels,
-        "image_size": card.preprocessing.image_size,
+        "image_size": card.preprocessing.side,
     }
     with torch.random.fork_rng(devices=[]):
         model = create(settings, **shape)

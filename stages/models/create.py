@@ -241,10 +241,11 @@ def _laid_out(settings: ModelSettings, classes: int, channels: int, image_size: 
 def _takes_images(
     model: nn.Module, settings: ModelSettings, classes: int, channels: int, image_size: int
 ) -> None:
+    key = "data.image_size" if settings.image_size is None else "its image_size"
     remedy = (
-        f"raise data.image_size (now {image_size})"
+        f"raise {key} (now {image_size})"
         if settings.stem == "small"
-        else f"set `stem: small` for {settings.model}, or raise data.image_size (now {image_size})"
+        else f"set `stem: small` for {settings.model}, or raise {key} (now {image_size})"
     )
     if settings.options:
         remedy += ", or correct `options`"

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.errors import StageError
+from stages.models.feeding import Resize
 from stages.onnx_files.metadata import (
     BATCH,
     INPUT,
@@ -49,7 +50,7 @@ class Exported:
     unread: tuple[str, ...]
 
 
-class _Normalise(nn.Module):
+class _Preprocessing(nn.Module):
     """uint8 (n,H,W,C) -> float32 (n,C,H,W): `(x * scale - mean) / std` as one gain and one offset.
 
     The cast comes first: it is the one operation on uint8 that TensorRT takes.
@@ -63,15 +64,16 @@ class _Normalise(nn.Module):
         mean, std = np.asarray(facts["mean"], np.float64), np.asarray(facts["std"], np.float64)
         self.register_buffer("gain", torch.from_numpy(facts["scale"] / std).float())
         self.register_buffer("offset", torch.from_numpy(-mean / std).float())
+        self.resize = _resize(facts)
 
     def forward(self, images: Tensor) -> Tensor:
-        return (images.float() * self.gain + self.offset).permute(0, 3, 1, 2)
+        return self.resize((images.float() * self.gain + self.offset).permute(0, 3, 1, 2))
 
 
 class _WithPreprocessing(nn.Module):
     def __init__(self, network: nn.Module, facts: Mapping[str, Any]) -> None:
         super().__init__()
-        self.preprocessing = _Normalise(facts)
+        self.preprocessing = _Preprocessing(facts)
         self.network = network
         self.probabilities = nn.Softmax(dim=1)
 
@@ -81,12 +83,19 @@ class _WithPreprocessing(nn.Module):
 
 
 class _Plain(nn.Module):
-    def __init__(self, network: nn.Module) -> None:
+    def __init__(self, network: nn.Module, facts: Mapping[str, Any]) -> None:
         super().__init__()
+        self.preprocessing = _resize(facts)
         self.network = network
 
     def forward(self, images: Tensor) -> Tensor:
-        return self.network(images)
+        return self.network(self.preprocessing(images))
+
+
+def _resize(facts: Mapping[str, Any]) -> nn.Module:
+    """To the network's own size, if it has one. A resize and a normalisation may change places."""
+    side = facts.get("network_size")
+    return nn.Identity() if side is None else Resize(facts["image_size"], side)
 
 
 def export_network(
@@ -110,7 +119,7 @@ def export_network(
         example = torch.zeros((_EXAMPLE_BATCH, height, width, channels), dtype=torch.uint8)
         outputs = [LOGITS, PROBABILITIES]
     else:
-        wrapped = _Plain(network)
+        wrapped = _Plain(network, card["preprocessing"])
         example = torch.zeros((_EXAMPLE_BATCH, channels, height, width))
         outputs = [LOGITS]
     wrapped.eval()

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from pipeline.errors import StageError
+from stages.models.feeding import resize_to
 from stages.onnx_files.metadata import INPUT, LOGITS, feed
 from stages.onnx_files.sessions import open_session
 
@@ -48,12 +49,14 @@ class Parity:
 def reference_logits(network: nn.Module, images: np.ndarray, card: Mapping[str, Any]) -> np.ndarray:
     """What PyTorch says of these images: uint8 (n,H,W,C) -> float32 (n, classes).
 
-    The images are normalised as in training, outside any graph, so that the preprocessing inside a
-    file is proven too.
+    The images are normalised and resized as in training, outside any graph, so that the preprocessing
+    inside a file is proven too.
     """
-    normalised = feed(images, {**card, "input": "float32_nchw"})
+    normalised = torch.from_numpy(feed(images, {**card, "input": "float32_nchw"}))
+    side = card["preprocessing"].get("network_size")
     with torch.inference_mode():
-        found: np.ndarray = network.eval()(torch.from_numpy(normalised)).float().numpy()
+        shown = normalised if side is None else resize_to(normalised, side)
+        found: np.ndarray = network.eval()(shown).float().numpy()
     return found
 
 

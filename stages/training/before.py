@@ -9,6 +9,7 @@ from stages.data import load as data_sets
 from stages.data import torchvision_sets
 from stages.data.torchvision_files import SETS
 from stages.models import create as models
+from stages.models.feeding import fed
 from stages.models.settings import ModelSettings
 from stages.training import fabric
 from stages.training import recipe as recipes
@@ -39,7 +40,8 @@ def check(settings: SimpleNamespace, model: ModelSettings, recipe: RecipeSetting
             where=f"{section}.batch_size",
             mend=f"--set {section}.batch_size={recipe.batch_size - spare + compute.devices}",
         )
-    models.check(model, classes=None, channels=None, image_size=settings.data.image_size)
+    size = model.image_size or settings.data.image_size
+    models.check(model, classes=None, channels=None, image_size=size)
     data_sets.check(settings.data)
     if settings.data.name in SETS and torchvision_sets.to_be_downloaded(settings.data):
         return
@@ -49,7 +51,7 @@ def check(settings: SimpleNamespace, model: ModelSettings, recipe: RecipeSetting
         model,
         classes=len(data.classes),
         channels=data.preprocessing.channels,
-        image_size=data.preprocessing.image_size,
+        image_size=fed(model, data.preprocessing).side,
     )
 
 

@@ -14,6 +14,7 @@ from stages.data import feed
 from stages.data.load import DataSet, Split
 from stages.data.preprocessing import Preprocessing
 from stages.data.splits import stratified
+from stages.models.feeding import resize_to
 from stages.training.settings import RecipeSettings
 
 RESIDENT_BYTES = 1 << 30
@@ -95,7 +96,8 @@ def training_supply(
 
 
 class Normalise:
-    """Images on the 0..255 scale to what a network was trained on: (image * scale - mean) / std."""
+    """Images on the 0..255 scale to what a network was trained on: (image * scale - mean) / std, at the
+    network's own size if it has one."""
 
     def __init__(
         self, preprocessing: Preprocessing, device: torch.device, *, channels_last: bool = True
@@ -110,10 +112,12 @@ class Normalise:
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
 
     def __call__(self, images: Tensor) -> Tensor:
-        """uint8 or float32 (n, channels, height, width) to float32 of the same shape."""
-        return torch.addcmul(self.offset, images.to(torch.float32), self.factor).contiguous(
-            memory_format=self.memory_format
-        )
+        """uint8 or float32 (n, channels, height, width) to float32 of the same shape, or of the side of
+        `network_size`."""
+        found = torch.addcmul(self.offset, images.to(torch.float32), self.factor)
+        if self.preprocessing.network_size is not None:
+            found = resize_to(found, self.preprocessing.network_size)
+        return found.contiguous(memory_format=self.memory_format)
 
 
 def room_bytes(device: torch.device) -> int:

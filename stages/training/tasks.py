@@ -107,10 +107,11 @@ class Distillation(Task):
         self._settings = tuple(methods)
         teacher.requires_grad_(False).eval()
         needs = needs_of(methods)
-        size, channels = preprocessings[0].image_size, preprocessings[0].channels
         student_observer, teacher_observer = Observer(student, needs), Observer(teacher, needs)
-        student_spec = student_observer.spec(size, channels)
-        teacher_spec = teacher_observer.spec(size, channels)
+        student_spec, teacher_spec = (
+            observer.spec(seen.side, seen.channels)
+            for observer, seen in zip((student_observer, teacher_observer), preprocessings, strict=True)
+        )
         made = [registry.make(one, student_spec, teacher_spec) for one in methods]
         for method in made:
             method.prepare(labels)
