@@ -106,8 +106,12 @@ def test_nothing_of_this_machine_is_in_the_file(role: str) -> None:
     for place in places:
         if len(place) > 1:
             assert place.encode() not in content
-    assert not re.search(rb"\.py\b|site-packages|stack_trace|/usr/|/tmp/|/home/", content)
     model = onnx.load_from_string(content)
+    told = onnx.load_from_string(content)
+    for weight in told.graph.initializer:  # whose bytes may spell anything
+        weight.ClearField("raw_data")
+    words = told.SerializeToString()
+    assert not re.search(rb"\.py\b|site-packages|stack_trace|/usr/|/tmp/|/home/", words)
     assert not any(node.metadata_props or node.doc_string for node in model.graph.node)
     assert {entry.key for entry in model.metadata_props} == {
         "kdpipe.classes",
