@@ -10,6 +10,7 @@ import torch
 
 from stages.models.features import Features
 from tests.stages.methods import made
+from tests.stages.methods.test_every_method import by_name, case
 from tests.stages.methods.test_msdcrd import SWITCHES
 
 pytestmark = [
@@ -50,3 +51,37 @@ def test_the_step_agrees_with_the_cpu_and_never_waits(keys: dict[str, Any], wait
             loss.backward()
             torch.cuda.set_sync_debug_mode("default")
         assert loss.item() == pytest.approx(expected.item(), rel=1e-3)
+
+
+DRAWING = {"crd"}
+"""Methods that draw at random: another device draws otherwise."""
+
+
+@by_name
+def test_a_step_of_every_method_agrees_with_the_cpu_and_never_waits(
+    name: str, waiting_forbidden: None
+) -> None:
+    expected = case(name).loss()
+    on_gpu = case(name).on("cuda")
+    state = {key: value.clone() for key, value in on_gpu.method.state_dict().items()}
+    torch.manual_seed(11)
+    on_gpu.method(*on_gpu.given()).backward()  # libraries are loaded here
+    on_gpu.method.load_state_dict(state)
+    given = on_gpu.given()
+    torch.cuda.synchronize()
+    torch.cuda.set_sync_debug_mode("error")
+    loss = on_gpu.method(*given)
+    loss.backward()
+    torch.cuda.set_sync_debug_mode("default")
+    if name not in DRAWING:
+        assert loss.item() == pytest.approx(expected.item(), rel=1e-3, abs=1e-5)
+
+
+@by_name
+def test_a_step_of_every_method_under_bf16_on_the_gpu(name: str) -> None:
+    on_gpu = case(name).on("cuda")
+    with torch.autocast("cuda", torch.bfloat16):
+        loss = on_gpu.loss()
+    loss.backward()
+    assert loss.dtype == torch.float32
+    assert all(torch.isfinite(leaf.grad).all() for leaf in on_gpu.leaves if leaf.grad is not None)

@@ -70,7 +70,7 @@ def features(
     the activations is the maps themselves, less 0.5."""
     pooled = maps.mean((2, 3))
     return Features(
-        head(maps.shape[1], seed)(pooled),
+        head(maps.shape[1], seed).to(maps.device)(pooled),
         pooled,
         maps,
         stages,

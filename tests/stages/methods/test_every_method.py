@@ -62,17 +62,31 @@ class Case:
     indices: Tensor
 
     def loss(self, order: Tensor | None = None) -> Tensor:
+        return step(self.method, *self.given(order))
+
+    def given(self, order: Tensor | None = None) -> tuple[Features, Features, Batch]:
+        """What the method is called with, for the images in this order."""
         chosen = torch.arange(len(self.labels)) if order is None else order
         student = shown([leaf[chosen] for leaf in self.leaves], seed=5)
         with torch.no_grad():
             teacher = shown([leaf[chosen] for leaf in self.teacher_leaves], seed=6)
         batch = made.batch(
             self.labels[chosen],
-            made.head(teacher.map.shape[1], 6),
+            made.head(teacher.map.shape[1], 6).to(teacher.map.device),
             indices=self.indices[chosen],
             shown=teacher,
         )
-        return step(self.method, student, teacher, batch)
+        return student, teacher, batch
+
+    def on(self, device: str) -> Case:
+        """The same on another device."""
+        return Case(
+            self.method.to(device),
+            [leaf.detach().to(device).requires_grad_() for leaf in self.leaves],
+            [leaf.to(device) for leaf in self.teacher_leaves],
+            self.labels.to(device),
+            self.indices.to(device),
+        )
 
 
 def step(method: Method, student: Features, teacher: Features, batch: Batch) -> Tensor:
