@@ -136,11 +136,8 @@ class Observer(nn.Module):
 
     def spec(self, image_size: int, channels: int) -> FeatureSpec:
         """The shapes, found by running one image in eval mode; the network is left as it was."""
-        device = next(self.model.parameters()).device
-        # No noise from the generator, whose state belongs to the training.
-        ramp = torch.arange(channels * image_size**2, device=device, dtype=torch.float32)
-        image = torch.sin(ramp * 0.7).reshape(1, channels, image_size, image_size)
-        with evaluating(self), torch.no_grad(), torch.autocast(device.type, enabled=False):
+        image = self._image(image_size, channels)
+        with evaluating(self), torch.no_grad(), torch.autocast(image.device.type, enabled=False):
             if self._before_activation:
                 self._endings_for(image)
             with reading(classifier_of(self.model)) as inputs:
@@ -155,6 +152,17 @@ class Observer(nn.Module):
             stage_numbers=self.stage_numbers,
             ends=tuple((end.shape[1], end.shape[2], end.shape[3]) for end in features.ends),
         )
+
+    def require_alterable(self, image_size: int, channels: int) -> None:
+        """Raises ModelError, as `altered` would, if the maps at the stage ends cannot be replaced."""
+        self._layouts_for(self._image(image_size, channels))
+
+    def _image(self, side: int, channels: int) -> Tensor:
+        """(1, channels, side, side), not all equal; no noise from the generator, whose state belongs to
+        the training."""
+        device = next(self.model.parameters()).device
+        ramp = torch.arange(channels * side**2, device=device, dtype=torch.float32)
+        return torch.sin(ramp * 0.7).reshape(1, channels, side, side)
 
     def local_logits(self, vectors: Tensor) -> Tensor:
         """The network's own classifier on pooled vectors: (B, M, C) -> (B, M, K), float32.

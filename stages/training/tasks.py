@@ -112,6 +112,8 @@ class Distillation(Task):
             observer.spec(seen.side, seen.channels)
             for observer, seen in zip((student_observer, teacher_observer), preprocessings, strict=True)
         )
+        if needs.teacher_again:
+            teacher_observer.require_alterable(preprocessings[1].side, preprocessings[1].channels)
         made = [registry.make(one, student_spec, teacher_spec) for one in methods]
         for method in made:
             method.prepare(labels)

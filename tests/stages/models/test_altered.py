@@ -171,5 +171,9 @@ def test_a_network_whose_stages_are_not_maps_cannot_be_altered() -> None:
     # Its stages hand on a pair of class token and map.
     torch.manual_seed(0)
     network = create(ModelSettings(model="pit_ti_224"), classes=5, channels=3, image_size=224).eval()
+    observer = Observer(network, ENDS)
     with pytest.raises(ModelError, match="cannot be replaced"):
-        Observer(network, ENDS).altered(torch.zeros(1, 3, 224, 224), {0: torch.zeros_like})
+        observer.altered(torch.zeros(1, 3, 224, 224), {0: torch.zeros_like})
+    with pytest.raises(ModelError, match="cannot be replaced"):
+        observer.require_alterable(224, 3)
+    Observer(made("resnet18", {}), ENDS).require_alterable(SIZE, 3)
