@@ -1,6 +1,6 @@
 """What a distillation method costs: one training step with msdcrd, with kd, and with the labels alone.
 
-    python benchmarks/bench_method_step.py [--device cpu] [--batch 64] [--samples 15] [--json]
+    python benchmarks/bench_method_step.py [--device cpu] [--batch 64] [--samples 15] [--all] [--json]
 
 Student mobilenetv3_small_050 and teacher resnet18 at half width, both with the small stem, on images
 of 32 pixels. A step is: teacher's forward pass (not for the labels alone), student's forward and
@@ -27,9 +27,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import torch
 from torch.nn.functional import cross_entropy
 
+from pipeline.errors import ModelError
 from stages.methods.base import Batch
 from stages.methods.registry import make, needs
-from stages.methods.settings import KdSettings, MethodSettings, MsdcrdSettings
+from stages.methods.settings import BUILT_IN, KdSettings, MethodSettings, MsdcrdSettings
 from stages.models.create import create
 from stages.models.features import Needs
 from stages.models.observer import Observer
@@ -40,11 +41,13 @@ SIZE, CLASSES, WARMUP = 32, 10, 3
 TRAINING_IMAGES = 50_000
 STUDENT = ModelSettings(model="mobilenetv3_small_050", stem="small")
 TEACHER = ModelSettings(model="resnet18", stem="small", options={"channels": [32, 64, 128, 256]})
-METHODS: dict[str, MethodSettings | None] = {
+CHIEF: dict[str, MethodSettings | None] = {
     "labels alone": None,
     "kd": KdSettings(name="kd"),
     "msdcrd": MsdcrdSettings(name="msdcrd"),
 }
+OTHER_STUDENT = "simkd"
+"""Its student is another network, so that its step cannot be held against the others'."""
 
 
 def main() -> None:
@@ -55,11 +58,18 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--samples", type=int, default=15)
     parser.add_argument("--threads", type=int, default=1, help="CPU threads")
+    parser.add_argument("--all", action="store_true", help="every built-in method but simkd")
     parser.add_argument("--json", action="store_true", help="print the figures as one JSON document")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     device = torch.device(options.device)
-    steps = {name: step(settings, device, options.batch) for name, settings in METHODS.items()}
+    methods = CHIEF | (every_method() if options.all else {})
+    steps = {}
+    for name, settings in methods.items():
+        try:
+            steps[name] = step(settings, device, options.batch)
+        except ModelError as error:
+            print(f"{name}: does not fit these networks: {error}", file=sys.stderr)
     wall_ms: dict[str, list[float]] = {name: [] for name in steps}
     cpu_ms: dict[str, list[float]] = {name: [] for name in steps}
     for turn in range(WARMUP + options.samples):
@@ -84,6 +94,15 @@ def main() -> None:
     print(f"{'step':<14}" + "".join(f"{column:>16}" for column in rows["kd"]) + f"{'n':>5}")
     for name, row in rows.items():
         print(f"{name:<14}" + "".join(f"{value:>16.3f}" for value in row.values()) + f"{options.samples:>5}")
+
+
+def every_method() -> dict[str, MethodSettings | None]:
+    """The built-in methods that add a loss to the student as it is, with their defaults."""
+    names = [str(kind.model_fields["name"].annotation.__args__[0]) for kind in BUILT_IN]  # type: ignore[union-attr]
+    kinds = dict(zip(names, BUILT_IN, strict=True))
+    return {
+        name: kind.model_validate({"name": name}) for name, kind in kinds.items() if name != OTHER_STUDENT
+    }
 
 
 def step(settings: MethodSettings | None, device: torch.device, batch: int) -> Callable[[], None]:

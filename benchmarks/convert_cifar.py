@@ -21,6 +21,7 @@ import argparse
 import io
 import shutil
 import sys
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -33,7 +34,11 @@ class Misfit(Exception):  # noqa: N818 - told to the user, not handled
 
 def read_strips(path: Path) -> tuple[np.ndarray, np.ndarray]:
     """Images uint8 (N,H,W,3) and labels int64 (N,) of one file. Raises Misfit."""
-    with np.load(path, allow_pickle=False) as archive:
+    try:
+        archive = np.load(path, allow_pickle=False)
+    except (EOFError, ValueError, zipfile.BadZipFile) as error:
+        raise Misfit(f"{path}: damaged, or no npz file: {error}") from error
+    with archive:
         names = sorted(name for name in archive.files if name[:1] == "s" and name[1:].isdigit())
         if not names or "labels" not in archive.files:
             raise Misfit(f"{path}: no strips s000, s001, ... or no labels in it")
@@ -55,6 +60,8 @@ def read_strips(path: Path) -> tuple[np.ndarray, np.ndarray]:
 
 def convert(source: Path, target: Path) -> None:
     """Writes TARGET; prints one line a split. Raises Misfit, OSError."""
+    if source.resolve() == target.resolve():
+        raise Misfit(f"{target}: SOURCE and TARGET are the same folder, so test.npz would be overwritten")
     parts = {"train": sorted(source.glob("train_*.npz")), "test": sorted(source.glob("test.npz"))}
     for split, paths in parts.items():
         if not paths:
