@@ -12,7 +12,7 @@ GROUP = "kdpipe.test"
 
 
 def install(folder: Path, package: str, entry_points: str) -> None:
-    facts = folder / f"{package}-1.2.dist-info"
+    facts = folder / f"{package.replace('-', '_')}-1.2.dist-info"
     facts.mkdir(parents=True)
     (facts / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {package}\nVersion: 1.2\n")
     (facts / "entry_points.txt").write_text(f"[{GROUP}]\n{entry_points}")
