@@ -1,15 +1,22 @@
-"""Real image files and real set files, made small."""
+"""Real image files and real set files, made small; a web server that serves them."""
 
 from __future__ import annotations
 
 import gzip
+import hashlib
+import http.server
 import struct
+import threading
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import pytest
 from PIL import Image
+
+from stages.data.raw import RawSplit
+from stages.data.settings import TorchvisionSettings
 
 
 class MakeFolder(Protocol):
@@ -62,3 +69,42 @@ def all_pixels(split: object) -> np.ndarray:
     images = split.images  # type: ignore[attr-defined]
     pixels: np.ndarray = images.batch(np.arange(len(images)))
     return pixels
+
+
+def settings(name: str, root: Path | None, **more: Any) -> TorchvisionSettings:
+    place = None if root is None else str(root)
+    return TorchvisionSettings(name=name, root=place, **{"image_size": 32, **more})
+
+
+def digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def md5(path: Path) -> str:
+    return hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest()
+
+
+def paths_of(part: RawSplit) -> list[Path]:
+    """Where its images lie: none is decoded before it is asked for."""
+    paths = [path for path in part.images if isinstance(path, Path)]
+    assert len(paths) == len(part.images)
+    return paths
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[tuple[str, Path]]:
+    """A web server of this machine, and the folder it serves."""
+    served = tmp_path / "served"
+    served.mkdir()
+
+    class Quiet(http.server.SimpleHTTPRequestHandler):
+        def __init__(self, *args: Any) -> None:
+            super().__init__(*args, directory=str(served))
+
+        def log_message(self, *args: Any) -> None:
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Quiet) as running:
+        threading.Thread(target=running.serve_forever, args=(0.02,), daemon=True).start()
+        yield f"http://127.0.0.1:{running.server_port}/", served
+        running.shutdown()

@@ -1,5 +1,6 @@
 """The converter of packed CIFAR files, run as a user runs it; what it writes is read as a data set."""
 
+import importlib.util
 import io
 import subprocess
 import sys
@@ -7,11 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 from PIL import Image
 
 from stages.data.load import load
 from stages.data.settings import NpzSettings
-from tests.stages.data.conftest import all_pixels, some_images
+from tests.shared_data import shared
+from tests.stages.data.conftest import all_pixels, digest, some_images
 
 PROGRAM = Path(__file__).parents[3] / "benchmarks" / "convert_cifar.py"
 
@@ -60,3 +63,67 @@ def test_wrong_files_are_told_in_one_line(tmp_path: Path) -> None:
     np.savez(tmp_path / "train_0.npz", labels=np.zeros(3))
     np.savez(tmp_path / "test.npz", labels=np.zeros(3))
     assert "no strips" in run(tmp_path, tmp_path / "target").stderr
+
+
+@pytest.mark.parametrize(
+    ("damage", "told"),
+    [
+        ("empty", "damaged, or no npz file"),
+        ("cut", "damaged, or no npz file"),
+        ("labels", "20 images but 19 labels"),
+        ("wide", "not squares in a row"),
+        ("strip", "cannot identify image file"),
+    ],
+)
+def test_damaged_files_leave_nothing_half_written(tmp_path: Path, damage: str, told: str) -> None:
+    source = tmp_path / "source"
+    source.mkdir()
+    for name in ("train_0.npz", "test.npz"):
+        write_strips(source / name, some_images(20, (32, 32, 3)), np.tile(np.arange(4), 5), a_strip=5)
+    path = source / "train_0.npz"
+    with np.load(path) as packed:
+        arrays = dict(packed)
+    if damage == "empty":
+        path.write_bytes(b"")
+    elif damage == "cut":
+        path.write_bytes(path.read_bytes()[:-100])
+    elif damage == "labels":
+        np.savez(path, **{**arrays, "labels": arrays["labels"][:-1]})
+    elif damage == "wide":
+        write_strips(path, some_images(20, (32, 31, 3)), np.zeros(20), a_strip=5)
+    else:
+        np.savez(path, **{**arrays, "s002": arrays["s002"][8:]})
+    done = run(source, tmp_path / "target")
+    assert done.returncode == 1
+    assert told in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not list(tmp_path.glob("target/*"))
+
+
+def test_the_source_is_never_overwritten(tmp_path: Path) -> None:
+    for name in ("train_0.npz", "test.npz"):
+        write_strips(tmp_path / name, some_images(20, (32, 32, 3)), np.tile(np.arange(4), 5), a_strip=5)
+    before = digest(tmp_path / "test.npz")
+    done = run(tmp_path, tmp_path / "." / ".")
+    assert done.returncode == 1
+    assert "the same folder" in done.stderr
+    assert digest(tmp_path / "test.npz") == before
+
+
+@pytest.mark.parametrize(
+    ("name", "sums"),
+    [
+        ("cifar100", [1328569193, 1272680636, 1153999502]),
+        ("cifar10", [1290492328, 1266775083, 1176108223]),
+    ],
+)
+def test_the_real_test_images_have_their_exact_sums(name: str, sums: list[int]) -> None:
+    specification = importlib.util.spec_from_file_location("convert_cifar", PROGRAM)
+    assert specification is not None
+    assert specification.loader is not None
+    program = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(program)
+    images, labels = program.read_strips(shared(f"{name}/test.npz"))
+    assert images.shape == (10000, 32, 32, 3)
+    assert [int(images[..., channel].sum(dtype=np.int64)) for channel in range(3)] == sums
+    assert set(np.bincount(labels).tolist()) == {100 if name == "cifar100" else 1000}

@@ -1,5 +1,4 @@
 import gzip
-import os
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +8,7 @@ from pipeline.errors import DataError
 from stages.data.idx import read, read_file
 from stages.data.load import check, load
 from stages.data.settings import IdxSettings
+from tests.shared_data import shared
 from tests.stages.data.conftest import all_pixels, idx_bytes, some_images, write_idx
 
 LABELS = np.tile(np.arange(3), 10)
@@ -88,11 +88,8 @@ def test_half_a_test_split_is_refused(root: Path) -> None:
         load(IdxSettings(name="idx", root=str(root)))
 
 
-@pytest.mark.skipif(
-    "KDPIPE_TEST_DATA" not in os.environ, reason="KDPIPE_TEST_DATA names no folder with Fashion-MNIST's files"
-)
 def test_fashion_mnist_itself() -> None:
-    root = os.environ["KDPIPE_TEST_DATA"]
+    root = str(shared("fashion-mnist"))
     images = read_file(Path(root) / "train-images-idx3-ubyte.gz", 3)
     assert images.shape == (60000, 28, 28)
     assert images.mean() / 255 == pytest.approx(0.28604060, abs=1e-8)
