@@ -74,8 +74,8 @@ def class_folders(settings: Any) -> ClassFolders:
 
 
 def _scan(root: Path) -> ClassFolders:
-    top = _folders(root)
-    if _TRAIN in top and _folders(root / _TRAIN):
+    top = inner_folders(root)
+    if _TRAIN in top and inner_folders(root / _TRAIN):
         folders = {"train": root / _TRAIN}
         held_out = [name for name in _VALIDATION if name in top]
         if len(held_out) > 1:
@@ -95,7 +95,7 @@ def _scan(root: Path) -> ClassFolders:
     splits: dict[str, dict[str, tuple[str, ...]]] = {}
     for split, folder in folders.items():
         splits[split] = {}
-        for name in _folders(folder):
+        for name in inner_folders(folder):
             files, inner = _images(folder / name)
             splits[split][name] = files
             ignored += inner
@@ -109,7 +109,8 @@ def _scan(root: Path) -> ClassFolders:
     )
 
 
-def _folders(folder: Path) -> list[str]:
+def inner_folders(folder: Path) -> list[str]:
+    """The names of the folders in a folder, hidden ones left out, sorted."""
     with os.scandir(folder) as entries:
         return sorted(entry.name for entry in entries if entry.name[0] != "." and entry.is_dir())
 

@@ -20,6 +20,7 @@ from stages.data import torchvision_files
 from stages.data.class_folders import class_folders
 from stages.data.places import digits_file, idx_files, npz_files
 from stages.data.registry import plugin_settings
+from stages.data.torchvision_table import SETS
 
 Digest = Callable[[Path], str]
 
@@ -47,16 +48,14 @@ def fingerprint(settings: Any, digest: Digest) -> str:
     if name == "image_folder":
         found = class_folders(settings)
         return _of_files(name, found.root, found.files(), digest)
-    if name in torchvision_files.SETS:
+    if name in SETS:
         return _of_torchvision(settings, digest)
     return str(plugin_settings(settings).fingerprint(digest))
 
 
 def official_fingerprint(name: str) -> str:
     """Of a torchvision set as its authors publish it, from the MD5 sums of its archives."""
-    return _hash(
-        [name, "official", *(f"{file} {md5}" for file, md5 in torchvision_files.SETS[name].official)]
-    )
+    return _hash([name, "official", *(f"{file} {md5}" for file, md5 in SETS[name].official)])
 
 
 def certify(settings: Any, base: Path) -> None:

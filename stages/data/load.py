@@ -35,8 +35,8 @@ from stages.data.preprocessing import SCALE, Preprocessing
 from stages.data.raw import RawData, refuse_unusable
 from stages.data.registry import plugin_settings
 from stages.data.settings import DataSettings
-from stages.data.splits import cut
-from stages.data.torchvision_files import SETS
+from stages.data.splits import TEST_STREAM, VALIDATION_STREAM, cut
+from stages.data.torchvision_table import SETS
 
 _READERS: dict[str, Callable[[Any], RawData]] = {
     "digits": digits.read,
@@ -45,8 +45,6 @@ _READERS: dict[str, Callable[[Any], RawData]] = {
     "image_folder": image_folder.read,
     **dict.fromkeys(SETS, torchvision_sets.read),
 }
-
-_TEST_STREAM, _VALIDATION_STREAM = 1, 2
 
 CHECKED = 20_000
 """`check` really decodes a set of up to so many files; of larger ones a sample."""
@@ -167,7 +165,7 @@ def _divided(settings: DataSettings, raw: RawData) -> Parts:
     labels = np.asarray(raw.train.labels, np.int64)
     train = np.arange(len(labels))
     parts: Parts = {}
-    cuts = [("test", settings.test, _TEST_STREAM), ("validation", settings.validation, _VALIDATION_STREAM)]
+    cuts = [("test", settings.test, TEST_STREAM), ("validation", settings.validation, VALIDATION_STREAM)]
     owned = raw.parts()
     to_cut = [name for name, _, _ in cuts if name not in owned]
     for name, fraction, stream in cuts:

@@ -13,7 +13,10 @@ from typing import Any
 from pipeline.errors import DataError
 
 LAYOUTS = {
-    "npz": "npz: DIR/train.npz and DIR/test.npz, each with uint8 `images` (N,H,W[,3]) and `labels` (N)",
+    "npz": (
+        "npz: DIR/train.npz and DIR/test.npz, each with uint8 `images` (N,H,W[,3]) and `labels` (N), "
+        "or one file with `x_train`, `y_train`, ... or `train_images`, `train_labels`, ..."
+    ),
     "idx": (
         "idx: DIR/train-images-idx3-ubyte.gz, DIR/train-labels-idx1-ubyte.gz and the same two "
         "with t10k for train"
@@ -46,6 +49,12 @@ def missing(settings: Any, why: str, where: str = "", what: str = "is not there"
             "or let torchvision fetch it (needs the network): "
             "kdpipe run PROFILE --set data.root=DIR --set data.download=true"
         )
+        if name == "imagenet":  # its authors give it to registered persons only
+            place += ": DIR/train/WNID/*.JPEG and DIR/val/WNID/*.JPEG"
+            fetch = (
+                "or take ten of its classes, which torchvision fetches (needs the network): "
+                "kdpipe run PROFILE --set data.name=imagenette --set data.root=DIR --set data.download=true"
+            )
         bring = f"or bring it in a form of your own with --set data.name=KIND --set data.root=DIR:{others}"
     return DataError(
         f"the data set {name} {what}",

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import importlib.util
+import shlex
 from pathlib import Path
 from typing import Any
 
 from pipeline.errors import DataError
-from stages.data.missing import existing_root, missing
+from stages.data.missing import existing_root, missing, root_of
 
 CLASSES_FILE = "classes.txt"
 
@@ -79,11 +80,31 @@ def complete_idx(settings: Any, folder: Path, found: dict[str, Path]) -> None:
 
 
 def npz_files(settings: Any) -> dict[str, Path]:
-    """`train`, and `test` and `classes` if they are there. DataError if train.npz is not."""
-    root = existing_root(settings)
+    """`train`, and `test` and `classes` if they are there.
+
+    The root is a folder with train.npz, or with one npz file of any name, or that file itself. Raises
+    DataError if there is no such file, or several that it could be.
+    """
+    root = root_of(settings)
+    if root.suffix == ".npz" and root.is_file():
+        if root.name != "train.npz":
+            return with_classes(root.parent, {"train": root})
+        root = root.parent
+    else:
+        existing_root(settings)
     found = {role: root / f"{role}.npz" for role in ("train", "test") if (root / f"{role}.npz").is_file()}
     if "train" not in found:
-        raise missing(settings, "train.npz: no such file", where=str(root))
+        others = sorted(path for path in root.glob("[!.]*.npz") if path not in found.values())
+        if len(others) > 1:
+            raise DataError(
+                "it is not clear which npz file is meant",
+                where=str(root),
+                why=f"there is no train.npz, but {', '.join(path.name for path in others[:10])}",
+                mend=f"name it: --set {shlex.quote(f'data.root={others[0]}')}",
+            )
+        if not others or found:
+            raise missing(settings, "train.npz: no such file", where=str(root))
+        found = {"train": others[0]}
     return with_classes(root, found)
 
 

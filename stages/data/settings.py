@@ -85,9 +85,14 @@ class IdxSettings(RootedSettings):
 
 
 class NpzSettings(RootedSettings):
-    """`train.npz` and, if there is one, `test.npz`, with uint8 `images` (N,H,W[,C]) and `labels` (N)."""
+    """NumPy archives with uint8 images (N,H,W[,C]) and labels (N): train.npz and test.npz, or one file."""
 
     name: Literal["npz"]
+    root: str | None = setting(
+        None,
+        "folder the set lies in, or one npz file (`~` and $VARIABLES are expanded)",
+        keyed=False,
+    )
     classes: list[str] | None = setting(
         None, "class names by label; null: classes.txt in the root, else the label numbers"
     )
@@ -100,9 +105,34 @@ class ImageFolderSettings(RootedSettings):
 
 
 class TorchvisionSettings(RootedSettings):
-    """A set of torchvision's: CIFAR-10, CIFAR-100, SVHN, Flowers102, Food101, Fashion-MNIST and MNIST."""
+    """A set of torchvision's: CIFAR, MNIST, SVHN, STL-10, ImageNet, flowers, food, pets, signs and others."""
 
-    name: Literal["cifar10", "cifar100", "svhn", "flowers102", "food101", "fashion_mnist", "mnist"]
+    name: Literal[
+        "cifar10",
+        "cifar100",
+        "svhn",
+        "flowers102",
+        "food101",
+        "fashion_mnist",
+        "mnist",
+        "stl10",
+        "oxford_iiit_pet",
+        "eurosat",
+        "gtsrb",
+        "dtd",
+        "imagenette",
+        "imagenette_320",
+        "imagenette_160",
+        "imagenet",
+    ]
     download: bool = setting(
-        False, "let torchvision fetch the set into the root if it is not there", keyed=False
+        False,
+        "let torchvision fetch the set into the root if it is not there (all but imagenet)",
+        keyed=False,
     )
+
+    @model_validator(mode="after")
+    def _can_be_fetched(self) -> TorchvisionSettings:
+        if self.name == "imagenet" and self.download:
+            raise ValueError("ImageNet cannot be downloaded: its authors give it to registered persons only")
+        return self

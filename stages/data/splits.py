@@ -8,6 +8,9 @@ from __future__ import annotations
 
 import numpy as np
 
+TEST_STREAM, VALIDATION_STREAM = 1, 2
+"""Of random numbers: the cuts of a set with one seed do not depend on each other."""
+
 
 def stratified(labels: np.ndarray, fraction: float, seed: int) -> np.ndarray:
     """Chooses about `fraction` of the images, of every class alike.

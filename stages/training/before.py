@@ -7,7 +7,7 @@ from types import SimpleNamespace
 from pipeline.errors import UsageError
 from stages.data import load as data_sets
 from stages.data import torchvision_sets
-from stages.data.torchvision_files import SETS
+from stages.data.torchvision_table import SETS
 from stages.models import create as models
 from stages.models.feeding import fed
 from stages.models.settings import ModelSettings

@@ -5,9 +5,10 @@ import numpy as np
 import pytest
 
 from pipeline.errors import DataError
+from stages.data.fingerprint import fingerprint
 from stages.data.load import check, load
 from stages.data.settings import NpzSettings
-from tests.stages.data.conftest import all_pixels, some_images
+from tests.stages.data.conftest import all_pixels, digest, some_images
 
 LABELS = np.tile(np.arange(3), 10)
 
@@ -83,3 +84,85 @@ def test_classes_that_share_a_name_are_refused(tmp_path: Path) -> None:
     write(tmp_path)
     with pytest.raises(DataError, match="same name"):
         load(NpzSettings(name="npz", root=str(tmp_path), classes=["a", "b", "a"]))
+
+
+def arrays(form: str, *, column: bool) -> dict[str, np.ndarray]:
+    """Train, validation and test of 30, 6 and 9 images in one file; `column`: labels as (N,1)."""
+    found = {}
+    for seed, (part, count) in enumerate((("train", 30), ("val", 6), ("test", 9))):
+        labels = LABELS[:count].astype(np.uint8)
+        names = (f"x_{part}", f"y_{part}") if form == "keras" else (f"{part}_images", f"{part}_labels")
+        found[names[0]] = some_images(count, (8, 8, 3), seed)
+        found[names[1]] = labels[:, None] if column else labels
+    return found
+
+
+@pytest.mark.parametrize("form", ["keras", "medmnist"])
+@pytest.mark.parametrize("column", [False, True])
+@pytest.mark.parametrize("file", ["mnist.npz", "train.npz"])
+def test_one_file_may_hold_all_splits(tmp_path: Path, form: str, column: bool, file: str) -> None:
+    np.savez(tmp_path / file, **arrays(form, column=column))  # type: ignore[arg-type]
+    for root in (tmp_path, tmp_path / file):
+        data = load(NpzSettings(name="npz", root=str(root), image_size=8))
+        for seed, part in enumerate((data.train, data.validation, data.test)):
+            assert np.array_equal(all_pixels(part), some_images(len(part), (8, 8, 3), seed))
+            assert part.labels.tolist() == LABELS[: len(part)].tolist()
+        assert (len(data.train), len(data.validation), len(data.test)) == (30, 6, 9)
+
+
+def test_splits_that_one_file_lacks_are_cut(tmp_path: Path) -> None:
+    known = arrays("keras", column=False)
+    np.savez(tmp_path / "a.npz", **{name: known[name] for name in ("x_train", "y_train", "x_test", "y_test")})  # type: ignore[arg-type]
+    data = load(NpzSettings(name="npz", root=str(tmp_path), image_size=8))
+    assert (len(data.train), len(data.validation), len(data.test)) == (27, 3, 9)
+    np.savez(tmp_path / "a.npz", images=known["x_train"], labels=known["y_train"])
+    data = load(NpzSettings(name="npz", root=str(tmp_path), image_size=8))
+    assert len(data.test) == 6
+
+
+@pytest.mark.parametrize("without", ["y_train", "y_test", "x_val"])
+def test_images_without_labels_in_one_file_are_told(tmp_path: Path, without: str) -> None:
+    known = arrays("keras", column=False)
+    del known[without]
+    np.savez(tmp_path / "a.npz", **known)  # type: ignore[arg-type]
+    with pytest.raises(DataError) as caught:
+        check(NpzSettings(name="npz", root=str(tmp_path)))
+    assert f"it has no {without}, but" in caught.value.why
+
+
+def test_several_labels_an_image_are_no_classes(tmp_path: Path) -> None:
+    known = arrays("medmnist", column=False)
+    np.savez(tmp_path / "a.npz", **{**known, "train_labels": np.eye(30, 14, dtype=np.uint8)})  # type: ignore[arg-type]
+    with pytest.raises(DataError) as caught:
+        check(NpzSettings(name="npz", root=str(tmp_path)))
+    assert "(30, 14)" in caught.value.why
+
+
+def test_which_file_is_meant_must_be_clear(tmp_path: Path) -> None:
+    write(tmp_path)
+    (tmp_path / "train.npz").rename(tmp_path / "test.npz")
+    with pytest.raises(DataError) as caught:
+        check(NpzSettings(name="npz", root=str(tmp_path)))
+    assert "train.npz: no such file" in caught.value.why
+    for name in ("one two.npz", "three.npz"):
+        with pytest.raises(DataError, match="npz is not there"):
+            check(NpzSettings(name="npz", root=str(tmp_path)))
+        np.savez(tmp_path / name, **arrays("keras", column=False))  # type: ignore[arg-type]
+    (tmp_path / "test.npz").unlink()
+    with pytest.raises(DataError, match="not clear which npz file") as caught:
+        check(NpzSettings(name="npz", root=str(tmp_path)))
+    assert caught.value.why.endswith("one two.npz, three.npz")
+    assert caught.value.mend == f"name it: --set 'data.root={tmp_path / 'one two.npz'}'"
+    check(NpzSettings(name="npz", root=str(tmp_path / "one two.npz")))
+
+
+def test_a_file_is_told_by_its_content_and_keeps_its_class_names(tmp_path: Path) -> None:
+    path = tmp_path / "a.npz"
+    np.savez(path, **arrays("keras", column=False))  # type: ignore[arg-type]
+    (tmp_path / "classes.txt").write_text("x\ny\nz\n")
+    settings = NpzSettings(name="npz", root=str(path), image_size=8)
+    assert load(settings).classes == ("x", "y", "z")
+    before = fingerprint(settings, digest)
+    assert fingerprint(NpzSettings(name="npz", root=str(tmp_path)), digest) == before
+    np.savez(path, **arrays("keras", column=True))  # type: ignore[arg-type]
+    assert fingerprint(settings, digest) != before
