@@ -7,6 +7,7 @@ Its archives are never unpacked in passing: that takes hours and some 150 GB.
 
 from __future__ import annotations
 
+import json
 import os
 import shlex
 from collections.abc import Sequence
@@ -66,8 +67,9 @@ def refuse_half_unpacked(root: Path) -> None:
 
 
 def _unpack(root: Path, splits: Sequence[str], absent: Sequence[str]) -> str:
-    place = str(root.absolute())
-    calls = "; ".join(f"ImageNet({place!r}, {split!r})" for split in splits)
+    # In double quotes, so that the shell's single ones around the command stay readable.
+    place = json.dumps(str(root.absolute()), ensure_ascii=False)
+    calls = "; ".join(f'ImageNet({place}, "{split}")' for split in splits)
     command = shlex.join(["python", "-c", f"from torchvision.datasets import ImageNet; {calls}"])
     archives = [_ARCHIVES[split] for split in splits]
     first = f"put {' and '.join(absent)} beside it (from image-net.org), then " if absent else ""
