@@ -167,7 +167,7 @@ def _plain(key: str, value: Any) -> str:
     if isinstance(value, int | float):
         if key.endswith("_bytes"):
             return size(value)
-        if key.endswith("_s") or key == "seconds":
+        if key == "seconds" or (key.endswith("_s") and not key.endswith("_per_s")):
             return duration(value)
         return f"{value:,}" if isinstance(value, int) else f"{value:.6g}"
     return str(value)
