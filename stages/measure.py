@@ -44,6 +44,8 @@ def run(context: Context) -> Metrics:
     golden = _golden_indices(test.labels, settings.measure.golden_images)
     (context.output / "golden").mkdir()
     (context.output / "samples").mkdir()
+    (context.output / "predictions").mkdir()
+    np.save(context.output / "predictions" / "labels.npy", test.labels.astype(np.int32))
     np.save(context.output / "golden" / "inputs.npy", images[golden])
     np.save(context.output / "golden" / "labels.npy", test.labels[golden])
 
@@ -67,6 +69,8 @@ def run(context: Context) -> Metrics:
         logits[target["model"], target["target"]] = found
         _fill(row, result)
         row.update(scorecard.accuracy(found, test.labels))
+        predicted = context.output / "predictions" / f"{target['model']}-{target['target']}.npy"
+        np.save(predicted, found.argmax(axis=1).astype(np.int32))
         for entry in result["latency"]:
             name = f"b{entry['batch']}-t{entry['threads']}.npy"
             raw = context.work / _slug(target) / name

@@ -107,6 +107,19 @@ def test_golden_outputs_are_those_of_the_file(measured_line: Line) -> None:
     np.testing.assert_allclose(session.run(["logits"], {"input": inputs})[0], expected, atol=1e-3)
 
 
+def test_the_class_of_every_test_image_is_kept(measured_line: Line, scorecard: dict[str, Any]) -> None:
+    folder = measured_line.folder / "measure" / "predictions"
+    labels = np.load(folder / "labels.npy")
+    np.testing.assert_array_equal(labels, data.load(measured_line.profile.data).test.labels)
+    judged = json.loads((measured_line.folder / "evaluate" / "metrics.json").read_text(encoding="utf-8"))
+    for row in scorecard["rows"]:
+        if row["top1"] is not None:
+            predicted = np.load(folder / f"{row['model']}-{row['target']}.npy")
+            assert 100 * (predicted == labels).mean() == pytest.approx(row["top1"], abs=1e-3)
+            own = 100 * (predicted == judged[row["model"]]["predictions"]).mean()
+            assert own == pytest.approx(row["agreement_with_float"], abs=1e-3)
+
+
 def test_what_distillation_gave_is_in_the_scorecard(scorecard: dict[str, Any]) -> None:
     gain = scorecard["distillation"]
     assert gain["gain_ci"][0] <= gain["gain_points"] <= gain["gain_ci"][1]
