@@ -18,9 +18,13 @@ from pathlib import Path
 from pipeline.locks import hold
 
 with hold(Path(sys.argv[1]), lambda holder: None):
-    if sys.argv[2] == "fork" and os.fork() == 0:
-        time.sleep(60)
-        os._exit(0)
+    if sys.argv[2] == "fork":
+        reading, writing = os.pipe()
+        if os.fork() == 0:
+            os.write(writing, b"here")  # on a busy machine it may come to life late
+            time.sleep(60)
+            os._exit(0)
+        os.read(reading, 4)
     print("held", flush=True)
     time.sleep(60)
 """
