@@ -1,33 +1,28 @@
 """measure: the latency profile of every built target, and its accuracy by that very file.
 
-Teacher's baseline first, then every target of the student. Each is measured in a fresh
-subprocess: latency at every batch size and thread count, peak memory, and the logits of the whole
-test set, from which accuracy and agreement follow.
+Teacher's baseline first, then every target of the student. Each measurement has a fresh process
+bound to its cores: latency and peak memory at every batch size and thread count, latency under
+scheduled arrivals, and the logits of the whole test set, from which accuracy and agreement
+follow. Targets of one runtime are then timed in turns, to say which is faster.
 """
 
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import signal
-import subprocess
-import sys
 from itertools import zip_longest
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 
-from pipeline.errors import StageError
 from pipeline.stage import Context, Metrics
 from stages.data import load as data
-from stages.measuring import machine, scorecard
+from stages.measuring import launch, machine, pairs, scorecard
+from stages.measuring.launch import Subject
+from stages.measuring.settings import MeasureSettings
+from stages.measuring.steadiness import RULE
 from stages.runtimes import registry
-
-WORKER_GRACE_S = 600.0
-"""How long a worker may take beyond its planned sampling before it counts as hung."""
 
 
 def run(context: Context) -> Metrics:
@@ -52,6 +47,7 @@ def run(context: Context) -> Metrics:
     targets = sorted(build["targets"], key=lambda target: target["model"] != "teacher")
     rows: list[dict[str, Any]] = []
     logits: dict[tuple[str, str], np.ndarray] = {}
+    subjects: list[Subject] = []
     for done, target in enumerate(targets):
         context.progress.update(done, len(targets), "targets", target=target["target"])
         row = scorecard.row(target, cards[target["model"]])
@@ -64,23 +60,18 @@ def run(context: Context) -> Metrics:
             row["mend"] = ability.mend or None
             context.progress.note(f"{target['target']}: {row['why_not']}")
             continue
-        card = cards[target["model"]]
-        found, result = _measure_in_subprocess(context, target, card, images_file, settings)
+        folder = build_folder / target["folder"]
+        subject = Subject(target, cards[target["model"]], folder, images_file, context.work)
+        subjects.append(subject)
+        found = _measure(subject, settings.measure, row, context.output / "samples")
         logits[target["model"], target["target"]] = found
-        _fill(row, result)
         row.update(scorecard.accuracy(found, test.labels))
-        predicted = context.output / "predictions" / f"{target['model']}-{target['target']}.npy"
-        np.save(predicted, found.argmax(axis=1).astype(np.int32))
-        for entry in result["latency"]:
-            name = f"b{entry['batch']}-t{entry['threads']}.npy"
-            raw = context.work / _slug(target) / name
-            if raw.exists():
-                kept = f"{target['model']}-{target['target']}-{name}"
-                shutil.copyfile(raw, context.output / "samples" / kept)
-        np.save(context.output / "golden" / f"{target['model']}-{target['target']}.npy", found[golden])
+        np.save(context.output / "predictions" / f"{subject.slug}.npy", found.argmax(axis=1).astype(np.int32))
+        np.save(context.output / "golden" / f"{subject.slug}.npy", found[golden])
     context.progress.update(len(targets), len(targets), "targets")
 
     _compare(rows, logits, judged)
+    comparisons = pairs.measure(subjects, settings.measure, context.output / "samples", context.progress)
     recommendation = scorecard.recommend(rows, judged["student"]["top1"])
     card_json = {
         "schema_version": 1,
@@ -88,7 +79,9 @@ def run(context: Context) -> Metrics:
         "settings": settings.measure.model_dump(mode="json"),
         "test_images": len(test.labels),
         "float_top1": {"teacher": judged["teacher"]["top1"], "student": judged["student"]["top1"]},
+        "steady_state_rule": RULE,
         "rows": rows,
+        "comparisons": comparisons,
         "distillation": judged["distillation"],
         "recommendation": recommendation,
     }
@@ -97,82 +90,68 @@ def run(context: Context) -> Metrics:
     return _metrics(rows, recommendation, judged)
 
 
-def _measure_in_subprocess(
-    context: Context,
-    target: dict[str, Any],
-    card: dict[str, Any],
-    images_file: Path,
-    settings: SimpleNamespace,
-) -> tuple[np.ndarray, dict[str, Any]]:
-    """Logits (n, classes) of the test images by this target's file, and the worker's result."""
-    output = context.work / _slug(target)
-    shutil.rmtree(output, ignore_errors=True)
-    output.mkdir()
-    preprocessing = card["preprocessing"]
-    size = preprocessing["image_size"]
-    measure = settings.measure
-    job = {
-        "runtime": target["runtime"],
-        "precision": target["precision"],
-        "folder": str(context.inputs["build"] / target["folder"]),
-        "image_shape": [size, size, preprocessing["channels"]],
-        "input": card["input"],
-        "mean": preprocessing["mean"],
-        "std": preprocessing["std"],
-        "batch_max": target.get("facts", {}).get("batch_max") or 2**31,
-        "images": str(images_file),
-        "output": str(output),
-        "settings": measure.model_dump(mode="json"),
-    }
-    job_file = output / "job.json"
-    job_file.write_text(json.dumps(job), encoding="utf-8")
-    combinations = len(measure.batch_sizes) * len(measure.threads)
-    limit_s = combinations * (measure.warmup_s + measure.max_duration_s) + WORKER_GRACE_S
-    command = [sys.executable, "-m", "stages.measuring.worker", str(job_file)]
-    # The worker must find the same kdpipe as its parent, also where that is not installed.
-    home = str(Path(__file__).resolve().parents[1])
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([home, *sys.path[1:]])}
-    try:
-        finished = subprocess.run(
-            command, capture_output=True, text=True, timeout=limit_s, check=False, env=environment
-        )
-    except subprocess.TimeoutExpired:
-        raise StageError(
-            f"measuring {target['target']} hung",
-            where=f"stage measure, target {target['target']}",
-            why=f"no result within {limit_s:.0f} s",
-            mend="run it again; if it hangs again, leave the target out of `targets`",
-        ) from None
-    result_file = output / "result.json"
-    if finished.returncode != 0 or not result_file.exists():
-        raise StageError(
-            f"the process that measured {target['target']} ended without a result",
-            where=f"stage measure, target {target['target']}",
-            why=_last_words(finished),
-            mend="if it was killed for memory, lower measure.accuracy_batch or measure.batch_sizes",
-        )
-    result = _read(result_file)
-    if "error" in result:
-        error = result["error"]
-        raise StageError(
-            error["what"],
-            where=error["where"] or f"stage measure, target {target['target']}",
-            why=error["why"],
-            mend=error["mend"],
-        )
-    return np.load(output / "logits.npy"), result
+def _measure(subject: Subject, measure: MeasureSettings, row: dict[str, Any], samples: Path) -> np.ndarray:
+    """Fills the row from a worker for each figure; returns the logits (n, classes) of the test images."""
+    results = []
+    for threads in measure.threads:
+        for batch in measure.batch_sizes:
+            if batch > subject.batch_max:
+                continue
+            planned_s = measure.warmup_max_s + measure.max_duration_s
+            result, output = launch.run(
+                subject, measure, "latency", planned_s=planned_s, batch=batch, threads=threads
+            )
+            results.append(result)
+            name = f"{subject.slug}-b{batch}-t{threads}"
+            shutil.copyfile(output / "samples.npy", samples / f"{name}.npy")
+            shutil.copyfile(output / "cpu.npy", samples / f"{name}-cpu.npy")
+    if results:
+        _fill(row, results)
+    row["open_loop"] = _under_load(subject, measure, samples)
+    # The last thread count, as one who listed several most likely has the most cores to give.
+    _, output = launch.run(subject, measure, "accuracy", planned_s=0.0, threads=measure.threads[-1])
+    logits: np.ndarray = np.load(output / "logits.npy")
+    return logits
 
 
-def _fill(row: dict[str, Any], result: dict[str, Any]) -> None:
-    row["latency"] = [entry for entry in result["latency"] if entry["n"]]
-    row["throughput_ips"] = max((entry["throughput_ips"] for entry in row["latency"]), default=None)
-    for name in ("peak_memory_bytes", "memory_over_idle_bytes", "load_ms", "first_inference_ms", "facts"):
-        row[name] = result[name]
-    row["effective_precision"] = result["facts"].get("effective_precision")
-    row["load_average"] = result["load_average"]
-    row["clock"] = result["clock"]
-    row["clock_step_ns"] = result["clock_step_ns"]
-    row["flags"] = sorted({flag for entry in result["latency"] for flag in entry["flags"]})
+def _under_load(subject: Subject, measure: MeasureSettings, samples: Path) -> list[dict[str, Any]]:
+    """An entry a rate of arrivals, at the first batch size and thread count."""
+    batch, threads = measure.batch_sizes[0], measure.threads[0]
+    entries: list[dict[str, Any]] = []
+    if batch > subject.batch_max:
+        return entries
+    for rate in measure.arrival_rates:
+        planned_s = measure.warmup_max_s + 4 * measure.arrivals_s
+        entry, output = launch.run(
+            subject,
+            measure,
+            "open_loop",
+            planned_s=planned_s,
+            batch=batch,
+            threads=threads,
+            rate_per_s=rate,
+        )
+        entries.append(entry)
+        kept = f"{subject.slug}-b{batch}-t{threads}-at{rate:g}.npy"
+        shutil.copyfile(output / "served.npy", samples / kept)
+    return entries
+
+
+def _fill(row: dict[str, Any], results: list[dict[str, Any]]) -> None:
+    """From the results of every combination: the first one's where a row holds one figure alone,
+    memory the highest."""
+    first = results[0]
+    row["latency"] = [result["entry"] for result in results]
+    row["throughput_ips"] = max(entry["throughput_ips"] for entry in row["latency"])
+    for name in ("load_ms", "first_inference_ms"):
+        row[name] = first["entry"][name]
+    for name in ("peak_memory_bytes", "memory_over_idle_bytes"):
+        row[name] = max(result[name] for result in results)
+    for name in ("facts", "clock", "clock_step_ns"):
+        row[name] = first[name]
+    row["effective_precision"] = first["facts"].get("effective_precision")
+    row["load_average"] = [first["load_average"][0], results[-1]["load_average"][1]]
+    row["flags"] = sorted({flag for entry in row["latency"] for flag in entry["flags"]})
 
 
 def _compare(
@@ -231,17 +210,6 @@ def _store_images(test: Any, path: Path) -> np.ndarray:
         mapped[indices] = test.images.batch(indices)
     mapped.flush()
     return mapped
-
-
-def _slug(target: dict[str, Any]) -> str:
-    return f"{target['model']}-{target['target']}"
-
-
-def _last_words(finished: subprocess.CompletedProcess[str]) -> str:
-    if finished.returncode < 0:
-        return f"it was ended by {signal.Signals(-finished.returncode).name}"
-    lines = [line for line in finished.stderr.splitlines() if line.strip()]
-    return lines[-1] if lines else f"exit code {finished.returncode}, and nothing said"
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -43,6 +43,7 @@ def row(target: dict[str, Any], card: dict[str, Any]) -> dict[str, Any]:
         "agreement": None,
         "agreement_with_float": None,
         "latency": [],
+        "open_loop": [],
         "throughput_ips": None,
         "speedup": None,
         "size_bytes": target.get("size_bytes"),

@@ -1,9 +1,15 @@
 """Measures one target, in a process of its own: `python -m stages.measuring.worker JOB.json`.
 
-A fresh process a target, so that no runtime's threads, caches or memory reach into another's
-figures, and a runtime that crashes takes down nothing else. The job file names everything;
-results are written as `result.json`, `logits.npy` (of every test image) and one `bB-tT.npy` a
-combination into the job's output folder.
+A fresh process a measurement, bound to its cores, so that no runtime's threads, caches or memory
+reach into another's figures, and a runtime that crashes takes down nothing else. The job file names
+everything and the mode:
+
+    latency    closed loop at one batch size and thread count: `samples.npy`, `cpu.npy`
+    open_loop  scheduled arrivals at one rate: `served.npy`
+    turns      loads, warms up, then measures a round for each line on stdin, answered on stdout
+    accuracy   the logits of every test image: `logits.npy`
+
+The figures are written as `result.json` into the job's output folder, last of all.
 """
 
 from __future__ import annotations
@@ -11,92 +17,82 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import json
+import os
 import signal
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from pipeline.errors import KdpipeError
-from stages.measuring import latency, machine
+from stages.measuring import latency, machine, open_loop
+from stages.measuring.watch import Watch
 from stages.runtimes import registry
 from stages.runtimes.base import Session, Source
+
+SETTLING_CALLS = 2
+"""Uncounted calls at the start of a turn: the other target has emptied the caches."""
+
+ROUND_CALLS = 3
+"""Fewest counted calls of a turn."""
 
 
 def main(job_file: str) -> int:
     _die_with_parent()
     job = json.loads(Path(job_file).read_text(encoding="utf-8"))
     output = Path(job["output"])
+    with contextlib.suppress(AttributeError, OSError):  # where a process cannot choose its cores
+        os.sched_setaffinity(0, job["cores"])
+    modes = {"latency": timed, "open_loop": under_load, "turns": in_turns, "accuracy": accuracy}
     try:
-        result = measure(job, output)
+        result = modes[job["mode"]](job, output)
     except KdpipeError as error:
         result = {"error": error.as_json()}
     (output / "result.json").write_text(json.dumps(result), encoding="utf-8")
     return 0
 
 
-def measure(job: dict[str, Any], output: Path) -> dict[str, Any]:
-    """Latency first, on a process that has loaded nothing but the target; accuracy afterwards."""
-    runtime = registry.get(job["runtime"])
-    settings = job["settings"]
-    source = Source(
-        onnx=Path(job["folder"]) / "not-needed.onnx",
-        precision=job["precision"],
-        image_shape=tuple(job["image_shape"]),
-        input=job["input"],
-        mean=tuple(job["mean"]),
-        std=tuple(job["std"]),
-    )
-    images = np.load(job["images"], mmap_mode="r")
+def timed(job: dict[str, Any], output: Path) -> dict[str, Any]:
+    """Latency in a closed loop, load time, first inference and memory."""
+    settings, batch, threads = job["settings"], job["batch"], job["threads"]
+    images = _images(job, batch)
     idle = _memory("VmRSS")
     load_before = machine.load_average()
-    entries: list[dict[str, Any]] = []
-    first_load_ms = first_inference_ms = 0.0
-    session: Session | None = None
-    for threads in settings["threads"]:
-        before = time.perf_counter()
-        session = runtime.load(Path(job["folder"]), source, threads)
-        load_ms = (time.perf_counter() - before) * 1e3
-        for batch in settings["batch_sizes"]:
-            if batch > job["batch_max"]:
-                entries.append({"batch": batch, "threads": threads, "n": 0, "flags": ["batch not built"]})
-                continue
-            call = session.timed(_take(images, batch))
-            before = time.perf_counter()
-            call()
-            if not first_load_ms:
-                first_load_ms = load_ms
-                first_inference_ms = (time.perf_counter() - before) * 1e3
-            samples = latency.sample(
-                call,
-                warmup_s=settings["warmup_s"],
-                duration_s=settings["duration_s"],
-                max_duration_s=settings["max_duration_s"],
-                min_samples=settings["min_samples"],
-            )
-            np.save(output / f"b{batch}-t{threads}.npy", samples.ns)
-            entry = latency.summarise(samples, batch=batch, threads=threads, resamples=settings["resamples"])
-            if threads > machine.usable_cores():
-                entry["flags"].append("more threads than cores")
-            entries.append(entry)
-    assert session is not None
-    peak = _memory("VmHWM")
-
-    step = min(settings["accuracy_batch"], job["batch_max"])
-    logits = np.concatenate(
-        [
-            session.logits(np.ascontiguousarray(images[start : start + step]))
-            for start in range(0, len(images), step)
-        ]
+    before = time.perf_counter()
+    session = _load(job)
+    load_ms = (time.perf_counter() - before) * 1e3
+    call = session.timed(images)
+    before = time.perf_counter()
+    call()
+    first_ms = (time.perf_counter() - before) * 1e3
+    samples = latency.sample(
+        call,
+        warmup_s=settings["warmup_s"],
+        warmup_max_s=settings["warmup_max_s"],
+        duration_s=settings["duration_s"],
+        max_duration_s=settings["max_duration_s"],
+        min_samples=settings["min_samples"],
+        watch=Watch(tuple(job["cores"]), threads),
     )
-    np.save(output / "logits.npy", logits.astype(np.float32))
+    peak = _memory("VmHWM")
+    np.save(output / "samples.npy", samples.ns)
+    np.save(output / "cpu.npy", samples.cpu_ns)
+    entry = latency.summarise(samples, batch=batch, threads=threads, resamples=settings["resamples"])
+    if threads > machine.usable_cores():
+        entry["flags"].append("more threads than cores")
+    if load_before is not None and load_before > (os.cpu_count() or 1):
+        entry["flags"].append("busy machine")
     return {
-        "latency": entries,
+        "entry": {
+            **entry,
+            "cores": job["cores"],
+            "load_ms": round(load_ms, 3),
+            "first_inference_ms": round(first_ms, 3),
+        },
         "facts": session.facts,
-        "load_ms": round(first_load_ms, 3),
-        "first_inference_ms": round(first_inference_ms, 3),
         "peak_memory_bytes": peak,
         "memory_over_idle_bytes": max(0, peak - idle),
         "load_average": [load_before, machine.load_average()],
@@ -105,8 +101,88 @@ def measure(job: dict[str, Any], output: Path) -> dict[str, Any]:
     }
 
 
-def _take(images: np.ndarray, batch: int) -> np.ndarray:
+def under_load(job: dict[str, Any], output: Path) -> dict[str, Any]:
+    """Latency of arrivals on a schedule, counted from when they were due."""
+    settings, rate = job["settings"], job["rate_per_s"]
+    call = _warm_call(job)
+    due = open_loop.schedule_ns(rate, settings["arrivals_s"], settings["arrivals"])
+    served = open_loop.serve(call, due)
+    np.save(output / "served.npy", served)
+    found = open_loop.summarise(
+        served,
+        len(due),
+        rate_per_s=rate,
+        arrivals=settings["arrivals"],
+        resamples=settings["resamples"],
+    )
+    return {"batch": job["batch"], "threads": job["threads"], **found}
+
+
+def in_turns(job: dict[str, Any], output: Path) -> dict[str, Any]:
+    """A round for each line on stdin: a JSON list of nanoseconds per inference on stdout."""
+    # Whatever a runtime prints must not come between the answers.
+    with os.fdopen(os.dup(1), "w", encoding="utf-8") as answers:
+        os.dup2(2, 1)
+        settings = job["settings"]
+        call = _warm_call(job)
+        round_s = settings["compare_s"] / (2 * settings["compare_rounds"] * settings["compare_launches"])
+        print("[]", file=answers, flush=True)
+        rounds = 0
+        with latency.collector_off():
+            for _ in sys.stdin:
+                print(json.dumps(_round(call, round_s)), file=answers, flush=True)
+                rounds += 1
+    return {"rounds": rounds}
+
+
+def accuracy(job: dict[str, Any], output: Path) -> dict[str, Any]:
+    """The logits of every test image, by batches."""
+    session = _load(job)
+    images = np.load(job["images"], mmap_mode="r")
+    step = min(job["settings"]["accuracy_batch"], job["batch_max"])
+    logits = [
+        session.logits(np.ascontiguousarray(images[start : start + step]))
+        for start in range(0, len(images), step)
+    ]
+    np.save(output / "logits.npy", np.concatenate(logits).astype(np.float32))
+    return {}
+
+
+def _round(call: Callable[[], None], round_s: float) -> list[int]:
+    for _ in range(SETTLING_CALLS):
+        call()
+    found: list[int] = []
+    until = time.perf_counter() + round_s
+    while len(found) < ROUND_CALLS or time.perf_counter() < until:
+        before = time.perf_counter_ns()
+        call()
+        found.append(time.perf_counter_ns() - before)
+    return found
+
+
+def _warm_call(job: dict[str, Any]) -> Callable[[], None]:
+    settings = job["settings"]
+    call = _load(job).timed(_images(job, job["batch"]))
+    latency.warm_up(call, warmup_s=settings["warmup_s"], warmup_max_s=settings["warmup_max_s"])
+    return call
+
+
+def _load(job: dict[str, Any]) -> Session:
+    folder = Path(job["folder"])
+    source = Source(
+        onnx=folder / "not-needed.onnx",
+        precision=job["precision"],
+        image_shape=tuple(job["image_shape"]),
+        input=job["input"],
+        mean=tuple(job["mean"]),
+        std=tuple(job["std"]),
+    )
+    return registry.get(job["runtime"]).load(folder, source, job["threads"])
+
+
+def _images(job: dict[str, Any], batch: int) -> np.ndarray:
     """The first `batch` test images, going round if there are fewer."""
+    images = np.load(job["images"], mmap_mode="r")
     return np.ascontiguousarray(images[np.arange(batch) % len(images)])
 
 

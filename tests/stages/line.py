@@ -39,6 +39,10 @@ TINY: dict[str, Any] = {
         "max_duration_s": 0.3,
         "min_samples": 20,
         "resamples": 200,
+        "compare_s": 0.1,
+        "compare_rounds": 4,
+        "arrival_rates": [100.0],
+        "arrivals_s": 0.3,
         "golden_images": 12,
     },
 }

@@ -79,6 +79,65 @@ def test_memory_size_speed_and_machine_are_stated(scorecard: dict[str, Any]) -> 
     assert student["clock"] == "time.perf_counter_ns"
 
 
+def test_every_measurement_tells_its_cores_its_warm_up_and_its_health(scorecard: dict[str, Any]) -> None:
+    for row in scorecard["rows"]:
+        for entry in row["latency"]:
+            assert len(entry["cores"]) == entry["threads"], "bound to as many cores as it has threads"
+            assert entry["warmup"]["calls"] >= 10
+            assert entry["cpu_p50_ms"] > 0
+            assert {"contended_by", "throttled_by", "load_average"} <= set(entry["health"])
+            assert ("contended" in entry["flags"]) == bool(entry["health"]["contended_by"])
+            assert (entry["p99_ms"] is None) == (entry["n"] < 459) == (entry["p99_ci_ms"] is None)
+            assert entry["p90_ci_ms"][0] <= entry["p90_ms"] <= entry["p90_ci_ms"][1]
+    assert "Mann-Kendall" in scorecard["steady_state_rule"]
+
+
+def test_cpu_times_lie_beside_the_samples(measured_line: Line) -> None:
+    samples = measured_line.folder / "measure" / "samples"
+    wall = np.load(samples / "student-onnxruntime-fp32-b4-t1.npy")
+    cpu = np.load(samples / "student-onnxruntime-fp32-b4-t1-cpu.npy")
+    assert cpu.shape == wall.shape
+    assert 0 < np.median(cpu) <= 1.05 * np.median(wall)
+
+
+def test_targets_of_a_runtime_are_timed_in_turns(measured_line: Line, scorecard: dict[str, Any]) -> None:
+    pairs = {
+        tuple(f"{one['model']} {one['target']}" for one in (found["first"], found["second"])): found
+        for found in scorecard["comparisons"]
+    }
+    assert list(pairs) == [
+        ("teacher onnxruntime-fp32", "student onnxruntime-fp32"),
+        ("teacher onnxruntime-fp32", "student onnxruntime-int8"),
+        ("student onnxruntime-fp32", "student onnxruntime-int8"),
+    ]
+    for found in pairs.values():
+        assert found["ratio_ci"][0] <= found["ratio"] <= found["ratio_ci"][1]
+        assert found["ratio"] == pytest.approx(found["p50_ms"][1] / found["p50_ms"][0], rel=1e-3)
+        assert found["verdict"] in ("faster", "slower", "cannot tell")
+        assert min(found["n"]) >= found["launches"] * found["rounds"] * 3
+    raw = np.load(
+        measured_line.folder
+        / "measure"
+        / "samples"
+        / "turns-student-onnxruntime-fp32-student-onnxruntime-int8-b1-t1.npy"
+    )
+    assert len(raw) == sum(pairs["student onnxruntime-fp32", "student onnxruntime-int8"]["n"])
+
+
+def test_latency_under_arrivals(measured_line: Line, scorecard: dict[str, Any]) -> None:
+    for row in scorecard["rows"]:
+        if not row["latency"]:
+            continue
+        (found,) = row["open_loop"]
+        assert (found["rate_per_s"], found["n"]) == (100.0, 30)
+        raw = np.load(
+            measured_line.folder / "measure" / "samples" / f"{row['model']}-{row['target']}-b1-t1-at100.npy"
+        )
+        assert raw.shape == (30, 3)
+        assert found["service_p50_ms"] == pytest.approx(np.sort(raw[:, 2] - raw[:, 1])[14] * 1e-6)
+        assert found["p99_ms"] is None, "30 requests carry no p99"
+
+
 def test_agreement_with_teacher_and_float(scorecard: dict[str, Any]) -> None:
     teacher, student, int8, _ = scorecard["rows"]
     assert teacher["agreement"] >= 99.5, "the teacher's own file agrees with the teacher"

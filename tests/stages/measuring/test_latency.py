@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import math
+import subprocess
+import sys
 import time
 
 import numpy as np
@@ -10,44 +13,45 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stages.measuring import latency
+from stages.measuring import latency, percentiles, pinning, steadiness
+from stages.measuring.latency import Samples, Warmup
 
 
 def test_nearest_rank_percentiles_by_hand() -> None:
     ordered = np.array([10, 20, 30, 40, 50])
-    assert latency.percentile_ns(ordered, 50) == 30
-    assert latency.percentile_ns(ordered, 90) == 50
-    assert latency.percentile_ns(ordered, 20) == 10
-    assert latency.percentile_ns(ordered, 21) == 20
+    assert percentiles.percentile_ns(ordered, 50) == 30
+    assert percentiles.percentile_ns(ordered, 90) == 50
+    assert percentiles.percentile_ns(ordered, 20) == 10
+    assert percentiles.percentile_ns(ordered, 21) == 20
 
 
 @given(st.lists(st.integers(1, 10**9), min_size=1, max_size=200), st.floats(0.1, 100.0))
 def test_percentile_is_a_sample_with_enough_at_or_below(values: list[int], percent: float) -> None:
     ordered = np.sort(np.array(values))
-    found = latency.percentile_ns(ordered, percent)
+    found = percentiles.percentile_ns(ordered, percent)
     assert found in values
     assert (ordered <= found).mean() >= percent / 100.0 - 1e-12
 
 
 def test_fewest_samples_are_those_of_the_binomial_bound() -> None:
-    for percent, fewest in latency.FEWEST.items():
+    for percent, fewest in percentiles.FEWEST.items():
         share = percent / 100.0
         assert 1 - share**fewest >= 0.99
         assert 1 - share ** (fewest - 1) < 0.99
 
 
 def test_mann_kendall_sees_a_trend_and_no_trend() -> None:
-    assert latency.mann_kendall_p(np.arange(30.0)) < 1e-6
-    assert latency.mann_kendall_p(np.ones(30)) == 1.0
+    assert steadiness.mann_kendall_p(np.arange(30.0)) < 1e-6
+    assert steadiness.mann_kendall_p(np.ones(30)) == 1.0
     alternating = np.array([1.0, 2.0] * 15)
-    assert latency.mann_kendall_p(alternating) > 0.05
+    assert steadiness.mann_kendall_p(alternating) > 0.05
 
 
 def test_mann_kendall_score_by_hand() -> None:
     # 1 3 2 4: pairs up 5, down 1: S = 4; variance 4*3*13/18; z = 3 / sqrt(8.667)
     z = 3 / math.sqrt(4 * 3 * 13 / 18)
     expected = math.erfc(z / math.sqrt(2))
-    assert latency.mann_kendall_p(np.array([1.0, 3.0, 2.0, 4.0])) == pytest.approx(expected)
+    assert steadiness.mann_kendall_p(np.array([1.0, 3.0, 2.0, 4.0])) == pytest.approx(expected)
 
 
 def test_steady_and_drifting_samples_are_told_apart() -> None:
@@ -55,9 +59,9 @@ def test_steady_and_drifting_samples_are_told_apart() -> None:
     noise = rng.normal(0, 2000, size=600)
     flat = (1_000_000 + noise).astype(np.int64)
     warming = (np.linspace(1_300_000, 1_000_000, 600) + noise).astype(np.int64)
-    assert latency.is_steady(flat)
-    assert not latency.is_steady(warming)
-    assert not latency.is_steady(flat[:5]), "too few samples prove nothing"
+    assert steadiness.is_steady(flat)
+    assert not steadiness.is_steady(warming)
+    assert not steadiness.is_steady(flat[:5]), "too few samples prove nothing"
 
 
 def test_interval_of_the_median_covers_it_about_as_often_as_it_says() -> None:
@@ -114,21 +118,102 @@ def test_very_short_calls_are_looped_inside_a_sample() -> None:
     assert found.inner_loops > 1
 
 
+def made(ns: np.ndarray, *, cpu_ns: np.ndarray | None = None, **facts: object) -> Samples:
+    given: dict[str, object] = {
+        "steady": True,
+        "inner_loops": 1,
+        "warmup": Warmup(10, 0.2, True),
+        "inferences": len(ns),
+        "seconds": 1.0,
+        "health": {},
+        **facts,
+    }
+    return Samples(ns=ns, cpu_ns=ns if cpu_ns is None else cpu_ns, **given)  # type: ignore[arg-type]
+
+
 def test_a_percentile_that_the_samples_do_not_carry_is_left_out() -> None:
-    few = latency.Samples(np.arange(1, 101, dtype=np.int64) * 1000, 1, 1, 0, True, 1)
+    few = made(np.arange(1, 101, dtype=np.int64) * 1000)
     entry = latency.summarise(few, batch=2, threads=1, resamples=100)
     assert entry["p50_ms"] == pytest.approx(0.05)
     assert entry["p90_ms"] == pytest.approx(0.09)
+    assert entry["p90_ci_ms"][0] <= 0.09 <= entry["p90_ci_ms"][1]
     assert entry["p99_ms"] is None
+    assert entry["p99_ci_ms"] is None
     assert "tail under-sampled" in entry["flags"]
     assert entry["throughput_ips"] == pytest.approx(2 / 50.5e-6, rel=1e-3)
-    many = latency.Samples(np.arange(1, 1001, dtype=np.int64) * 1000, 1, 1, 0, True, 1)
-    assert latency.summarise(many, batch=1, threads=1, resamples=100)["p99_ms"] == pytest.approx(0.99)
+    entry = latency.summarise(
+        made(np.arange(1, 1001, dtype=np.int64) * 1000), batch=1, threads=1, resamples=100
+    )
+    assert entry["p99_ms"] == pytest.approx(0.99)
+    assert entry["p99_ci_ms"][0] <= 0.99 <= entry["p99_ci_ms"][1]
 
 
-def test_contention_shows_in_wall_over_cpu_time() -> None:
+def test_cpu_time_stands_beside_wall_time() -> None:
+    ns = np.full(500, 1_500_000, dtype=np.int64)
+    found = latency.summarise(made(ns, cpu_ns=np.full(500, 1_000_000)), batch=1, threads=1, resamples=100)
+    assert found["cpu_p50_ms"] == 1.0
+    assert found["wall_over_cpu"] == 1.5
+
+
+def test_what_was_not_steady_says_so() -> None:
     ns = np.full(500, 1_000_000, dtype=np.int64)
-    contended = latency.Samples(ns, 1500, 1000, 3, True, 1)
-    assert "contended" in latency.summarise(contended, batch=1, threads=1, resamples=100)["flags"]
-    quiet = latency.Samples(ns, 1020, 1000, 0, True, 1)
-    assert latency.summarise(quiet, batch=1, threads=1, resamples=100)["flags"] == []
+    doubtful = made(ns, steady=False, warmup=Warmup(4000, 5.0, False), health={"flags": ["contended"]})
+    entry = latency.summarise(doubtful, batch=1, threads=1, resamples=100)
+    assert entry["flags"] == ["not steady", "warm-up not steady", "contended"]
+    assert entry["warmup"] == {"calls": 4000, "seconds": 5.0, "steady": False}
+    assert latency.summarise(made(ns), batch=1, threads=1, resamples=100)["flags"] == []
+
+
+def test_the_warm_up_goes_on_until_latencies_stand_still() -> None:
+    """Calls get faster for about 0.4 s, far beyond the shortest warm-up."""
+    started = time.perf_counter()
+
+    def call() -> None:
+        time.sleep(0.001 + max(0.0, 0.02 - 0.05 * (time.perf_counter() - started)))
+
+    found, _ = latency.warm_up(call, warmup_s=0.01, warmup_max_s=5.0)
+    assert found.steady
+    assert 0.3 < found.seconds < 5.0
+
+
+def test_a_warm_up_that_never_settles_ends_and_says_so() -> None:
+    calls = [0]
+
+    def call() -> None:
+        calls[0] += 1
+        time.sleep(0.0005 * calls[0])
+
+    found, _ = latency.warm_up(call, warmup_s=0.0, warmup_max_s=0.3)
+    assert not found.steady
+    assert 0.3 <= found.seconds < 1.5
+
+
+def test_work_of_another_process_on_the_same_core_is_seen() -> None:
+    """A real neighbour: a busy loop bound to the core on which the samples are taken."""
+    core = max(pinning.unpinned())
+    worker = f"import os; os.sched_setaffinity(0, [{core}])\nwhile True: pass"
+    neighbour = subprocess.Popen([sys.executable, "-c", worker])
+    try:
+        time.sleep(0.3)
+        told = subprocess.run(
+            [sys.executable, "-c", MEASURED, str(core)], capture_output=True, text=True, check=True
+        )
+    finally:
+        neighbour.kill()
+        neighbour.wait()
+    health = json.loads(told.stdout)
+    assert "contended" in health["flags"]
+    assert any("involuntary context switches" in sign for sign in health["contended_by"])
+    assert any("other processes took" in sign for sign in health["contended_by"])
+
+
+MEASURED = """
+import json, os, sys
+core = int(sys.argv[1])
+os.sched_setaffinity(0, [core])
+from stages.measuring import latency
+from stages.measuring.watch import Watch
+found = latency.sample(lambda: sum(range(20000)), warmup_s=0.1, duration_s=1.0, max_duration_s=1.0,
+                       min_samples=50, warmup_max_s=0.2, watch=Watch((core,), 1))
+print(json.dumps(found.health))
+"""

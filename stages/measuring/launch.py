@@ -1,0 +1,141 @@
+"""Starts the processes that measure, each fresh and bound to its cores, and reads what they found."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pipeline.errors import StageError
+from stages.measuring import pinning
+from stages.measuring.settings import MeasureSettings
+
+WORKER_GRACE_S = 600.0
+"""How long a worker may take beyond its planned sampling before it counts as hung."""
+
+HOME = Path(__file__).resolve().parents[2]
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A built target to be measured: an entry of build.json and its network's card.
+
+    folder: of the target's files; images: the file of the test images; work: where workers write.
+    """
+
+    target: dict[str, Any]
+    card: dict[str, Any]
+    folder: Path
+    images: Path
+    work: Path
+
+    @property
+    def slug(self) -> str:
+        return f"{self.target['model']}-{self.target['target']}"
+
+    @property
+    def batch_max(self) -> int:
+        return int(self.target.get("facts", {}).get("batch_max") or 2**31)
+
+    def job(self, measure: MeasureSettings, mode: str, **more: Any) -> dict[str, Any]:
+        preprocessing = self.card["preprocessing"]
+        size = preprocessing["image_size"]
+        return {
+            "mode": mode,
+            "runtime": self.target["runtime"],
+            "precision": self.target["precision"],
+            "folder": str(self.folder),
+            "image_shape": [size, size, preprocessing["channels"]],
+            "input": self.card["input"],
+            "mean": preprocessing["mean"],
+            "std": preprocessing["std"],
+            "batch_max": self.batch_max,
+            "images": str(self.images),
+            "settings": measure.model_dump(mode="json"),
+            **more,
+        }
+
+
+def cores_for(measure: MeasureSettings, threads: int) -> list[int]:
+    """The cores a process with so many threads is bound to; without `measure.pin`, all."""
+    allowed = set(pinning.unpinned())
+    return sorted(pinning.choose(threads, allowed) if measure.pin else allowed)
+
+
+def run(
+    subject: Subject, measure: MeasureSettings, mode: str, *, planned_s: float, **more: Any
+) -> tuple[dict[str, Any], Path]:
+    """Runs one worker to its end: its result, and the folder it wrote into.
+
+    planned_s: how long it means to sample. Raises StageError if it hangs, dies or refuses.
+    """
+    where = f"stage measure, target {subject.target['target']}"
+    name = "-".join([subject.slug, mode, *(f"{value}" for value in more.values() if value is not None)])
+    output = fresh_folder(subject.work / name)
+    cores = cores_for(measure, int(more.get("threads") or measure.threads[-1]))
+    job_file = write_job(subject.job(measure, mode, output=str(output), cores=cores, **more), output)
+    limit_s = planned_s + WORKER_GRACE_S
+    try:
+        finished = subprocess.run(
+            command(job_file), capture_output=True, text=True, timeout=limit_s, check=False, env=environment()
+        )
+    except subprocess.TimeoutExpired:
+        raise StageError(
+            f"measuring {subject.target['target']} hung",
+            where=where,
+            why=f"no result within {limit_s:.0f} s",
+            mend="run it again; if it hangs again, leave the target out of `targets`",
+        ) from None
+    return read_result(output, finished.returncode, finished.stderr, subject.target["target"]), output
+
+
+def fresh_folder(folder: Path) -> Path:
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    return folder
+
+
+def write_job(job: dict[str, Any], folder: Path) -> Path:
+    file = folder / "job.json"
+    file.write_text(json.dumps(job), encoding="utf-8")
+    return file
+
+
+def command(job_file: Path) -> list[str]:
+    return [sys.executable, "-m", "stages.measuring.worker", str(job_file)]
+
+
+def environment() -> dict[str, str]:
+    """The worker must find the same kdpipe as its parent, also where that is not installed."""
+    return {**os.environ, "PYTHONPATH": os.pathsep.join([str(HOME), *sys.path[1:]])}
+
+
+def read_result(folder: Path, returncode: int, stderr: str, target: str) -> dict[str, Any]:
+    """The worker's `result.json`. Raises StageError if there is none, or the one it tells of."""
+    where = f"stage measure, target {target}"
+    file = folder / "result.json"
+    if returncode != 0 or not file.exists():
+        raise StageError(
+            f"the process that measured {target} ended without a result",
+            where=where,
+            why=_last_words(returncode, stderr),
+            mend="if it was killed for memory, lower measure.accuracy_batch or measure.batch_sizes",
+        )
+    result: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    if "error" in result:
+        error = result["error"]
+        raise StageError(error["what"], where=error["where"] or where, why=error["why"], mend=error["mend"])
+    return result
+
+
+def _last_words(returncode: int, stderr: str) -> str:
+    if returncode < 0:
+        return f"it was ended by {signal.Signals(-returncode).name}"
+    lines = [line for line in stderr.splitlines() if line.strip()]
+    return lines[-1] if lines else f"exit code {returncode}, and nothing said"

@@ -1,0 +1,81 @@
+"""Scheduled arrivals: what a stall and a queue do to latencies that count from when they were due."""
+
+from __future__ import annotations
+
+import time
+
+import numpy as np
+import pytest
+
+from stages.measuring import open_loop
+
+
+def test_schedules() -> None:
+    regular = open_loop.schedule_ns(100.0, 2.0, "regular")
+    assert len(regular) == 200
+    assert set(np.diff(regular)) == {10_000_000}
+    random = open_loop.schedule_ns(100.0, 50.0, "poisson")
+    gaps = np.diff(random)
+    assert gaps.mean() == pytest.approx(1e7, rel=0.05)
+    assert gaps.std() == pytest.approx(1e7, rel=0.06), "exponential gaps"
+    assert (random == open_loop.schedule_ns(100.0, 50.0, "poisson")).all()
+
+
+def test_a_stall_is_felt_by_all_that_were_due_meanwhile() -> None:
+    """One call of 100 stalls 0.2 s. A closed loop would show one slow sample; 20 requests were due."""
+    calls = [0]
+
+    def call() -> None:
+        calls[0] += 1
+        time.sleep(0.2 if calls[0] == 30 else 0.0005)
+
+    served = open_loop.serve(call, open_loop.schedule_ns(100.0, 1.0, "regular"))
+    assert len(served) == 100
+    due, started, done = served.T
+    assert (started >= due).all()
+    assert ((done - started) > 1e8).sum() == 1, "one service took long"
+    assert ((done - due) > 5e7).sum() >= 10, "many requests waited for it"
+
+
+def served(service_ns: int, rate: float, count: int = 600) -> np.ndarray:
+    """Rows as `serve` gives them, of a server that always takes the same time."""
+    due = open_loop.schedule_ns(rate, count / rate, "poisson")
+    rows, free = [], 0
+    for one in due.tolist():
+        started = max(one, free)
+        free = started + service_ns
+        rows.append((one, started, free))
+    return np.array(rows)
+
+
+def test_latency_is_wait_and_service() -> None:
+    rows = served(5_000_000, 120.0)
+    found = open_loop.summarise(rows, 600, rate_per_s=120.0, arrivals="poisson", resamples=100)
+    assert found["utilisation"] == pytest.approx(0.6)
+    assert found["service_p50_ms"] == 5.0
+    assert found["p50_ms"] == pytest.approx(np.sort(rows[:, 2] - rows[:, 0])[299] * 1e-6)
+    assert found["p99_ms"] > 10 > found["service_p50_ms"], "the queue is in the tail"
+    assert found["p99_ci_ms"][0] <= found["p99_ms"] <= found["p99_ci_ms"][1]
+    assert found["wait_p99_ms"] == pytest.approx(found["p99_ms"] - 5.0)
+    assert 0.4 < found["queued_share"] < 0.75, "with random arrivals, as often as the server is busy"
+    assert found["flags"] == []
+
+
+def test_an_overloaded_server_has_no_percentiles() -> None:
+    found = open_loop.summarise(
+        served(5_000_000, 250.0), 600, rate_per_s=250.0, arrivals="poisson", resamples=100
+    )
+    assert found["flags"] == ["overloaded"]
+    assert found["p50_ms"] is None
+    assert found["wait_p50_ms"] is None
+    assert found["achieved_per_s"] == pytest.approx(200, rel=0.02)
+
+
+def test_a_hopeless_queue_is_given_up_and_told() -> None:
+    due = open_loop.schedule_ns(1000.0, 0.1, "regular")
+    started = time.perf_counter()
+    rows = open_loop.serve(lambda: time.sleep(0.02), due)
+    assert time.perf_counter() - started < 1.0
+    found = open_loop.summarise(rows, len(due), rate_per_s=1000.0, arrivals="regular", resamples=100)
+    assert found["unserved"] == 100 - len(rows) > 0
+    assert "overloaded" in found["flags"]
