@@ -149,6 +149,7 @@ def _fill(row: dict[str, Any], results: list[dict[str, Any]]) -> None:
         row[name] = max(result[name] for result in results)
     for name in ("facts", "clock", "clock_step_ns"):
         row[name] = first[name]
+    row["energy"] = first["entry"]["energy"]
     row["effective_precision"] = first["facts"].get("effective_precision")
     row["load_average"] = [first["load_average"][0], results[-1]["load_average"][1]]
     row["flags"] = sorted({flag for entry in row["latency"] for flag in entry["flags"]})

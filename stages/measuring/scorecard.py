@@ -51,6 +51,7 @@ def row(target: dict[str, Any], card: dict[str, Any]) -> dict[str, Any]:
         "memory_over_idle_bytes": None,
         "load_ms": None,
         "first_inference_ms": None,
+        "energy": None,
         "effective_precision": None,
         "parameters": card["parameters"],
         "sha256": target.get("sha256"),

@@ -39,6 +39,11 @@ class MeasureSettings(Settings):
         "poisson", "gaps between arrivals: at random, as of many users, or equal, as of a camera"
     )
     arrivals_s: float = setting(10.0, "how long batches arrive at each rate", unit="s", gt=0.0)
+    cuda_graph: bool = setting(False, "on a GPU, launch the inference as one captured CUDA graph")
+    transfers: bool = setting(True, "on a GPU, time the copies of images and outputs as well")
+    energy_idle_s: float = setting(
+        1.0, "how long the idle baseline is taken where energy can be measured", unit="s", gt=0.0
+    )
     accuracy_batch: int = setting(64, "batch size while accuracy is taken", unit="images", ge=1)
     golden_images: int = setting(
         16, "test images kept with their outputs for the bundle's self-test", unit="images", ge=1

@@ -14,7 +14,10 @@ import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from stages.measuring.gpu import GpuWatch
 
 CONTENDED = 1.1
 """Wall time over CPU time of a one-thread run above which something else used the core."""
@@ -44,12 +47,13 @@ class Ticks:
 class Watch:
     """Notes the state at `begin`, at each `look` and at `end`; `end` returns figures and flags.
 
-    cores: the logical CPUs that the measured process runs on.
+    cores: the logical CPUs that the measured process runs on. gpu: for a target on a GPU.
     """
 
     cores: tuple[int, ...]
     threads: int
     root: Path = Path("/")
+    gpu: GpuWatch | None = None
     clocks_mhz: list[float] = field(default_factory=list)
     _began: dict[str, Any] = field(default_factory=dict)
 
@@ -63,6 +67,8 @@ class Watch:
         clock = core_clock_mhz(self.cores, self.root)
         if clock is not None:
             self.clocks_mhz.append(clock)
+        if self.gpu:
+            self.gpu.look()
 
     def end(self, wall_over_cpu: float | None) -> dict[str, Any]:
         """wall_over_cpu: of the samples, for a one-thread run; else None."""
@@ -90,6 +96,9 @@ class Watch:
             "throttle_events": events,
         }
         contended, throttled = contention(figures, self.threads), throttling(figures)
+        if self.gpu:
+            figures["gpu"] = self.gpu.end()
+            throttled += figures["gpu"]["throttled_by"]
         flags = ["contended"] * bool(contended) + ["throttled"] * bool(throttled)
         return {**figures, "contended_by": contended, "throttled_by": throttled, "flags": flags}
 

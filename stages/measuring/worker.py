@@ -28,10 +28,11 @@ from typing import Any
 import numpy as np
 
 from pipeline.errors import KdpipeError
-from stages.measuring import latency, machine, open_loop
+from stages.measuring import energy, gpu, latency, machine, nvml, open_loop
 from stages.measuring.watch import Watch
 from stages.runtimes import registry
 from stages.runtimes.base import Session, Source
+from stages.runtimes.on_gpu import GpuSession, GpuTiming
 
 SETTLING_CALLS = 2
 """Uncounted calls at the start of a turn: the other target has emptied the caches."""
@@ -64,10 +65,15 @@ def timed(job: dict[str, Any], output: Path) -> dict[str, Any]:
     before = time.perf_counter()
     session = _load(job)
     load_ms = (time.perf_counter() - before) * 1e3
-    call = session.timed(images)
+    timing = _timing(session, images, settings)
+    call = timing.call if timing else session.timed(images)
     before = time.perf_counter()
     call()
     first_ms = (time.perf_counter() - before) * 1e3
+    meter = energy.find(on_gpu=timing is not None)
+    driver = nvml.connect() if timing else None
+    gpu_watch = gpu.GpuWatch(driver) if isinstance(driver, nvml.Nvml) else None
+    idle_w = 0.0 if isinstance(meter, str) else energy.idle_watts(meter, settings["energy_idle_s"])
     samples = latency.sample(
         call,
         warmup_s=settings["warmup_s"],
@@ -75,7 +81,16 @@ def timed(job: dict[str, Any], output: Path) -> dict[str, Any]:
         duration_s=settings["duration_s"],
         max_duration_s=settings["max_duration_s"],
         min_samples=settings["min_samples"],
-        watch=Watch(tuple(job["cores"]), threads),
+        watch=Watch(tuple(job["cores"]), threads, gpu=gpu_watch),
+        between=None if isinstance(meter, str) else meter.start,
+    )
+    used = energy.figures(
+        meter,
+        joules=0.0 if isinstance(meter, str) else meter.stop(),
+        idle_w=idle_w,
+        seconds=samples.seconds,
+        inferences=samples.inferences,
+        batch=batch,
     )
     peak = _memory("VmHWM")
     np.save(output / "samples.npy", samples.ns)
@@ -91,6 +106,8 @@ def timed(job: dict[str, Any], output: Path) -> dict[str, Any]:
             "cores": job["cores"],
             "load_ms": round(load_ms, 3),
             "first_inference_ms": round(first_ms, 3),
+            "energy": used,
+            "gpu": gpu.phases(timing) if timing else None,
         },
         "facts": session.facts,
         "peak_memory_bytes": peak,
@@ -162,9 +179,18 @@ def _round(call: Callable[[], None], round_s: float) -> list[int]:
 
 def _warm_call(job: dict[str, Any]) -> Callable[[], None]:
     settings = job["settings"]
-    call = _load(job).timed(_images(job, job["batch"]))
+    session, images = _load(job), _images(job, job["batch"])
+    timing = _timing(session, images, settings)
+    call = timing.call if timing else session.timed(images)
     latency.warm_up(call, warmup_s=settings["warmup_s"], warmup_max_s=settings["warmup_max_s"])
     return call
+
+
+def _timing(session: Session, images: np.ndarray, settings: dict[str, Any]) -> GpuTiming | None:
+    """On a GPU, the call as the profile wants it, and its phases; None on a CPU."""
+    if not isinstance(session, GpuSession):
+        return None
+    return session.timed_on_gpu(images, cuda_graph=settings["cuda_graph"], transfers=settings["transfers"])
 
 
 def _load(job: dict[str, Any]) -> Session:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import torch
 from pipeline.errors import MachineCannot, StageError
 from stages.runtimes.base import Source
 from stages.runtimes.images import as_input
+from stages.runtimes.on_gpu import GpuTiming, Phases
 from stages.runtimes.tensorrt_family import ENGINE, read_sidecar
 
 
@@ -20,7 +22,8 @@ class TensorRtSession:
     """One engine with one execution context on a stream of its own.
 
     `timed` covers the copy of the images to the GPU, the inference and the copy of the outputs
-    back, from and to page-locked host memory, until the stream has done all of it.
+    back, from and to page-locked host memory, until the stream has done all of it; `timed_on_gpu`
+    leaves the copies out if asked, replays a CUDA graph if asked, and times the parts on the GPU.
     """
 
     def __init__(self, package: str, folder: Path, source: Source) -> None:
@@ -65,16 +68,22 @@ class TensorRtSession:
         }
 
     def logits(self, images: np.ndarray) -> np.ndarray:
-        call, results = self._bind(as_input(images, self._source))
-        call()
-        return results["logits"].numpy().astype(np.float32)
+        bound = self._bind(as_input(images, self._source))
+        self._call(bound, bound.run, transfers=True)()
+        return bound.results["logits"].numpy().astype(np.float32)
 
     def timed(self, images: np.ndarray) -> Callable[[], None]:
-        call, _ = self._bind(as_input(images, self._source))
-        return call
+        return self.timed_on_gpu(images, cuda_graph=False, transfers=True).call
 
-    def _bind(self, images: np.ndarray) -> tuple[Callable[[], None], dict[str, torch.Tensor]]:
-        """A call that runs these images, and the host tensors that then hold the outputs."""
+    def timed_on_gpu(self, images: np.ndarray, *, cuda_graph: bool, transfers: bool) -> GpuTiming:
+        bound = self._bind(as_input(images, self._source))
+        run = self._captured(bound) if cuda_graph else bound.run
+        self.facts["transfers"] = "included" if transfers else "excluded"
+        self.facts["cuda_graph"] = cuda_graph
+        return GpuTiming(self._call(bound, run, transfers=transfers), self._phases(bound, run))
+
+    def _bind(self, images: np.ndarray) -> _Bound:
+        """These images in page-locked memory and on the GPU, and room for the outputs on both."""
         smallest, largest = self._batches
         if not smallest <= len(images) <= largest:
             raise StageError(
@@ -89,6 +98,7 @@ class TensorRtSession:
         context.set_input_shape(self._input, images.shape)
         host = torch.from_numpy(images).pin_memory()
         device = torch.empty_like(host, device="cuda")
+        device.copy_(host)
         outputs = {
             name: torch.empty(tuple(context.get_tensor_shape(name)), dtype=self._types[name], device="cuda")
             for name in self._outputs
@@ -99,28 +109,91 @@ class TensorRtSession:
         }
         torch.cuda.synchronize()
 
-        def call() -> None:
+        def run() -> None:
             if self._bound is not device:  # another binding of this engine came between
                 context.set_input_shape(self._input, tuple(host.shape))
                 context.set_tensor_address(self._input, device.data_ptr())
                 for name, tensor in outputs.items():
                     context.set_tensor_address(name, tensor.data_ptr())
                 self._bound = device
+            if not context.execute_async_v3(stream.cuda_stream):
+                raise self._fault("TensorRT could not run the engine", self._folder)
+
+        return _Bound(host, device, outputs, results, run)
+
+    def _call(self, bound: _Bound, run: Callable[[], None], *, transfers: bool) -> Callable[[], None]:
+        stream = self._stream
+
+        def call() -> None:
             with torch.cuda.stream(stream):
-                device.copy_(host, non_blocking=True)
-                if not context.execute_async_v3(stream.cuda_stream):
-                    raise self._fault("TensorRT could not run the engine", self._folder)
-                for name, tensor in outputs.items():
-                    results[name].copy_(tensor, non_blocking=True)
+                if transfers:
+                    bound.upload()
+                run()
+                if transfers:
+                    bound.download()
             stream.synchronize()
 
-        return call, results
+        return call
+
+    def _phases(self, bound: _Bound, run: Callable[[], None]) -> Callable[[], Phases]:
+        marks = [torch.cuda.Event(enable_timing=True) for _ in range(4)]
+        stream = self._stream
+
+        def phases() -> Phases:
+            with torch.cuda.stream(stream):
+                marks[0].record(stream)
+                bound.upload()
+                marks[1].record(stream)
+                run()
+                marks[2].record(stream)
+                bound.download()
+                marks[3].record(stream)
+            stream.synchronize()
+            return Phases(*(marks[i].elapsed_time(marks[i + 1]) for i in range(3)))
+
+        return phases
+
+    def _captured(self, bound: _Bound) -> Callable[[], None]:
+        """The inference as a CUDA graph. It runs once before, since TensorRT puts off work to then."""
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.stream(self._stream):
+            bound.run()
+        self._stream.synchronize()
+        try:
+            with torch.cuda.graph(graph, stream=self._stream):
+                bound.run()
+        except RuntimeError as error:
+            raise StageError(
+                "the engine cannot be captured as a CUDA graph",
+                where=self._folder.name,
+                why=str(error).splitlines()[0],
+                mend="--set measure.cuda_graph=false",
+            ) from error
+        return graph.replay
 
     def _fault(self, what: str, folder: Path) -> StageError:
         why = "\n".join(self._messages[-5:]) or "it gave no reason"
         return StageError(
             what, where=folder.name, why=why, mend="kdpipe build PROFILE, on the machine that is to run it"
         )
+
+
+@dataclass(frozen=True)
+class _Bound:
+    """Images and outputs in page-locked memory and on the GPU; `run` puts one inference on the stream."""
+
+    host: torch.Tensor
+    device: torch.Tensor
+    outputs: dict[str, torch.Tensor]
+    results: dict[str, torch.Tensor]
+    run: Callable[[], None]
+
+    def upload(self) -> None:
+        self.device.copy_(self.host, non_blocking=True)
+
+    def download(self) -> None:
+        for name, tensor in self.outputs.items():
+            self.results[name].copy_(tensor, non_blocking=True)
 
 
 def _context(trt: Any, engine: Any) -> Any:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -15,6 +15,7 @@ from pipeline.stage import Silent
 from stages.runtimes import parity, probe, registry
 from stages.runtimes.base import Session, Source
 from stages.runtimes.images import natural_images
+from stages.runtimes.on_gpu import GpuSession
 from stages.runtimes.settings import BuildSettings
 from tests.stages.runtimes.networks import source_of
 
@@ -86,6 +87,32 @@ def test_a_timed_call_waits_for_the_result(runtime: Any, tmp_path: Path) -> None
     called = time.perf_counter() - before
     torch.cuda.synchronize()
     assert time.perf_counter() - before - called < 0.1 * called
+
+
+@pytest.mark.parametrize("cuda_graph", [False, True])
+def test_phases_by_cuda_events_fit_the_wall(runtime: Any, cuda_graph: bool, tmp_path: Path) -> None:
+    source = source_of("cnn")
+    _, session = _built(runtime, source, tmp_path / "built")
+    assert isinstance(session, GpuSession)
+    images = natural_images(source.image_shape, 8)
+    wall_ms = {}
+    for transfers in (True, False):
+        timing = session.timed_on_gpu(images, cuda_graph=cuda_graph, transfers=transfers)
+        facts = cast("Session", session).facts
+        assert facts["cuda_graph"] is cuda_graph
+        assert facts["transfers"] == ("included" if transfers else "excluded")
+        times = []
+        for _ in range(50):
+            before = time.perf_counter()
+            timing.call()
+            times.append(time.perf_counter() - before)
+        wall_ms[transfers] = 1e3 * float(np.median(times))
+    phases = [timing.phases() for _ in range(50)]
+    inference_ms = float(np.median([one.inference_ms for one in phases]))
+    assert min(one.to_gpu_ms for one in phases) > 0
+    assert min(one.from_gpu_ms for one in phases) > 0
+    assert 0 < inference_ms <= 1.1 * wall_ms[False]
+    assert wall_ms[False] < wall_ms[True]
 
 
 def test_a_batch_outside_the_profile_says_which_key_to_change(runtime: Any, tmp_path: Path) -> None:

@@ -64,6 +64,7 @@ def test_swapping_the_two_inverts_the_ratio() -> None:
 def test_the_turns_alternate_and_unpaired_rounds_are_refused() -> None:
     assert order(4) == [(0, 1), (1, 0), (0, 1), (1, 0)]
     one = np.array([1, 2, 3])
-    for given in ([], [([], [])], [([one], [one, one])]):
+    refused: list[Launches] = [[], [([], [])], [([one], [one, one])]]
+    for given in refused:
         with pytest.raises(ValueError, match="as many rounds"):
             compare(given, resamples=10)
