@@ -48,6 +48,7 @@ for _name, _target, _summary in (
         "pipeline.commands.compare:compare",
         "Say what each distillation method gains, and how sure that is.",
     ),
+    ("pick", "pipeline.commands.gate:pick", "Name the target to ship under the gates, and why."),
     ("plan", "pipeline.commands.plan:plan", "Say for each stage: cached, or why it has to run."),
     ("show", "pipeline.commands.show:show", "Print a profile with every default written out."),
     ("schema", "pipeline.commands.show:schema", "Print the JSON Schema of profiles."),
@@ -56,8 +57,12 @@ for _name, _target, _summary in (
     ("completion", "pipeline.commands.completion:completion", "Print a shell's completion script."),
 ):
     group.add_lazy(_name, _target, _summary, "Commands")
+OWN_COMMANDS = {"gate": "pipeline.commands.gate:gate"}
+"""Stages whose command says more than that of the others."""
+
 for _stage in STAGES:
-    group.add_lazy(_stage.name, "pipeline.commands.run:stage_command()", _stage.summary, "Stages")
+    _target = OWN_COMMANDS.get(_stage.name, "pipeline.commands.run:stage_command()")
+    group.add_lazy(_stage.name, _target, _stage.summary, "Stages")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from pipeline.gate_words import gates_in_words, pick_in_words, read_gates
 from pipeline.tables import amount, duration, figure, size, table, with_interval
 
 MODELS = ("teacher", "baseline", "student")
@@ -20,7 +21,7 @@ DEPTH_MAX = 2
 
 def stage_figures(name: str, folder: Path, metrics: Mapping[str, Any]) -> str:
     """The main figures of a finished stage; `metrics` is what the stage returned."""
-    special: dict[str, Callable[[Path], str]] = {"evaluate": evaluation, "measure": scorecard}
+    special: dict[str, Callable[[Path], str]] = {"evaluate": evaluation, "measure": scorecard, "gate": gates}
     if name in special:
         return special[name](folder)
     rows = [[key, value] for key, value in _flat(metrics)]
@@ -53,8 +54,17 @@ def evaluation(folder: Path) -> str:
     return "\n".join(lines)
 
 
-def scorecard(folder: Path) -> str:
-    """Every target in a table; below it what was not built, what distillation gave, what to ship."""
+def gates(folder: Path) -> str:
+    """Every judged gate, and what to ship under them."""
+    found = read_gates(folder)
+    return "\n".join([*gates_in_words(found), "", *pick_in_words(found["pick"])])
+
+
+def scorecard(folder: Path, gated: Path | None = None) -> str:
+    """Every target in a table; below it what was not built, what distillation gave, what to ship.
+
+    gated: the gate stage's artefact, for the gates and what to ship under them.
+    """
     found = _read(folder / "scorecard.json")
     rows = [_scorecard_row(row) for row in found["rows"] if row["top1"] is not None]
     header = (
@@ -82,8 +92,12 @@ def scorecard(folder: Path) -> str:
         lines.append(distillation(found["distillation"]))
     else:
         lines.append("what distillation gave was not measured: set distill.baseline to true")
-    lines += _recommended(found["recommendation"])
-    return "\n".join(lines)
+    pick = found["recommendation"]
+    if gated:
+        under = read_gates(gated)
+        pick = under["pick"]
+        lines += ["", *gates_in_words(under), ""] if under["gates"] else []
+    return "\n".join([*lines, *pick_in_words(pick)])
 
 
 def distillation(found: Mapping[str, Any]) -> str:
@@ -133,13 +147,6 @@ def _how_measured(rows: list[dict[str, Any]]) -> list[str]:
         flags = row.get("flags") or []
         if flags:
             lines.append(f"{row['model']} {row['target']}: {', '.join(flags)}")
-    return lines
-
-
-def _recommended(found: Mapping[str, Any]) -> list[str]:
-    head = f"recommended: {found['target']}" if found.get("target") else "recommended: none"
-    lines = [f"{head}: {found['reason']}" if found.get("reason") else head]
-    lines += [f"  not {one['target']}: {one['why']}" for one in found.get("rejected") or ()]
     return lines
 
 

@@ -70,6 +70,7 @@ def _spot(model: type[BaseModel], location: Iterable[str | int]) -> _Spot:
 
 def _faults(errors: list[ErrorDetails], tree: Tree, found: Kinds) -> list[Fault]:
     faults: dict[Steps, Fault] = {}
+    errors = [one for error in errors for one in _rule_by_rule(error)]
     mended: set[Steps] = set()  # keys that are missing only because they are misspelt
     for error in errors:
         spot = _spot(found.model, error["loc"])
@@ -94,6 +95,13 @@ def _faults(errors: list[ErrorDetails], tree: Tree, found: Kinds) -> list[Fault]
         key = (*spot.path, fault.message) if error["type"] == "value_error" else spot.path
         faults.setdefault(key, fault)
     return list(faults.values())
+
+
+def _rule_by_rule(error: ErrorDetails) -> list[ErrorDetails]:
+    """An error that tells of several broken rules as one error a rule."""
+    context = error.get("ctx", {})
+    rules = getattr(context.get("error"), "rules", None)
+    return [{**error, "ctx": {**context, "error": rule}} for rule in rules] if rules else [error]
 
 
 def _dotted(path: Steps) -> str:

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 import stages as stage_table
 from pipeline.books import Books, Execute, Listener, StageResult
 from pipeline.disk import FULL, refusal
-from pipeline.errors import KdpipeError, MachineCannot, StageError
+from pipeline.endings import raise_if_wanting
+from pipeline.errors import KdpipeError, StageError
 from pipeline.manifest import Manifest
 from pipeline.plan import Decision, Facts, Profile, made_for, make_plan, needed, select
 from pipeline.stage import Context, Metrics, Stage
@@ -54,17 +55,19 @@ def run(
     remote: Remote | None = None,
     execute: Execute = in_process,
     stages: Sequence[Stage] = stage_table.STAGES,
+    strict: bool = False,
 ) -> list[StageResult]:
     """Brings all stages up to date, or those up to `until`, or `only` one and what it needs.
 
     force: stages that run whatever the store holds.
     remote: pulled from before a stage would run, pushed to afterwards.
     execute: calls the function of a stage that has to run; all else happens here.
+    strict: an undecided gate counts as a missed one.
 
     Raises KdpipeError (or KeyboardInterrupt) with the attribute `results`: those so far, the one
     that failed, and the rest as skipped. What a wrong profile or missing data is to blame for is
-    raised before anything is written. Raises MachineCannot at the end if `build` could not build
-    a required target.
+    raised before anything is written. At the end, with all else done, raises GateMissed if a gate was
+    missed, or MachineCannot if a required target could not be built.
     """
     chosen = select(stages, until=until, only=only, force=force)
     books = Books(profile, store, listener, remote, chosen, set(force), Facts(profile, store), execute)
@@ -86,7 +89,7 @@ def run(
     finally:
         store.release()
     results = books.results()
-    _raise_if_machine_cannot(results)
+    raise_if_wanting(results, profile, strict=strict)
     return results
 
 
@@ -312,21 +315,3 @@ def _pull(books: Books, decision: Decision) -> bool:
 def _push(books: Books, name: str, key: str) -> None:
     if books.remote and books.remote.push(name, key, books.store, books.listener.note):
         books.listener.note(f"{name}: pushed to {books.remote.url}")
-
-
-def _raise_if_machine_cannot(results: list[StageResult]) -> None:
-    """A required target that could not be built fails the run, but only after all else is done."""
-    for result in results:
-        cannot = result.metrics.get("machine_cannot") or []
-        if not cannot:
-            continue
-        names = ", ".join(entry["target"] for entry in cannot)
-        mends = dict.fromkeys(entry["mend"] for entry in cannot if entry.get("mend"))
-        error = MachineCannot(
-            f"This machine cannot build {names}, which the profile requires",
-            where=f"stage {result.name}",
-            why="; ".join(f"{entry['target']}: {entry['why']}" for entry in cannot),
-            mend="; ".join(mends) or "run on a machine that can, or leave out `required`",
-        )
-        error.results = results  # type: ignore[attr-defined]
-        raise error

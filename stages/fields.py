@@ -6,6 +6,7 @@ all made from these declarations.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -22,6 +23,14 @@ class Settings(BaseModel):
         validate_default=True,
         protected_namespaces=(),
     )
+
+
+class BrokenRules(ValueError):  # noqa: N818 - several errors in one
+    """Several rules of a group of settings, all broken at once; each sentence names the key to blame."""
+
+    def __init__(self, rules: Sequence[str]) -> None:
+        super().__init__("; ".join(rules))
+        self.rules = tuple(rules)
 
 
 def setting(

@@ -18,6 +18,7 @@ import numpy as np
 
 from pipeline.stage import Context, Metrics
 from stages.data import load as data
+from stages.gating.picking import pick
 from stages.measuring import launch, machine, pairs, scorecard
 from stages.measuring.launch import Subject
 from stages.measuring.settings import MeasureSettings
@@ -72,7 +73,7 @@ def run(context: Context) -> Metrics:
 
     _compare(rows, logits, judged)
     comparisons = pairs.measure(subjects, settings.measure, context.output / "samples", context.progress)
-    recommendation = scorecard.recommend(rows, judged["student"]["top1"])
+    recommendation = pick(rows, float_top1=judged["student"]["top1"])
     card_json = {
         "schema_version": 1,
         "machine": machine.describe(),

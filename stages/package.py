@@ -32,6 +32,8 @@ def run(context: Context) -> Metrics:
     build_folder, measure_folder = context.inputs["build"], context.inputs["measure"]
     build = _read(build_folder / "build.json")
     scorecard = _read(measure_folder / "scorecard.json")
+    # The figures alone know nothing of the gates; what ships is what passes them.
+    scorecard["recommendation"] = _read(context.inputs["gate"] / "gates.json")["pick"]
     student, teacher = _read(build_folder / "student.json"), _read(build_folder / "teacher.json")
 
     wanted = context.settings.package.targets

@@ -19,6 +19,8 @@ TEMPLATES = Path(charts.__file__).parent
 def run(context: Context) -> Metrics:
     inputs = context.inputs
     scorecard = _json(inputs["measure"] / "scorecard.json")
+    gates = _json(inputs["gate"] / "gates.json")
+    scorecard["recommendation"] = gates["pick"]
     judged = _json(inputs["evaluate"] / "metrics.json")
     student, teacher = (_json(inputs["export"] / f"{role}.json") for role in ("student", "teacher"))
     histories = {
@@ -42,6 +44,7 @@ def run(context: Context) -> Metrics:
         recommendation=scorecard["recommendation"],
         distillation=distillation_sentence(scorecard["distillation"]) if scorecard["distillation"] else "",
         rows=parts.scorecard_rows(scorecard),
+        gates=parts.gate_rows(gates),
         missing=[row for row in scorecard["rows"] if row["top1"] is None],
         charts={
             "tradeoff": parts.tradeoff_chart(scorecard),
@@ -57,6 +60,7 @@ def run(context: Context) -> Metrics:
     )
     (context.output / "report.html").write_text(page, encoding="utf-8")
     summary = _summary(context, scorecard, judged, student, teacher)
+    summary["gates"] = gates["judgements"]
     text = json.dumps(summary, indent=2, ensure_ascii=False)
     (context.output / "summary.json").write_text(text + "\n", encoding="utf-8")
     card = model_card(context.settings.name, scorecard, student, teacher)

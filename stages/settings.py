@@ -15,7 +15,8 @@ from stages.data.settings import (
     NpzSettings,
     TorchvisionSettings,
 )
-from stages.fields import Settings, setting
+from stages.fields import BrokenRules, Settings, setting
+from stages.gating.settings import GateSettings, broken_rules
 from stages.measuring.settings import MeasureSettings
 from stages.methods.settings import BUILT_IN as METHODS
 from stages.methods.settings import MethodSettings
@@ -132,6 +133,7 @@ class ProfileBase(Settings):
     )
     build: BuildSettings = setting(BuildSettings, "compiling the targets")
     measure: MeasureSettings = setting(MeasureSettings, "the latency profile")
+    gates: list[GateSettings] = setting(list, "limits on what was measured")
     package: PackageSettings = setting(PackageSettings, "the bundle")
     report: ReportSettings = setting(ReportSettings, "the HTML page")
 
@@ -141,6 +143,13 @@ class ProfileBase(Settings):
         repeated = sorted({name for name in names if names.count(name) > 1})
         if repeated:
             raise ValueError(f"targets name {', '.join(repeated)} more than once")
+        return self
+
+    @model_validator(mode="after")
+    def _gates_can_be_judged(self) -> ProfileBase:
+        broken = broken_rules(self.gates, [target.name for target in self.targets], self.measure)
+        if broken:
+            raise BrokenRules(broken)
         return self
 
     @model_validator(mode="after")

@@ -125,11 +125,14 @@ def _executing(on: str | None, profile: LoadedProfile) -> Iterator[Execute]:
 
 def _in_words(results: Sequence[StageResult]) -> str:
     """The scorecard if the run came so far, else the last stage's figures; then where things lie."""
-    from pipeline.figures import shipped, stage_figures
+    from pipeline.figures import scorecard, shipped, stage_figures
 
     last = results[-1]
-    chief = next((result for result in results if result.name == "measure"), last)
-    figures = stage_figures(chief.name, chief.path, chief.metrics) if chief.path else ""
+    paths = {result.name: result.path for result in results if result.path}
+    if "measure" in paths:
+        figures = scorecard(paths["measure"], paths.get("gate"))
+    else:
+        figures = stage_figures(last.name, last.path, last.metrics) if last.path else ""
     places = [line for result in results if result.path for line in shipped(result.name, result.path)]
     if not places:
         places = [f"{last.name}  {last.path}"]

@@ -97,6 +97,15 @@ def scorecard_rows(scorecard: dict[str, Any]) -> list[dict[str, Any]]:
     return found
 
 
+def gate_rows(gates: dict[str, Any]) -> list[dict[str, Any]]:
+    """A row for each judged gate and target; `css` is the class of its verdict."""
+    css = {"passed": "good", "missed": "bad", "undecided": "warn"}
+    return [
+        {"status": one["status"], "css": css[one["status"]], "target": one["target"], "said": one["said"]}
+        for one in gates["judgements"]
+    ]
+
+
 def tradeoff_chart(scorecard: dict[str, Any]) -> str:
     """Accuracy against latency: the teacher's baseline and every measured target."""
     marks = []

@@ -13,5 +13,5 @@ def measured_line(tmp_path_factory: pytest.TempPathFactory) -> Line:
 
 @pytest.fixture(scope="session")
 def whole_line(measured_line: Line) -> Line:
-    """The tiny line with its bundle and report."""
-    return measured_line.run("package", "report")
+    """The tiny line with its gates judged, its bundle and report."""
+    return measured_line.run("gate", "package", "report")

@@ -33,7 +33,7 @@ def line(tmp_path_factory: pytest.TempPathFactory) -> Line:
         distill={"epochs": 1, "baseline": False},
         targets=["onnxruntime-fp32"],
     )
-    stages = ("train", "distill", "evaluate", "export", "quantize", "build", "measure", "package")
+    stages = ("train", "distill", "evaluate", "export", "quantize", "build", "measure", "gate", "package")
     return Line(tmp_path_factory.mktemp("line"), told).run(*stages)
 
 

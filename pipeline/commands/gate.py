@@ -1,0 +1,218 @@
+"""`kdpipe gate` and `kdpipe pick`: the profile's limits judged, and the target to ship under them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from pipeline.commands.base import (
+    EVERY_RUN,
+    Command,
+    Option,
+    force_option,
+    json_option,
+    profile_argument,
+    remote_option,
+    set_option,
+    store_option,
+)
+from pipeline.commands.profiles import open_profile, remember_profile
+from pipeline.console import QUIET, guarded_output
+from pipeline.documents import result_entry
+from pipeline.errors import EXIT_DONE, GateMissed, KdpipeError, UsageError
+from pipeline.session import Session
+from stages import STAGES
+
+if TYPE_CHECKING:
+    from pipeline.books import StageResult
+    from pipeline.profile import LoadedProfile
+
+
+def _gate(
+    profile: str,
+    overrides: tuple[str, ...],
+    force: tuple[str, ...],
+    store: str | None,
+    remote: str | None,
+    strict: bool,
+    junit: str | None,
+    github: bool,
+) -> int:
+    from pipeline.gate_words import gates_in_words, github_annotations, pick_in_words
+
+    session = click.get_current_context().ensure_object(Session)
+    loaded, found, ending = _judged(session, profile, overrides, store, remote, force, strict=strict)
+    if junit:
+        _write_junit(Path(junit), found, strict=strict)
+    if github:
+        places = {number: loaded.place(f"gates.{number}") for number in range(len(found["gates"]))}
+        for line in github_annotations(found, places, strict=strict):
+            # GitHub reads both streams; standard output is the document's where one was asked for.
+            session.console.line(line, at=QUIET) if session.json else session.console.document(line)
+    if ending:
+        if not session.json:
+            session.console.result("\n".join(gates_in_words(found)))
+        raise ending
+    if session.json:
+        session.print_json(**session.so_far())
+    else:
+        session.console.result("\n".join([*gates_in_words(found), *pick_in_words(found["pick"])]))
+    return EXIT_DONE
+
+
+def _pick(
+    profile: str,
+    overrides: tuple[str, ...],
+    force: tuple[str, ...],
+    store: str | None,
+    remote: str | None,
+) -> int:
+    from pipeline.gate_words import front_in_words, pick_in_words
+
+    session = click.get_current_context().ensure_object(Session)
+    _, found, _ = _judged(session, profile, overrides, store, remote, force, strict=False)
+    pick = found["pick"]
+    if not session.json:
+        session.console.result("\n".join([*pick_in_words(pick, label="ship"), "", *front_in_words(pick)]))
+    if pick["target"] is None:
+        raise GateMissed(
+            "There is no target to ship",
+            where="stage gate",
+            why="\n".join(f"{one['target']} {one['why']}" for one in pick["rejected"]) or pick["reason"],
+            mend=f"kdpipe gate {profile} shows every limit beside what was measured",
+        )
+    if session.json:
+        session.print_json(**session.so_far())
+    return EXIT_DONE
+
+
+def _judged(
+    session: Session,
+    profile: str,
+    overrides: Sequence[str],
+    store: str | None,
+    remote: str | None,
+    force: Sequence[str],
+    *,
+    strict: bool,
+) -> tuple[LoadedProfile, dict[str, Any], KdpipeError | None]:
+    """Brings `gate` up to date: the profile, the content of gates.json, and the error that a missed gate or
+    a target that cannot be built is, for afterwards. Raises what keeps the gates from being judged."""
+    from pipeline.gate_words import read_gates
+    from pipeline.progress import ConsoleListener
+    from pipeline.remote import Remote
+    from pipeline.runner import run
+
+    loaded, opened = open_profile(session, profile, overrides, store)
+    about = session.so_far()
+    results: Sequence[StageResult] = ()
+    session.resumable = True
+    ending: KdpipeError | None = None
+    try:
+        with (
+            guarded_output(session.console),
+            ConsoleListener(session.console, tuple(stage.name for stage in STAGES)) as listener,
+        ):
+            results = run(
+                loaded,
+                opened,
+                listener,
+                only="gate",
+                force=force,
+                remote=Remote(remote) if remote else None,
+                strict=strict,
+            )
+    except BaseException as error:
+        results = getattr(error, "results", results)
+        session.so_far = lambda: {**about, "stages": [result_entry(result) for result in results]}
+        judged = bool(results) and all(result.path for result in results)
+        if not isinstance(error, KdpipeError) or not judged:
+            raise
+        ending = error
+    folder = results[-1].path
+    assert folder is not None  # every stage is done
+    found = read_gates(folder)
+    session.so_far = lambda: {
+        **about,
+        "stages": [result_entry(result) for result in results],
+        "strict": strict,
+        **{name: value for name, value in found.items() if name != "schema_version"},
+    }
+    remember_profile(profile, overrides, opened)
+    return loaded, found, ending
+
+
+def _write_junit(file: Path, found: dict[str, Any], *, strict: bool) -> None:
+    from pipeline.junit import junit
+
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(junit(found["judgements"], strict=strict), encoding="utf-8")
+    except OSError as error:
+        raise UsageError(
+            "The JUnit file cannot be written",
+            where=str(file),
+            why=error.strerror or str(error),
+            mend="name another file with --junit",
+        ) from error
+
+
+def _options() -> list[click.Parameter]:
+    return [
+        profile_argument(),
+        set_option(),
+        force_option(),
+        json_option(),
+        store_option(),
+        remote_option(),
+    ]
+
+
+gate = Command(
+    "gate",
+    help="Judge the profile's gates on what was measured.\n\n"
+    "Brings up to date what it needs (evaluate, measure) first. A gate is missed only if the whole 95 % "
+    "interval lies beyond its limit, and undecided if the limit lies inside.",
+    params=[
+        *_options(),
+        Option(["--strict"], is_flag=True, heading="Gates", help="An undecided gate counts as missed."),
+        Option(
+            ["--junit"],
+            type=click.Path(dir_okay=False),
+            metavar="FILE",
+            heading="Output",
+            help="Write the judgements to this file as JUnit XML.",
+        ),
+        Option(
+            ["--github"],
+            is_flag=True,
+            heading="Output",
+            help="Print GitHub annotations at the profile's lines for what is missed or undecided.",
+        ),
+    ],
+    callback=_gate,
+    examples=(
+        "kdpipe gate profiles/resnet_to_mobilenet.yaml",
+        "kdpipe gate profiles/resnet_to_mobilenet.yaml --strict --junit gates.xml",
+        "kdpipe gate profiles/resnet_to_mobilenet.yaml --github",
+    ),
+    exit_codes=EVERY_RUN,
+)
+
+pick = Command(
+    "pick",
+    help="Name the target to ship under the profile's gates, and why no other.\n\n"
+    "The fastest of those that pass; of several whose speed cannot be told apart the most accurate, then the "
+    "smallest. Brings up to date what it needs first; exit code 3 only if there is no target to ship.",
+    params=_options(),
+    callback=_pick,
+    examples=(
+        "kdpipe pick profiles/resnet_to_mobilenet.yaml",
+        "kdpipe pick profiles/resnet_to_mobilenet.yaml --set gates='[{metric: accuracy_drop, max: 0.5}]'",
+        "kdpipe pick profiles/resnet_to_mobilenet.yaml --json",
+    ),
+    exit_codes=EVERY_RUN,
+)

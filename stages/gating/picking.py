@@ -1,0 +1,195 @@
+"""The target to ship: one function, for the scorecard, the bundle, the report and `kdpipe pick`. Light."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+ACCURACY_BUDGET_POINTS = 1.0
+"""Top-1 that a target may lose where no gate of the profile limits accuracy or its drop."""
+
+SAME_SPEED = 0.02
+"""Two p50 nearer than this share cannot be told apart, whatever their intervals say: each comes from one
+process, and another process of the same file differs by as much."""
+
+Row = Mapping[str, Any]
+
+
+def pick(
+    rows: Sequence[Row], *, float_top1: float, judgements: Sequence[Mapping[str, Any]] = ()
+) -> dict[str, Any]:
+    """Names the target to ship, why, and why no other.
+
+    rows: of the scorecard. float_top1: of the float student by PyTorch, per cent. judgements: of the
+    profile's gates. The fastest by p50 at batch 1 of the targets that passed every gate (of those with an
+    undecided gate only if none passed all); of those whose p50 cannot be told from it the most accurate,
+    then the smallest. Never a fp16 or int8 file that is no faster than the same runtime's fp32, or loses
+    more accuracy against it than a gate, else `ACCURACY_BUDGET_POINTS`, allows.
+
+    Returns `target` (None: nothing to ship), `reason`, `undecided` (of the target's gates, in words),
+    `rejected` (target and why), `unmeasured` (target and why), `front` (the Pareto front by p50, top-1
+    and size).
+    """
+    student = [row for row in rows if row["model"] == "student"]
+    measured = [row for row in student if row["top1"] is not None and headline(row)]
+    why = {row["target"]: _why_not(row, measured, float_top1, judgements) for row in measured}
+    fit = [row for row in measured if not why[row["target"]]]
+    doubts = {row["target"]: _said(judgements, row["target"], "undecided") for row in fit}
+    sure = [row for row in fit if not doubts[row["target"]]]
+    choice = _fastest(sure or fit)
+    if choice:
+        best, alike = choice
+        for row in fit:
+            why[row["target"]] = _why_second(row, best, alike, doubts, bool(sure))
+    return {
+        "target": best["target"] if choice else None,
+        "reason": _reason(best, alike, judgements) if choice else _none(measured),
+        "undecided": doubts[best["target"]] if choice else [],
+        "rejected": [
+            {"target": row["target"], "why": why[row["target"]]}
+            for row in measured
+            if not (choice and row is best)
+        ],
+        "unmeasured": [
+            {"target": row["target"], "why": row["why_not"] or "not measured"}
+            for row in student
+            if row not in measured
+        ],
+        "front": front(measured),
+    }
+
+
+def headline(row: Row) -> Mapping[str, Any] | None:
+    """The latency entry that targets are compared by: batch 1, else the first, on the first thread count."""
+    entries = row["latency"]
+    return next((one for one in entries if one["batch"] == 1), entries[0] if entries else None)
+
+
+def front(rows: Sequence[Row]) -> list[dict[str, Any]]:
+    """The targets that no other beats: none is as fast, as accurate and as small, and better in one."""
+    found = []
+    for row in rows:
+        own = _costs(row)
+        if not any(_beats(_costs(other), own) for other in rows):
+            found.append(
+                {
+                    "target": row["target"],
+                    "p50_ms": own[0],
+                    "top1": row["top1"],
+                    "size_bytes": row["size_bytes"],
+                }
+            )
+    return sorted(found, key=lambda one: float(one["p50_ms"]))
+
+
+def _costs(row: Row) -> tuple[float, float, float]:
+    return _p50(row), -row["top1"], row["size_bytes"] or 0
+
+
+def _beats(other: tuple[float, ...], own: tuple[float, ...]) -> bool:
+    return other != own and all(a <= b for a, b in zip(other, own, strict=True))
+
+
+def _p50(row: Row) -> float:
+    entry = headline(row)
+    return float(entry["p50_ms"]) if entry else 0.0
+
+
+def _why_not(
+    row: Row, measured: Sequence[Row], float_top1: float, judgements: Sequence[Mapping[str, Any]]
+) -> str:
+    """Why a target must not ship; empty if it may."""
+    missed = _said(judgements, row["target"], "missed")
+    if missed:
+        return "misses a gate: " + "; ".join(missed)
+    allowed = _allowed_drop(judgements, row["target"])
+    lost = float_top1 - row["top1"]
+    if allowed is None and lost > ACCURACY_BUDGET_POINTS:
+        return f"loses {lost:.2f} points against the float student"
+    plain = next(
+        (one for one in measured if one["runtime"] == row["runtime"] and one["precision"] == "fp32"), None
+    )
+    if plain is None or plain is row:
+        return ""
+    ratio = _p50(row) / _p50(plain)
+    if ratio >= 1.0:
+        return f"is not faster than {plain['target']} here ({ratio:.2f} times its p50)"
+    lost = plain["top1"] - row["top1"]
+    if lost > (ACCURACY_BUDGET_POINTS if allowed is None else allowed):
+        return f"loses {lost:.2f} points against {plain['target']}"
+    return ""
+
+
+def _allowed_drop(judgements: Sequence[Mapping[str, Any]], target: str) -> float | None:
+    """The most accuracy that gates let a target lose, in points; None if none of them is about that.
+
+    A gate on accuracy itself bounds it from below and so allows any drop down to there.
+    """
+    own = [one for one in judgements if one["target"] == target and one["value"] is not None]
+    drops = [max(0.0, one["limit"]) for one in own if one["metric"] == "accuracy_drop"]
+    if drops:
+        return min(drops)
+    return 100.0 if any(one["metric"] == "accuracy" for one in own) else None
+
+
+def _said(judgements: Sequence[Mapping[str, Any]], target: str, status: str) -> list[str]:
+    found = [one["said"] for one in judgements if one["target"] == target and one["status"] == status]
+    return [sentence.removeprefix(f"{target}: ") for sentence in found]
+
+
+def _fastest(rows: Sequence[Row]) -> tuple[Row, list[Row]] | None:
+    """The one to ship, and those whose p50 cannot be told from the lowest."""
+    if not rows:
+        return None
+    first = min(rows, key=_p50)
+    alike = [row for row in rows if _same_speed(first, row)]
+    return min(alike, key=lambda row: (-row["top1"], row["size_bytes"] or 0, _p50(row))), alike
+
+
+def _same_speed(first: Row, row: Row) -> bool:
+    return _span(row)[0] <= _span(first)[1] or _p50(row) <= _p50(first) * (1.0 + SAME_SPEED)
+
+
+def _span(row: Row) -> tuple[float, float]:
+    entry = headline(row) or {}
+    low, high = entry.get("p50_ci_ms") or (_p50(row), _p50(row))
+    return low, high
+
+
+def _why_second(
+    row: Row, best: Row, alike: Sequence[Row], doubts: Mapping[str, list[str]], one_is_sure: bool
+) -> str:
+    if one_is_sure and doubts[row["target"]]:
+        return "has an undecided gate: " + "; ".join(doubts[row["target"]])
+    if row not in alike:
+        return f"is slower: p50 {_p50(row):.3f} ms against {_p50(best):.3f} ms"
+    if row["top1"] < best["top1"]:
+        than = f"{row['top1']:.2f} % against {best['top1']:.2f} %"
+        return f"is as fast, as far as can be told, but less accurate: {than}"
+    if (row["size_bytes"] or 0) > (best["size_bytes"] or 0):
+        return "is as fast, as far as can be told, and as accurate, but larger"
+    return "is as fast, as accurate and as large, as far as can be told"
+
+
+def _reason(best: Row, alike: Sequence[Row], judgements: Sequence[Mapping[str, Any]]) -> str:
+    entry = headline(best) or {}
+    threads = f"{entry.get('threads')} thread{'s' if entry.get('threads') != 1 else ''}"
+    at = f"({_p50(best):.3f} ms at batch {entry.get('batch')}, {threads})"
+    own = [one for one in judgements if one["target"] == best["target"]]
+    if not own:
+        among = f"of the targets within {ACCURACY_BUDGET_POINTS:g} point of the float student"
+    elif all(one["status"] == "passed" for one in own):
+        among = f"of the targets that passed {'every gate' if len(own) > 1 else 'the gate'} on them"
+    else:
+        among = "of the targets that missed no gate"
+    others = [row["target"] for row in alike if row is not best]
+    if not others:
+        return f"lowest p50 {at} {among}"
+    tied = ", ".join(others)
+    better = next((row for row in alike if row is not best and row["top1"] < best["top1"]), None)
+    kind = "most accurate" if better else "smallest"
+    return f"{kind} {at} {among} whose p50 cannot be told from the lowest (as {tied})"
+
+
+def _none(measured: Sequence[Row]) -> str:
+    return "no target was measured" if not measured else "no measured target may ship: each has its reason"

@@ -1,0 +1,143 @@
+"""The one function that names the target to ship."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from stages.gating.picking import pick
+
+
+def row(target: str, top1: float | None, p50_ms: float, size: int = 1000, **more: Any) -> dict[str, Any]:
+    runtime, _, precision = target.rpartition("-")
+    built = top1 is not None
+    entry = {"batch": 1, "threads": 1, "p50_ms": p50_ms, "p50_ci_ms": [0.99 * p50_ms, 1.01 * p50_ms]}
+    return {
+        "model": "student",
+        "target": target,
+        "runtime": runtime,
+        "precision": precision,
+        "top1": top1,
+        "latency": [entry] if built else [],
+        "size_bytes": size,
+        "why_not": None if built else "there is no GPU",
+        **more,
+    }
+
+
+def gate(target: str, status: str, metric: str = "accuracy_drop", limit: float = 5.0) -> dict[str, Any]:
+    said = f"{target}: {metric} was judged"
+    return {"target": target, "status": status, "metric": metric, "limit": limit, "value": 1.0, "said": said}
+
+
+def why(found: dict[str, Any]) -> dict[str, str]:
+    return {one["target"]: one["why"] for one in found["rejected"]}
+
+
+def test_the_fastest_that_is_accurate_enough() -> None:
+    rows = [
+        row("onnxruntime-fp32", 98.0, 0.5),
+        row("onnxruntime-int8", 97.5, 0.3),
+        row("openvino-int8", 96.5, 0.1),
+        row("tensorrt-fp16", None, 0.0),
+    ]
+    found = pick(rows, float_top1=98.0)
+    assert found["target"] == "onnxruntime-int8"
+    assert found["reason"].startswith("lowest p50 (0.300 ms at batch 1, 1 thread)")
+    assert why(found) == {
+        "onnxruntime-fp32": "is slower: p50 0.500 ms against 0.300 ms",
+        "openvino-int8": "loses 1.50 points against the float student",
+    }
+    assert found["unmeasured"] == [{"target": "tensorrt-fp16", "why": "there is no GPU"}]
+
+
+def test_an_int8_slower_than_its_float_is_never_picked() -> None:
+    rows = [
+        row("onnxruntime-fp32", 97.9, 0.5),
+        row("openvino-fp32", 97.9, 0.9),
+        row("openvino-int8", 97.9, 0.95),
+    ]
+    found = pick(rows, float_top1=98.0)
+    assert found["target"] == "onnxruntime-fp32"
+    assert "not faster than openvino-fp32" in why(found)["openvino-int8"]
+    alone = pick(rows[1:], float_top1=98.0, judgements=[gate("openvino-fp32", "missed")])
+    assert alone["target"] is None, "not even where nothing else is left"
+
+
+def test_an_int8_that_loses_more_than_is_allowed_against_its_float_is_never_picked() -> None:
+    rows = [row("onnxruntime-fp32", 98.6, 0.5), row("onnxruntime-int8", 97.2, 0.3)]
+    assert (
+        why(pick(rows, float_top1=98.0))["onnxruntime-int8"] == "loses 1.40 points against onnxruntime-fp32"
+    )
+    passed = [gate("onnxruntime-int8", "passed", limit=2.0)]
+    assert pick(rows, float_top1=98.0, judgements=passed)["target"] == "onnxruntime-int8"
+    tight = [gate("onnxruntime-int8", "passed", limit=1.0)]
+    assert pick(rows, float_top1=98.0, judgements=tight)["target"] == "onnxruntime-fp32"
+
+
+def test_a_missed_gate_excludes_and_an_undecided_one_stands_back() -> None:
+    rows = [row("a-fp32", 98.0, 0.1), row("b-fp32", 98.0, 0.2), row("c-fp32", 98.0, 0.3)]
+    judgements = [gate("a-fp32", "missed"), gate("b-fp32", "undecided"), gate("c-fp32", "passed")]
+    found = pick(rows, float_top1=98.0, judgements=judgements)
+    assert found["target"] == "c-fp32"
+    assert found["undecided"] == []
+    assert "passed the gate" in found["reason"]
+    assert why(found)["a-fp32"].startswith("misses a gate")
+    assert why(found)["b-fp32"].startswith("has an undecided gate")
+    unsure = pick(rows[:2], float_top1=98.0, judgements=judgements)
+    assert unsure["target"] == "b-fp32", "rather than none, and said"
+    assert unsure["undecided"] == ["accuracy_drop was judged"]
+
+
+def test_what_cannot_be_told_apart_in_speed_is_chosen_by_accuracy_then_size() -> None:
+    rows = [
+        row("a-fp32", 97.5, 0.100),
+        row("b-fp32", 98.0, 0.1015, size=10),
+        row("c-fp32", 98.0, 0.1015, size=5),
+    ]
+    found = pick(rows, float_top1=98.0)
+    assert found["target"] == "c-fp32"
+    assert "cannot be told from the lowest" in found["reason"]
+    assert "less accurate: 97.50 % against 98.00 %" in why(found)["a-fp32"]
+    assert "larger" in why(found)["b-fp32"]
+    apart = [row("a-fp32", 97.5, 0.100), row("b-fp32", 98.0, 0.105)]
+    assert pick(apart, float_top1=98.0)["target"] == "a-fp32"
+
+
+def test_a_gate_on_accuracy_takes_the_place_of_the_budget() -> None:
+    rows = [row("a-fp32", 95.0, 0.1), row("b-fp32", 98.0, 0.2)]
+    assert pick(rows, float_top1=98.0)["target"] == "b-fp32"
+    own = [gate("a-fp32", "passed", "accuracy", 94.0), gate("a-fp32", "passed", "size_mb", 9.0)]
+    assert pick(rows, float_top1=98.0, judgements=own)["target"] == "a-fp32"
+    size_alone = [gate("a-fp32", "passed", "size_mb", 9.0)]
+    assert pick(rows, float_top1=98.0, judgements=size_alone)["target"] == "b-fp32"
+
+
+def test_the_front_holds_what_nothing_beats() -> None:
+    rows = [
+        row("a-fp32", 98.0, 0.3, size=9),
+        row("b-int8", 97.0, 0.1, size=5),
+        row("c-fp32", 98.0, 0.4, size=9),
+        row("d-fp32", 97.0, 0.4, size=4),
+    ]
+    front = pick(rows, float_top1=98.0)["front"]
+    assert [one["target"] for one in front] == ["b-int8", "a-fp32", "d-fp32"]
+
+
+def test_batch_1_counts_wherever_it_stands() -> None:
+    fast_at_8 = row("a-fp32", 98.0, 0.0)
+    fast_at_8["latency"] = [
+        {"batch": 8, "threads": 1, "p50_ms": 0.1},
+        {"batch": 1, "threads": 1, "p50_ms": 0.4},
+    ]
+    slow_at_8 = row("b-fp32", 98.0, 0.0)
+    slow_at_8["latency"] = [
+        {"batch": 8, "threads": 1, "p50_ms": 0.9},
+        {"batch": 1, "threads": 1, "p50_ms": 0.2},
+    ]
+    assert pick([fast_at_8, slow_at_8], float_top1=98.0)["target"] == "b-fp32"
+
+
+def test_nothing_measured_is_said() -> None:
+    found = pick([row("tensorrt-fp16", None, 0.0)], float_top1=98.0)
+    assert found["target"] is None
+    assert found["reason"] == "no target was measured"
