@@ -10,7 +10,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from pipeline.stage import Context, Metrics, StageRecord
-from stages.reporting import charts, parts
+from stages.reporting import charts, parts, speed
 from stages.reporting.model_card import distillation_sentence, model_card
 
 TEMPLATES = Path(charts.__file__).parent
@@ -56,6 +56,10 @@ def run(context: Context) -> Metrics:
         confused=parts.most_confused(judged),
         evaluated=parts.evaluated_rows(judged),
         stages=_stages(context.history),
+        comparisons=speed.comparison_rows(scorecard),
+        load=speed.load_rows(scorecard),
+        conditions=speed.condition_rows(scorecard),
+        why_no_energy=speed.why_no_energy(scorecard),
         facts=parts.facts(scorecard),
     )
     (context.output / "report.html").write_text(page, encoding="utf-8")
@@ -92,6 +96,7 @@ def _summary(
         "distillation": judged["distillation"],
         "recommendation": scorecard["recommendation"],
         "scorecard": scorecard["rows"],
+        "comparisons": scorecard["comparisons"],
         "machine": scorecard["machine"],
         "stages": [
             {"name": one.name, "status": one.status, "seconds": round(one.seconds, 3), "key": one.key}

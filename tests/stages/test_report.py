@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 import os
 import re
@@ -53,6 +54,27 @@ def test_the_page_tells_every_part(page: Path, whole_line: Line) -> None:
     missing = next(row for row in scorecard["rows"] if row["top1"] is None)
     assert missing["why_not"].split(":")[0] in text
     assert "None" not in re.sub(r"<style>.*?</style>", "", text, flags=re.DOTALL)
+
+
+def test_the_page_tells_how_far_latencies_can_be_trusted(page: Path, whole_line: Line) -> None:
+    text = page.read_text(encoding="utf-8")
+    scorecard = json.loads((whole_line.folder / "measure" / "scorecard.json").read_text(encoding="utf-8"))
+    faster = text[text.index('id="faster"') : text.index('id="load"')]
+    for found in scorecard["comparisons"]:
+        assert f"<td>{found['ratio']:.3f}</td>" in faster
+        assert found["verdict"] in faster
+    load = text[text.index('id="load"') : text.index('id="conditions"')]
+    conditions = text[text.index('id="conditions"') : text.index('id="trade-off"')]
+    for row in scorecard["rows"]:
+        for entry in row["open_loop"]:
+            assert f"<td>{entry['service_p50_ms']:.3f}</td>" in load
+        for entry in row["latency"]:
+            assert f"<td>{entry['cpu_p50_ms']:.3f}</td>" in conditions
+            for sign in entry["health"]["contended_by"]:
+                assert sign in conditions
+            if entry["energy"]["why_not"]:
+                assert "not measured" in conditions
+                assert html.escape(entry["energy"]["why_not"]) in conditions
 
 
 def test_the_summary_is_for_scripts(page: Path) -> None:
