@@ -93,7 +93,8 @@ def test_a_change_goes_through_all_that_follows_and_nothing_before(
 
     def change(shown: Tensor) -> Tensor:
         # No mere factor or shift, which a norm would take away.
-        return shown + torch.sin(torch.arange(shown[0].numel())).reshape(shown[0].shape) + prompt
+        wave = torch.sin(torch.arange(shown[0].numel())).reshape(shown[0].shape)
+        return shown + wave * (1.0 + prompt)
 
     plain = observer(images())
     again = observer.altered(images(), {1: change})
