@@ -17,8 +17,9 @@ $(READY): pyproject.toml
 run: setup
 	$(BIN)/kdpipe run profiles/resnet_to_mobilenet.yaml
 
+# Two at once: most tests wait for processes of their own. A file's tests share what they prepare.
 test: setup
-	$(BIN)/python -m pytest -m 'not slow and not gpu'
+	$(BIN)/python -m pytest -m 'not slow and not gpu' --numprocesses 2 --dist loadfile
 
 test-slow: setup
 	$(BIN)/python -m pytest -m 'slow and not gpu' --ignore tests/docker
