@@ -21,7 +21,12 @@ def run(context: Context) -> Metrics:
     measured = judging.read(context.inputs["measure"], context.inputs["evaluate"])
     judgements = judging.judge(gates, measured)
     float_top1 = measured.scorecard["float_top1"]["student"]
-    choice = pick(measured.scorecard["rows"], float_top1=float_top1, judgements=judgements)
+    choice = pick(
+        measured.scorecard["rows"],
+        float_top1=float_top1,
+        judgements=judgements,
+        comparisons=measured.scorecard["comparisons"],
+    )
     counts = Counter(one["status"] for one in judgements)
     found = {
         "schema_version": 1,

@@ -73,7 +73,7 @@ def run(context: Context) -> Metrics:
 
     _compare(rows, logits, judged)
     comparisons = pairs.measure(subjects, settings.measure, context.output / "samples", context.progress)
-    recommendation = pick(rows, float_top1=judged["student"]["top1"])
+    recommendation = pick(rows, float_top1=judged["student"]["top1"], comparisons=comparisons)
     card_json = {
         "schema_version": 1,
         "machine": machine.describe(),

@@ -29,6 +29,7 @@ SMALL: dict[str, Any] = {
         "max_duration_s": 0.2,
         "min_samples": 44,
         "resamples": 200,
+        "compare_s": 0.1,
     },
     "gates": [
         {"metric": "size_mb", "max": 5.0},

@@ -16,15 +16,21 @@ Row = Mapping[str, Any]
 
 
 def pick(
-    rows: Sequence[Row], *, float_top1: float, judgements: Sequence[Mapping[str, Any]] = ()
+    rows: Sequence[Row],
+    *,
+    float_top1: float,
+    judgements: Sequence[Mapping[str, Any]] = (),
+    comparisons: Sequence[Mapping[str, Any]] = (),
 ) -> dict[str, Any]:
     """Names the target to ship, why, and why no other.
 
-    rows: of the scorecard. float_top1: of the float student by PyTorch, per cent. judgements: of the
-    profile's gates. The fastest by p50 at batch 1 of the targets that passed every gate (of those with an
-    undecided gate only if none passed all); of those whose p50 cannot be told from it the most accurate,
-    then the smallest. Never a fp16 or int8 file that is no faster than the same runtime's fp32, or loses
-    more accuracy against it than a gate, else `ACCURACY_BUDGET_POINTS`, allows.
+    rows, comparisons: of the scorecard; where two targets were timed in turns, that says which is faster.
+    float_top1: of the float student by PyTorch, per cent. judgements: of the profile's gates.
+
+    The fastest by p50 at batch 1 of the targets that passed every gate (of those with an undecided gate
+    only if none passed all); of those whose p50 cannot be told from it the most accurate, then the
+    smallest. Never a fp16 or int8 file that is no faster than the same runtime's fp32, or loses more
+    accuracy against it than a gate, else `ACCURACY_BUDGET_POINTS`, allows.
 
     Returns `target` (None: nothing to ship), `reason`, `undecided` (of the target's gates, in words),
     `rejected` (target and why), `unmeasured` (target and why), `front` (the Pareto front by p50, top-1
@@ -32,11 +38,11 @@ def pick(
     """
     student = [row for row in rows if row["model"] == "student"]
     measured = [row for row in student if row["top1"] is not None and headline(row)]
-    why = {row["target"]: _why_not(row, measured, float_top1, judgements) for row in measured}
+    why = {row["target"]: _why_not(row, measured, float_top1, judgements, comparisons) for row in measured}
     fit = [row for row in measured if not why[row["target"]]]
     doubts = {row["target"]: _said(judgements, row["target"], "undecided") for row in fit}
     sure = [row for row in fit if not doubts[row["target"]]]
-    choice = _fastest(sure or fit)
+    choice = _fastest(sure or fit, comparisons)
     if choice:
         best, alike = choice
         for row in fit:
@@ -96,7 +102,11 @@ def _p50(row: Row) -> float:
 
 
 def _why_not(
-    row: Row, measured: Sequence[Row], float_top1: float, judgements: Sequence[Mapping[str, Any]]
+    row: Row,
+    measured: Sequence[Row],
+    float_top1: float,
+    judgements: Sequence[Mapping[str, Any]],
+    comparisons: Sequence[Mapping[str, Any]],
 ) -> str:
     """Why a target must not ship; empty if it may."""
     missed = _said(judgements, row["target"], "missed")
@@ -111,8 +121,9 @@ def _why_not(
     )
     if plain is None or plain is row:
         return ""
-    ratio = _p50(row) / _p50(plain)
-    if ratio >= 1.0:
+    turns = _in_turns(plain, row, comparisons)
+    ratio = turns["ratio"] if turns else _p50(row) / _p50(plain)
+    if turns["verdict"] == "slower" if turns else ratio >= 1.0:
         return f"is not faster than {plain['target']} here ({ratio:.2f} times its p50)"
     lost = plain["top1"] - row["top1"]
     if lost > (ACCURACY_BUDGET_POINTS if allowed is None else allowed):
@@ -137,16 +148,30 @@ def _said(judgements: Sequence[Mapping[str, Any]], target: str, status: str) -> 
     return [sentence.removeprefix(f"{target}: ") for sentence in found]
 
 
-def _fastest(rows: Sequence[Row]) -> tuple[Row, list[Row]] | None:
+def _in_turns(first: Row, second: Row, comparisons: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:
+    """What timing two of the student's targets in turns said of the second, at the headline's batch."""
+    entry = headline(first) or {}
+    wanted = (("student", first["target"]), ("student", second["target"]), entry["batch"], entry["threads"])
+    for one in comparisons:
+        names = [(one[side]["model"], one[side]["target"]) for side in ("first", "second")]
+        if (*names, one["batch"], one["threads"]) == wanted:
+            return one
+    return None
+
+
+def _fastest(rows: Sequence[Row], comparisons: Sequence[Mapping[str, Any]]) -> tuple[Row, list[Row]] | None:
     """The one to ship, and those whose p50 cannot be told from the lowest."""
     if not rows:
         return None
     first = min(rows, key=_p50)
-    alike = [row for row in rows if _same_speed(first, row)]
+    alike = [row for row in rows if _same_speed(first, row, comparisons)]
     return min(alike, key=lambda row: (-row["top1"], row["size_bytes"] or 0, _p50(row))), alike
 
 
-def _same_speed(first: Row, row: Row) -> bool:
+def _same_speed(first: Row, row: Row, comparisons: Sequence[Mapping[str, Any]]) -> bool:
+    turns = _in_turns(first, row, comparisons) or _in_turns(row, first, comparisons)
+    if turns and row is not first:
+        return bool(turns["verdict"] == "cannot tell")
     return _span(row)[0] <= _span(first)[1] or _p50(row) <= _p50(first) * (1.0 + SAME_SPEED)
 
 

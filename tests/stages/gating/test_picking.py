@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+
 from stages.gating.picking import pick
 
 
@@ -101,6 +103,35 @@ def test_what_cannot_be_told_apart_in_speed_is_chosen_by_accuracy_then_size() ->
     assert "larger" in why(found)["b-fp32"]
     apart = [row("a-fp32", 97.5, 0.100), row("b-fp32", 98.0, 0.105)]
     assert pick(apart, float_top1=98.0)["target"] == "a-fp32"
+
+
+@pytest.mark.parametrize(
+    ("verdict", "int8_top1", "shipped"),
+    [
+        ("faster", 97.9, "onnxruntime-int8"),
+        ("slower", 98.0, "onnxruntime-fp32"),
+        ("cannot tell", 97.9, "onnxruntime-fp32"),
+        ("cannot tell", 98.0, "onnxruntime-int8"),
+    ],
+)
+def test_timing_in_turns_says_more_than_two_p50(verdict: str, int8_top1: float, shipped: str) -> None:
+    """By the two p50 alone the INT8 file would be as fast; it is the smaller one."""
+    rows = [row("onnxruntime-fp32", 98.0, 0.2, size=9), row("onnxruntime-int8", int8_top1, 0.199, size=3)]
+    student = {"model": "student"}
+    turns = {
+        "first": {**student, "target": "onnxruntime-fp32"},
+        "second": {**student, "target": "onnxruntime-int8"},
+        "batch": 1,
+        "threads": 1,
+        "ratio": 1.08,
+        "verdict": verdict,
+    }
+    found = pick(rows, float_top1=98.0, comparisons=[turns])
+    assert found["target"] == shipped
+    elsewhere = {**turns, "batch": 8, "verdict": "slower"}
+    twice_as_fast = [rows[0], row("onnxruntime-int8", 97.9, 0.1)]
+    other = pick(twice_as_fast, float_top1=98.0, comparisons=[elsewhere])
+    assert other["target"] == "onnxruntime-int8"
 
 
 def test_a_gate_on_accuracy_takes_the_place_of_the_budget() -> None:
