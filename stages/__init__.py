@@ -123,6 +123,15 @@ COMPARE = Stage(
 )
 """What `kdpipe compare` makes of many runs of `distill`; no part of the line, so not in STAGES."""
 
+DEBUG_LINE = "stages.debugging.line:debug_line"
+"""The function that looks into every conversion of a profile's artefacts, for `kdpipe debug`."""
+
+DEBUG_PAIR = "stages.debugging.pair:debug_pair"
+"""The function that looks into two ONNX files, for `kdpipe debug --onnx`."""
+
+UNPROVED = ("export.prove=false", "quantize.prove=false", "build.prove=false")
+"""What `--set` says for conversions that are to be looked into although their proofs fail."""
+
 METHODS_FIT = "stages.comparing.fit:why_unfit"
 """The function that says why methods cannot be used with a profile's two networks, for `kdpipe compare`."""
 

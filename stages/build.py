@@ -97,6 +97,7 @@ def _build(one: Wanted, context: Context) -> tuple[dict[str, Any], dict[str, Any
         "sha256": None,
         "versions": {},
         "facts": {},
+        "disproved": False,
     }
     figures: dict[str, Any] = {"model": one.model, "target": one.target, "built": False}
     ability = runtime.ability_to_build()
@@ -111,7 +112,9 @@ def _build(one: Wanted, context: Context) -> tuple[dict[str, Any], dict[str, Any
     try:
         facts = runtime.build(source, folder, context.settings.build, context.progress, context.work)
         build_s = round(time.perf_counter() - started, 3)
+        row["disproved"] = True  # unless the check returns
         facts["checked"], checked = _check(one, runtime, source, folder, context)
+        row["disproved"] = False
     except StageError as error:
         if one.required:
             raise
@@ -156,6 +159,7 @@ def _source(one: Wanted, runtime: Runtime, precision: str, context: Context) -> 
             mend=f"kdpipe {'quantize' if precision == 'int8' else 'export'} PROFILE",
         )
     size = preprocessing["image_size"]
+    images = context.inputs["export"] / "images.npy"
     return Source(
         onnx=onnx,
         precision=precision,
@@ -163,6 +167,7 @@ def _source(one: Wanted, runtime: Runtime, precision: str, context: Context) -> 
         input=card["input"],
         mean=tuple(preprocessing["mean"]),
         std=tuple(preprocessing["std"]),
+        images=images if images.is_file() else None,
     )
 
 
@@ -177,15 +182,26 @@ def _check(
     build = context.settings.build
     batches = parity.batches_within(build.batch_min, build.batch_max)
     session = runtime.load(folder, source, usable_cores())
-    agreement = parity.check(session, source, batches, f"{one.model} {one.target}")
+    name = f"{one.model} {one.target}"
+    agreement = parity.find_agreement(session, source, batches, name)
+    limits = parity.Limits(getattr(build, f"limit_{source.precision}"), build.agreement / 100.0)
+    fault = parity.agreement_fault(agreement, source, batches, name, limits)
+    if fault and build.prove:
+        raise fault
+    if fault:
+        context.progress.note(f"{fault.what}: {fault.why}; kept all the same (build.prove: false)")
     if agreement.relative > parity.DOUBTFUL:
         context.progress.note(
             f"{one.target}: logits are {agreement.relative:.0%} of their spread away from the file it was "
-            "built from, on generated images; the scorecard tells what that costs in accuracy"
+            "built from; the scorecard tells what that costs in accuracy"
         )
     figures = {
         "effective_precision": session.facts.get("effective_precision"),
         "max_abs": float(f"{agreement.max_abs:.3g}"),
         "relative_to_std": float(f"{agreement.relative:.3g}"),
+        "rows_relative_to_std": float(f"{agreement.rows_relative:.3g}"),
+        "top1_agreement": round(100.0 * agreement.top1_agreement, 4),
+        "images": agreement.images,
     }
-    return f"agrees with its source at batch {', '.join(map(str, batches))}", figures
+    said = "agrees" if fault is None else "DOES NOT AGREE"
+    return f"{said} with its source at batch {', '.join(map(str, batches))}", figures

@@ -16,7 +16,7 @@ from stages.data.load import load as load_data
 from stages.models.card import load as load_network
 from stages.onnx_files.checks import prove_graph
 from stages.onnx_files.exporting import Exported, export_network
-from stages.onnx_files.parity import prove_parity
+from stages.onnx_files.parity import find_parity, parity_fault
 from stages.settings import ExportSettings
 
 ROLES = (("student", "distill"), ("teacher", "train"))
@@ -24,7 +24,7 @@ ROLES = (("student", "distill"), ("teacher", "train"))
 
 
 def run(context: Context) -> Metrics:
-    """Writes `student.onnx`, `teacher.onnx`, their cards and `parity.json`.
+    """Writes `student.onnx`, `teacher.onnx`, their cards, `images.npy` and `parity.json`.
 
     Nothing is written unless both files are proven. Raises StageError if a network cannot be
     exported, holds more than its card says, or computes something else as a file.
@@ -33,7 +33,11 @@ def run(context: Context) -> Metrics:
     images = _parity_images(context, settings)
     contents: dict[str, bytes] = {}
     cards: dict[str, dict[str, Any]] = {}
-    report: dict[str, Any] = {"schema_version": 1, "tolerance": settings.tolerance}
+    report: dict[str, Any] = {
+        "schema_version": 1,
+        "tolerance": settings.tolerance,
+        "agreement": settings.agreement,
+    }
     for done, (role, stage) in enumerate(ROLES):
         context.progress.update(done, len(ROLES), "networks", exporting=role)
         cards[role] = _card(context.inputs[stage], preprocessing=settings.preprocessing)
@@ -43,6 +47,7 @@ def run(context: Context) -> Metrics:
     for role, content in contents.items():
         (context.output / f"{role}.onnx").write_bytes(content)
         _write_json(context.output / f"{role}.json", cards[role])
+    np.save(context.output / "images.npy", images)
     _write_json(context.output / "parity.json", report)
     return _metrics(report, contents)
 
@@ -59,9 +64,16 @@ def _proven(
     exported = export_network(network, card, role=role, opset=settings.opset, batch_max=settings.batch_max)
     _require_nothing_else(exported, card, role, progress)
     content = prove_graph(exported.model, card, role=role, opset=settings.opset)
-    checks = prove_parity(network, content, images, card, role=role, tolerance=settings.tolerance)
+    checks, rows = find_parity(network, content, images, card, role=role)
+    fault = parity_fault(checks, rows, role=role, tolerance=settings.tolerance, agreement=settings.agreement)
+    if fault and settings.prove:
+        raise fault
+    if fault:
+        progress.note(f"{fault.what} {fault.why}; written all the same (export.prove: false)")
     return content, {
         "checks": [check.as_json() for check in checks],
+        "row_by_row": rows,
+        "passed": fault is None,
         "parameters_graph": exported.graph_parameters,
         "parameters_network": exported.network_parameters,
         "opset": settings.opset,

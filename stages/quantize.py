@@ -17,7 +17,8 @@ from stages.data.load import load as load_data
 from stages.onnx_files.calibration import audit, doubts, draw
 from stages.onnx_files.lint import tensorrt_ready
 from stages.onnx_files.metadata import feed
-from stages.onnx_files.parity import compare
+from stages.onnx_files.parity import compare, require_spread
+from stages.onnx_files.quantised_proof import paired_accuracy, quantisation_fault, row_by_row
 from stages.onnx_files.quantising import (
     RECIPES,
     Recipe,
@@ -41,7 +42,8 @@ def run(context: Context) -> Metrics:
 
     Ranges come from training images alone; every file is then compared with the float file on the
     validation images, which calibration has not seen. Raises UsageError for a pattern of
-    `quantize.exclude` that matches no node, StageError if calibration cannot find usable ranges.
+    `quantize.exclude` that matches no node, StageError if calibration cannot find usable ranges or a file
+    does not pass its proof.
     """
     recipes = needed_recipes(context.settings.targets)
     if not recipes:
@@ -73,6 +75,7 @@ def run(context: Context) -> Metrics:
         "files": {},
     }
     reference = _validation_logits(context.inputs["export"] / "student.onnx", data, card, progress, "float")
+    require_spread(reference, "The student's float file", "stage quantize, validation images")
     report["float_top1"] = _top1(reference, data.validation.labels)
     metrics: Metrics = {"float_top1": report["float_top1"]}
     for recipe in recipes:
@@ -83,8 +86,16 @@ def run(context: Context) -> Metrics:
         path.write_bytes(result.SerializeToString(deterministic=True))
         onnx.checker.check_model(path, full_check=True)
         # The signed file is judged node by node, as TensorRT computes it; ONNX Runtime is not its runtime.
-        logits = _validation_logits(path, data, card, progress, recipe.name, optimise=recipe.name == "x86")
+        optimise = recipe.name == "x86"
+        logits = _validation_logits(path, data, card, progress, recipe.name, optimise=optimise)
         figures = _figures(path, result, recipe, reference, logits, data.validation.labels)
+        figures["row_by_row"] = row_by_row(path, data.validation.images, logits, card, optimise=optimise)
+        fault = quantisation_fault(recipe.file, logits, reference, figures, agreement=settings.agreement)
+        if fault and settings.prove:
+            raise fault
+        if fault:
+            progress.note(f"{fault.what} {fault.why}; written all the same (quantize.prove: false)")
+        figures["passed"] = fault is None
         report["files"][recipe.name] = figures
         _tell(recipe, figures, progress)
         metrics[f"{recipe.name}_size_bytes"] = figures["size_bytes"]
@@ -172,6 +183,7 @@ def _figures(
         **count_nodes(model),
         "agreement": parity["top1_agreement"],
         "top1": _top1(logits, labels),
+        "against_float": paired_accuracy(logits, reference, labels),
         "logit_max_abs": parity["max_abs"],
         "logit_rms_relative_to_std": float(f"{rms / max(float(reference.std()), 1e-12):.3g}"),
         "executed": "optimised" if recipe.name == "x86" else "node by node",

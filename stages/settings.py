@@ -77,6 +77,14 @@ class ExportSettings(Settings):
         "largest logit difference from PyTorch, as a share of the logits' standard deviation",
         gt=0.0,
     )
+    agreement: float = setting(
+        95.0,
+        "least share of these images with PyTorch's class; one image may differ",
+        unit="%",
+        ge=0.0,
+        le=100.0,
+    )
+    prove: bool = setting(True, "false: a proof that fails is noted, and the files are written all the same")
 
 
 class QuantizeSettings(Settings):
@@ -93,6 +101,10 @@ class QuantizeSettings(Settings):
     )
     per_channel: bool = setting(True, "one weight scale an output channel")
     exclude: list[str] = setting(list, "names of ONNX nodes left in float (shell wildcards)")
+    agreement: float = setting(
+        0.0, "least share of the validation images with the float file's class", unit="%", ge=0.0, le=100.0
+    )
+    prove: bool = setting(True, "false: a proof that fails is noted, and the files are written all the same")
 
 
 class PackageSettings(Settings):

@@ -1,8 +1,8 @@
-"""Whether a file computes what the network computes: on real images, at two batches."""
+"""Whether a file computes what the network computes: on real images, at several batches."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -16,7 +16,11 @@ from stages.onnx_files.metadata import INPUT, LOGITS, feed
 from stages.onnx_files.sessions import open_session
 
 SINGLES = 8
-"""Images compared one at a time, beside all of them at once."""
+"""Images compared with PyTorch one at a time, beside all of them at once."""
+
+BATCHES = (1, 2, 7)
+ROWS = 14
+"""A file's rows at these batches are held against those of all images at once, for so many images."""
 
 SPREAD = 1e-6
 """Logits that differ less than this from image to image prove nothing."""
@@ -78,45 +82,91 @@ def compare(reference: np.ndarray, found: np.ndarray, *, batch: int) -> Parity:
     )
 
 
-def prove_parity(
-    network: nn.Module,
-    content: bytes,
-    images: np.ndarray,
-    card: Mapping[str, Any],
+def find_parity(
+    network: nn.Module, content: bytes, images: np.ndarray, card: Mapping[str, Any], *, role: str
+) -> tuple[list[Parity], dict[str, Any]]:
+    """Compares the file with the network, and with itself at other batches.
+
+    images: uint8 (n,H,W,C), real ones. Returns the comparisons with PyTorch at batch 1 and with all
+    images at once, and `row_by_row`: how far the rows that the file gives at the batches of `BATCHES` are
+    from the rows that it gives all at once. Raises StageError if the reference does not tell images
+    apart: then equality proves nothing.
+    """
+    reference = reference_logits(network, images, card)
+    require_spread(reference, f"The {role} {card.get('model', '')}", "stage export, PyTorch on test images")
+    session = open_session(content)
+
+    def run(batch: int, count: int) -> np.ndarray:
+        parts = [
+            session.run([LOGITS], {INPUT: feed(images[start : start + batch], card)})[0]
+            for start in range(0, count, batch)
+        ]
+        return np.concatenate(parts)
+
+    together = run(len(images), len(images))
+    checks = [
+        # The singles are measured by the spread of all images: eight may be of one class.
+        _against(reference, run(1, min(SINGLES, len(images))), batch=1),
+        compare(reference, together, batch=len(images)),
+    ]
+    rows = [
+        _against(together, run(batch, min(ROWS, len(images))), batch=batch)
+        for batch in BATCHES
+        if batch < len(images)
+    ]
+    return checks, {
+        "batches": [row.batch for row in rows],
+        "images": min(ROWS, len(images)),
+        "max_abs": _rounded(max((row.max_abs for row in rows), default=0.0)),
+        "max_relative_to_std": _rounded(max((row.max_relative_to_std for row in rows), default=0.0)),
+    }
+
+
+def parity_fault(
+    checks: Sequence[Parity],
+    rows: Mapping[str, Any],
     *,
     role: str,
     tolerance: float,
-) -> list[Parity]:
-    """Compares the file with the network at batch 1 and with all images at once.
+    agreement: float,
+) -> StageError | None:
+    """What of the comparisons exceeds its limit, or None.
 
-    images: uint8 (n,H,W,C), real ones. Raises StageError if the reference does not tell images
-    apart (then equality proves nothing), or if a logit differs by more than `tolerance` standard
-    deviations of the reference.
+    tolerance: in standard deviations of the reference's logits; rows of one file may differ as much.
+    agreement: per cent; one image may always differ, for it may stand between two classes.
     """
-    reference = reference_logits(network, images, card)
-    _require_spread(reference, role, str(card.get("model", "")))
-    session = open_session(content)
-    singles = [
-        session.run([LOGITS], {INPUT: feed(images[index : index + 1], card)})[0]
-        for index in range(min(SINGLES, len(images)))
-    ]
-    together = session.run([LOGITS], {INPUT: feed(images, card)})[0]
-    checks = [
-        # The singles are measured by the spread of all images: eight may be of one class.
-        _against(reference, np.concatenate(singles), batch=1),
-        compare(reference, together, batch=len(images)),
-    ]
     for check in checks:
         if not check.max_relative_to_std <= tolerance:
-            raise StageError(
+            return StageError(
                 f"The {role}'s ONNX file does not compute what PyTorch computes.",
                 where=f"stage export, batch {check.batch}, {check.images} test images",
                 why=f"found a logit off by {check.max_abs:.3g}, {check.max_relative_to_std:.3g} of the "
                 f"logits' standard deviation ({check.reference_std:.3g}), at most {tolerance:g} is "
                 f"tolerated; {check.top1_agreement:.1f} % of the predictions agree",
-                mend="try another export.opset; raise export.tolerance only if you know why it differs",
+                mend=f"kdpipe debug PROFILE --model {role} finds the layer; another export.opset may help; "
+                "raise export.tolerance only if you know why it differs",
             )
-    return checks
+        differing = round(check.images * (1.0 - check.top1_agreement / 100.0))
+        if differing > 1 and check.top1_agreement < agreement:
+            return StageError(
+                f"The {role}'s ONNX file predicts other classes than PyTorch.",
+                where=f"stage export, batch {check.batch}, {check.images} test images",
+                why=f"{check.top1_agreement:.1f} % of the predictions agree, expected at least "
+                f"{agreement:g} % (export.agreement)",
+                mend=f"kdpipe debug PROFILE --model {role} finds the layer",
+            )
+    if not rows["max_relative_to_std"] <= tolerance:
+        return StageError(
+            f"The {role}'s ONNX file gives an image other logits in another batch.",
+            where=f"stage export, {rows['images']} test images in batches of "
+            f"{', '.join(map(str, rows['batches']))} and all at once",
+            why=f"found a logit off by {rows['max_abs']:.3g}, {rows['max_relative_to_std']:.3g} of the "
+            f"logits' standard deviation, at most {tolerance:g} is tolerated: images of a batch influence "
+            "one another",
+            mend="take out what normalises over the batch; "
+            f"kdpipe debug PROFILE --model {role} compares the layers",
+        )
+    return None
 
 
 def _rounded(value: float) -> float:
@@ -137,20 +187,27 @@ def _against(reference: np.ndarray, found: np.ndarray, *, batch: int) -> Parity:
     )
 
 
-def _require_spread(reference: np.ndarray, role: str, name: str) -> None:
-    if not np.isfinite(reference).all():
+def require_spread(logits: np.ndarray, whose: str, where: str) -> None:
+    """Raises StageError unless logits (n, classes) are finite and differ from image to image.
+
+    Whatever agrees with one answer for everything is not proved by that. whose: begins the sentence.
+    """
+    if not np.isfinite(logits).all():
         raise StageError(
-            f"The {role} {name} gives logits that are not finite.",
-            where="stage export, PyTorch on test images",
-            why="found NaN or infinity: training diverged, or the preprocessing is wrong",
-            mend="lower the learning rate, or set clip_grad, and train again",
+            f"{whose} gives logits that are not finite.",
+            where=where,
+            why="found NaN or infinity: training diverged, the preprocessing is wrong, or a value overflows",
+            mend="lower the learning rate, or set clip_grad, and train again; "
+            "kdpipe debug PROFILE finds the layer of a converted file",
         )
-    itself = compare(reference, reference, batch=len(reference))
-    if itself.reference_spread <= SPREAD:
+    spread = compare(logits, logits, batch=len(logits)).reference_spread
+    if spread <= SPREAD:
         raise StageError(
-            f"The {role} {name} gives the same logits for every image, so parity would prove nothing.",
-            where="stage export, PyTorch on test images",
-            why=f"the logits' spread over {len(reference)} images is {itself.reference_spread:.3g}, "
-            f"expected above {SPREAD:g}: the network is untrained, or its last layer is all zeros",
-            mend="train it (epochs above 0), or give a checkpoint",
+            f"{whose} gives the same logits for every image, so parity would prove nothing.",
+            where=where,
+            why=f"the logits' spread over {len(logits)} images is {spread:.3g}, "
+            f"expected above {SPREAD:g}: the network is untrained, its last layer is all zeros, or a "
+            "conversion lost the image",
+            mend="train it (epochs above 0), or give a checkpoint; "
+            "kdpipe debug PROFILE finds the layer of a converted file",
         )

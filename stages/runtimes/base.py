@@ -40,6 +40,7 @@ class Source:
     image_shape: (H, W, C) of one image.
     input: how the file takes images.
     mean, std: per channel on the 0..1 scale, for a plain graph (`float32_nchw`).
+    images: real images to prove the target on, an .npy file of uint8 (n, H, W, C); None: there are none.
     """
 
     onnx: Path
@@ -48,6 +49,7 @@ class Source:
     input: Literal["uint8_nhwc", "float32_nchw"]
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    images: Path | None = None
 
 
 class Session(Protocol):

@@ -21,6 +21,16 @@ def as_input(images: np.ndarray, source: Source) -> np.ndarray:
     return np.ascontiguousarray(scaled.transpose(0, 3, 1, 2))
 
 
+def proof_images(source: Source, count: int) -> np.ndarray:
+    """uint8 (n, H, W, C) images to prove a target on: the source's real ones if it has them, spread
+    over all that it has, with two generated ones; else `count` generated ones."""
+    if source.images is None:
+        return natural_images(source.image_shape, count)
+    real = np.load(source.images, mmap_mode="r", allow_pickle=False)
+    chosen = np.linspace(0, len(real) - 1, min(count, len(real))).astype(np.int64)
+    return np.concatenate([real[chosen], natural_images(source.image_shape, 2)])
+
+
 def natural_images(image_shape: tuple[int, int, int], count: int, seed: int = 0) -> np.ndarray:
     """uint8 (count, H, W, C) images with the statistics of photographs, without any data set.
 

@@ -37,7 +37,7 @@ class OpenVino:
         if importlib.util.find_spec("openvino") is None:
             return Ability(False, "the openvino package is not installed", INSTALL)
         try:
-            _openvino()
+            import_openvino()
         except (ImportError, OSError) as error:
             return Ability(False, f"the openvino package cannot be imported: {error}", INSTALL)
         return Ability(True, versions=installed_versions(self.distributions))
@@ -49,7 +49,7 @@ class OpenVino:
         self, source: Source, output: Path, settings: BuildSettings, progress: Progress, work: Path
     ) -> dict[str, Any]:
         """Writes `model.xml` and `model.bin`, weights as exact as in the source."""
-        openvino = _openvino()
+        openvino = import_openvino()
         try:
             model = openvino.Core().read_model(str(source.onnx))
         except RuntimeError as error:
@@ -78,7 +78,7 @@ class OpenVinoSession:
     """One compiled model on the CPU device, one stream, tuned for latency."""
 
     def __init__(self, file: Path, source: Source, threads: int) -> None:
-        openvino = _openvino()
+        openvino = import_openvino()
         config: dict[str, Any] = {
             "INFERENCE_NUM_THREADS": threads,
             "NUM_STREAMS": 1,
@@ -123,7 +123,7 @@ class OpenVinoSession:
         from stages.runtimes.images import as_input
 
         request = self._compiled.create_infer_request()
-        bound = _openvino().Tensor(as_input(images, self._source), shared_memory=True)
+        bound = import_openvino().Tensor(as_input(images, self._source), shared_memory=True)
         request.set_input_tensor(bound)
         # The asynchronous pair goes straight to the runtime; `infer` would copy the outputs into
         # Python dictionaries on every call.
@@ -188,7 +188,7 @@ def _name_by_position(model: Any) -> None:
             operator.set_friendly_name(f"{kind}_{position}")
 
 
-def _openvino() -> Any:
+def import_openvino() -> Any:
     """The package, imported without its telemetry.
 
     Merely importing openvino sends a usage event if the package openvino_telemetry, on which it

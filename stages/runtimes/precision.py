@@ -3,7 +3,7 @@
 Weights and activations become fp16; the file's inputs and outputs keep their types. What stays in
 fp32: operators whose inner sums or exponentials overflow or cancel in fp16, the preprocessing
 before the first layer, and whatever surrounds a value that comes near fp16's largest number on
-generated images. All of it is reported.
+real and generated images. All of it is reported.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import numpy as np
 
 from pipeline.errors import StageError
 from stages.runtimes.base import Source
-from stages.runtimes.images import as_input, natural_images
+from stages.runtimes.images import as_input, proof_images
 from stages.runtimes.parity import LIMITS, compare, source_logits
 
 if TYPE_CHECKING:
@@ -62,16 +62,26 @@ class HalfReport:
 
 
 def to_half(model: onnx.ModelProto, source: Source) -> tuple[onnx.ModelProto, HalfReport]:
-    """The fp16 form of a float model, proved against it by ONNX Runtime on generated images.
+    """The fp16 form of a float model, proved against it by ONNX Runtime on real and generated images.
 
     Raises StageError if a weight is not finite or the converted file computes something else.
     """
+    images = proof_images(source, 16)
+    half, report = convert_to_half(model, source, images)
+    _prove(model, half, source, images)
+    return half, report
+
+
+def convert_to_half(
+    model: onnx.ModelProto, source: Source, images: np.ndarray
+) -> tuple[onnx.ModelProto, HalfReport]:
+    """As `to_half`, not yet proved: what it computes may be wrong. images: uint8 (n, H, W, C), on
+    which activations beyond fp16's range are looked for."""
     import onnx
 
     _refuse_quantised(model)
     model = onnx.shape_inference.infer_shapes(_plain(model), strict_mode=True)
     report = HalfReport(nodes=len(model.graph.node))
-    images = natural_images(source.image_shape, 2)
     wide = _wide_tensors(model, source, images) | _wide_weights(model)
     float_nodes = _preprocessing_nodes(model.graph)
     for index, node in enumerate(model.graph.node):
@@ -80,7 +90,6 @@ def to_half(model: onnx.ModelProto, source: Source) -> tuple[onnx.ModelProto, Ha
             report.kept_for_range.append(node.name or f"{node.op_type}_{index}")
     half = _convert(model, float_nodes, report)
     onnx.checker.check_model(half, full_check=True)
-    _prove(model, half, source, images)
     return half, report
 
 
@@ -163,13 +172,17 @@ def _wide_tensors(model: onnx.ModelProto, source: Source, images: np.ndarray) ->
     session = onnxruntime.InferenceSession(
         probe.SerializeToString(), options, providers=["CPUExecutionProvider"]
     )
-    feed = {session.get_inputs()[0].name: as_input(images, source)}
-    values = dict(zip(names, session.run(names, feed), strict=True)) if names else {}
-    return {
-        name
-        for name, value in values.items()
-        if value.size and not float(np.abs(value).max()) <= ACTIVATION_LIMIT
-    }
+    given = session.get_inputs()[0].name
+    wide: set[str] = set()
+    # One image at a time: all activations of a large network are a lot already.
+    for index in range(len(images)) if names else ():
+        values = session.run(names, {given: as_input(images[index : index + 1], source)})
+        wide.update(
+            name
+            for name, value in zip(names, values, strict=True)
+            if value.size and not float(np.abs(value).max()) <= ACTIVATION_LIMIT
+        )
+    return wide
 
 
 def _convert(model: onnx.ModelProto, float_nodes: set[int], report: HalfReport) -> onnx.ModelProto:

@@ -57,6 +57,22 @@ class BuildSettings(Settings):
         "extended", "graph optimisation stored in the file; `all` ties it to this CPU"
     )
 
+    limit_fp32: float = setting(
+        0.01,
+        "largest logit difference of an fp32 target from its source: root mean square over spread",
+        gt=0.0,
+    )
+    limit_fp16: float = setting(0.2, "the same of an fp16 target", gt=0.0)
+    limit_int8: float = setting(
+        1.5, "the same of an int8 target; unrelated logits come to 1.4, for INT8 kernels saturate", gt=0.0
+    )
+    agreement: float = setting(
+        30.0, "least share of the real images with the source's class", unit="%", ge=0.0, le=100.0
+    )
+    prove: bool = setting(
+        True, "false: a proof that fails is noted, and the target counts as built all the same"
+    )
+
     @model_validator(mode="after")
     def _batches_ordered(self) -> BuildSettings:
         if not self.batch_min <= self.batch_opt <= self.batch_max:

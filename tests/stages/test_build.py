@@ -7,12 +7,16 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
+import onnx
 import pytest
 
 from pipeline.errors import StageError, UsageError
 from pipeline.stage import Context, Silent
 from stages import build
-from tests.stages.runtimes.networks import artefacts
+from stages.runtimes.images import natural_images
+from stages.runtimes.settings import BuildSettings
+from tests.stages.runtimes.networks import SIZES, artefacts
 from tests.stages.runtimes.plugins import install_plugin, numpy_runtime
 
 
@@ -34,20 +38,12 @@ class Notes(Silent):
 
 
 def _settings(*targets: str | tuple[str, bool], **changes: Any) -> SimpleNamespace:
-    """As the engine gives them: plain namespaces; a pair says whether the target is required."""
+    """A pair says whether the target is required."""
     pairs = [(target, False) if isinstance(target, str) else target for target in targets]
-    told = {
-        "batch_min": 1,
-        "batch_opt": 1,
-        "batch_max": 8,
-        "workspace_mb": 256,
-        "optimization_level": 3,
-        "timing_cache": True,
-        "onnxruntime_optimization": "extended",
-    }
+    told = {"batch_max": 8, "workspace_mb": 256, **changes}
     return SimpleNamespace(
         targets=[SimpleNamespace(name=name, required=required) for name, required in pairs],
-        build=SimpleNamespace(**(told | changes)),
+        build=BuildSettings(**told),
     )
 
 
@@ -190,8 +186,45 @@ def test_a_target_that_computes_something_else_does_not_ship(
     metrics, rows, _ = _run(tmp_path, settings)
     assert rows["student", "wrong-fp32"]["built"] is False
     assert "does not compute" in rows["student", "wrong-fp32"]["why_not"]
+    assert "kdpipe debug PROFILE --target wrong-fp32" in str(rows["student", "wrong-fp32"]["mend"])
+    assert rows["student", "wrong-fp32"]["disproved"] is True
     assert not (tmp_path / "output" / "student" / "wrong-fp32").exists()
     assert metrics["machine_cannot"] == []
+
+
+def test_a_target_is_proved_on_the_real_images_that_export_left(tmp_path: Path, plugin_folder: Path) -> None:
+    install_plugin(plugin_folder, "sound", numpy_runtime("sound"))
+    inputs = artefacts(tmp_path / "inputs", student="cnn")
+    real = natural_images((SIZES["cnn"], SIZES["cnn"], 3), 20, seed=9)
+    np.save(inputs["export"] / "images.npy", real)
+    metrics, rows, _ = _run(tmp_path, _settings("sound-fp32"), inputs=inputs)
+    assert rows["student", "sound-fp32"]["disproved"] is False
+    figures = next(entry for entry in metrics["targets"] if entry["target"] == "sound-fp32")
+    assert (figures["images"], figures["top1_agreement"]) == (22, 100.0)
+    assert figures["rows_relative_to_std"] < 0.01
+
+
+def test_images_that_all_look_the_same_to_the_source_prove_nothing(tmp_path: Path) -> None:
+    inputs = artefacts(tmp_path / "inputs", student="cnn")
+    model = onnx.load(inputs["export"] / "student.onnx")
+    for tensor in model.graph.initializer:
+        if tensor.data_type == onnx.TensorProto.FLOAT and len(tensor.dims) > 1:
+            zeros = np.zeros(tuple(tensor.dims), np.float32)
+            tensor.CopyFrom(onnx.numpy_helper.from_array(zeros, tensor.name))
+    onnx.save(model, inputs["export"] / "student.onnx")
+    _, rows, _ = _run(tmp_path, _settings("onnxruntime-fp32"), inputs=inputs)
+    assert rows["student", "onnxruntime-fp32"]["disproved"] is True
+    assert "the same logits for every image" in rows["student", "onnxruntime-fp32"]["why_not"]
+
+
+def test_without_proofs_a_wrong_target_is_kept_and_the_failure_is_noted(
+    tmp_path: Path, plugin_folder: Path
+) -> None:
+    install_plugin(plugin_folder, "wrong", numpy_runtime("wrong", scale=-1.0))
+    _, rows, notes = _run(tmp_path, _settings(("wrong-fp32", True), prove=False))
+    assert rows["student", "wrong-fp32"]["built"] is True
+    assert rows["student", "wrong-fp32"]["facts"]["checked"].startswith("DOES NOT AGREE")
+    assert any("does not compute" in line for line in notes.lines)
 
 
 @pytest.mark.parametrize("required", [False, True])

@@ -39,7 +39,16 @@ def _card(folder: Path, role: str) -> dict[str, object]:
 
 def test_leaves_the_files_of_the_contract() -> None:
     names = sorted(path.name for path in exported().iterdir())
-    assert names == ["parity.json", "student.json", "student.onnx", "teacher.json", "teacher.onnx"]
+    assert names == [
+        "images.npy",
+        "parity.json",
+        "student.json",
+        "student.onnx",
+        "teacher.json",
+        "teacher.onnx",
+    ]
+    images = np.load(exported() / "images.npy")
+    assert (images.dtype, images.shape) == (np.uint8, (64, 16, 16, 1))
     card = _card(exported(), "student")
     model = json.loads((artefact(MOBILENET) / "model.json").read_text())
     assert card == {**model, "input": "uint8_nhwc"}
@@ -94,6 +103,10 @@ def test_parity_is_told_at_batch_1_and_at_a_larger_one() -> None:
             assert 0 < check["max_relative_to_std"] < 1e-3
             assert check["top1_agreement"] == 100.0
             assert check["reference_spread"] > 0.1
+        rows = report[role]["row_by_row"]
+        assert (rows["batches"], rows["images"]) == ([1, 2, 7], 14)
+        assert rows["max_relative_to_std"] < 1e-3
+        assert report[role]["passed"]
         network, _ = load_network(artefact(TINY if role == "teacher" else MOBILENET))
         counted = sum(parameter.numel() for parameter in network.parameters())
         assert report[role]["parameters_graph"] == report[role]["parameters_network"] == counted
@@ -173,6 +186,16 @@ def test_beyond_the_tolerance_nothing_is_written(tmp_path: Path) -> None:
     assert re.search(r"off by \S+, \S+ of the logits' standard deviation", caught.value.why)
     assert "predictions agree" in caught.value.why
     assert list(context.output.iterdir()) == []
+
+
+def test_without_proofs_the_files_are_written_and_the_failure_is_noted(tmp_path: Path) -> None:
+    notes = Notes()
+    context = export_context(tmp_path / "out", artefact(TINY), artefact(TINY), tolerance=1e-12, prove=False)
+    export.run(_with(context, notes))
+    report = json.loads((context.output / "parity.json").read_text())
+    assert not report["student"]["passed"]
+    assert any("does not compute what PyTorch computes" in note for note in notes.notes)
+    assert (context.output / "student.onnx").is_file()
 
 
 def test_a_network_that_says_the_same_of_every_image_proves_nothing(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -14,11 +15,12 @@ import onnxruntime as ort
 import pytest
 from onnx import TensorProto, numpy_helper
 
-from pipeline.errors import UsageError
+from pipeline.errors import StageError, UsageError
 from stages import quantize
 from stages.onnx_files.calibration import draw
 from stages.onnx_files.lint import tensorrt_ready
 from stages.onnx_files.metadata import feed, read_metadata
+from stages.onnx_files.quantised_proof import paired_accuracy, quantisation_fault
 from stages.runtimes.settings import TargetSettings
 from tests.stages.onnx_files.trained import digits
 from tests.stages.onnx_files.trained_files import (
@@ -112,6 +114,12 @@ def test_calibration_json_tells_what_was_done(network: str) -> None:
         assert figures["agreement"] == metrics[f"{name}_agreement"] > 95
         assert 0 < figures["logit_rms_relative_to_std"] < 0.3
         assert figures["quantize_nodes"] > 0
+        lost = figures["against_float"]
+        assert lost["ci"][0] <= lost["points"] <= lost["ci"][1]
+        assert lost["points"] == pytest.approx(figures["top1"] - report["float_top1"], abs=1e-3)
+        assert lost["images"] == report["validation_images"]
+        assert figures["row_by_row"]["max_relative_to_std"] < 0.1
+        assert figures["passed"]
     assert files["signed"]["lint"] == []
     assert files["x86"]["lint"] is None
 
@@ -261,6 +269,39 @@ def test_poor_agreement_is_said_loudly_and_is_no_failure() -> None:
     metrics = quantize.run(context)
     assert metrics["x86_agreement"] < 80
     assert any("WARNING" in note and "quantize.method" in note for note in notes.notes)
+
+
+def test_agreement_below_the_profile_s_limit_fails_unless_proofs_are_off() -> None:
+    bad: dict[str, Any] = {"method": "percentile", "percentile": 51.0, "agreement": 90.0}
+    with pytest.raises(StageError, match="predicts other classes than the float file") as caught:
+        quantize.run(quantize_context(exported(), **bad))
+    assert "expected at least 90 % (quantize.agreement)" in caught.value.why
+    assert "kdpipe debug PROFILE" in caught.value.mend
+    notes = Notes()
+    context = quantize_context(exported(), notes=notes, prove=False, **bad)
+    quantize.run(context)
+    files: Any = _report(context.output)["files"]
+    assert not files["x86"]["passed"]
+    assert any("written all the same" in note for note in notes.notes)
+
+
+def test_a_file_that_lost_the_image_fails() -> None:
+    reference = np.random.default_rng(0).normal(size=(20, 10))
+    figures = {"agreement": 100.0, "row_by_row": {"max_relative_to_std": 0.0, "batches": [1]}}
+    same = np.repeat(reference[:1], 20, axis=0)
+    for logits, what in ((same, "same logits for every image"), (reference * np.nan, "not finite")):
+        fault = quantisation_fault("student.int8.x86.onnx", logits, reference, figures, agreement=0.0)
+        assert fault is not None
+        assert what in fault.what
+    assert quantisation_fault("file", reference, reference, figures, agreement=99.0) is None
+
+
+def test_what_a_conversion_cost_is_counted_image_by_image() -> None:
+    labels = np.zeros(100, dtype=np.int64)
+    reference, found = np.eye(10)[np.zeros(100, dtype=int)], np.eye(10)[np.repeat([0, 1], [90, 10])]
+    cost = paired_accuracy(found, reference, labels)
+    assert (cost["points"], cost["gained"], cost["lost"], cost["verdict"]) == (-10.0, 0, 10, "worse")
+    assert cost["p_value"] == pytest.approx(2 / 2**10, rel=1e-2)
 
 
 def test_good_agreement_is_not_talked_about() -> None:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from pipeline.errors import StageError
 from stages.onnx_files.checks import prove_graph
 from stages.onnx_files.exporting import Exported, export_network
-from stages.onnx_files.parity import prove_parity
+from stages.onnx_files.parity import find_parity, parity_fault
 
 SIDE = 32
 
@@ -89,7 +89,8 @@ def test_every_family_is_exported_whole(name: str, options: dict[str, Any]) -> N
     images = np.random.default_rng(0).integers(0, 256, (5, side, side, 3), dtype=np.uint8)
     exported = export_network(network, card, role="student", opset=20, batch_max=64)
     content = prove_graph(exported.model, card, role="student", opset=20)
-    checks = prove_parity(network, content, images, card, role="student", tolerance=1e-3)
+    checks, rows = find_parity(network, content, images, card, role="student")
+    assert parity_fault(checks, rows, role="student", tolerance=1e-3, agreement=95.0) is None
     assert [check.batch for check in checks] == [1, 5]
     assert exported.unread == ()
     assert exported.graph_parameters == sum(parameter.numel() for parameter in network.parameters())
@@ -102,7 +103,8 @@ def test_every_operator_set_a_profile_may_ask_for(opset: int) -> None:
     network = _small()
     exported = _export(network, opset)
     content = prove_graph(exported.model, _card("small"), role="student", opset=opset)
-    prove_parity(network, content, _images(5), _card("small"), role="student", tolerance=1e-3)
+    checks, rows = find_parity(network, content, _images(5), _card("small"), role="student")
+    assert parity_fault(checks, rows, role="student", tolerance=1e-3, agreement=95.0) is None
     assert onnx.load_from_string(content).ir_version == exported.model.ir_version
 
 
@@ -184,8 +186,46 @@ def test_a_file_that_computes_something_else_is_found_out() -> None:
     content = prove_graph(_export(other).model, _card("small"), role="student", opset=20)
     with torch.no_grad():
         list(network.parameters())[-1][0] += 0.5
-    with pytest.raises(StageError, match="does not compute what PyTorch computes"):
-        prove_parity(network, content, _images(9), _card("small"), role="student", tolerance=1e-3)
+    checks, rows = find_parity(network, content, _images(9), _card("small"), role="student")
+    fault = parity_fault(checks, rows, role="student", tolerance=1e-3, agreement=95.0)
+    assert fault is not None
+    assert "does not compute what PyTorch computes" in fault.what
+    assert "kdpipe debug PROFILE --model student" in fault.mend
+
+
+def test_other_predictions_are_found_out_where_a_wide_tolerance_lets_the_logits_pass() -> None:
+    network, other = _small(), _small()
+    content = prove_graph(_export(other).model, _card("small"), role="student", opset=20)
+    with torch.no_grad():
+        list(network.parameters())[-1][0] += 50.0
+    checks, rows = find_parity(network, content, _images(9), _card("small"), role="student")
+    fault = parity_fault(checks, rows, role="student", tolerance=1e9, agreement=95.0)
+    assert fault is not None
+    assert "predicts other classes" in fault.what
+    assert "export.agreement" in fault.why
+    assert parity_fault(checks, rows, role="student", tolerance=1e9, agreement=0.0) is None
+
+
+def test_images_that_influence_one_another_are_found_out() -> None:
+    """A network that takes the batch's mean off: right for each batch as a whole, wrong for a device."""
+
+    class _Mixing(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = _small()
+
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            logits = self.inner(images)
+            return logits - logits.mean(dim=0, keepdim=True)
+
+    network = _Mixing().eval()
+    exported = export_network(network, _card("small"), role="student", opset=20, batch_max=64)
+    content = prove_graph(exported.model, _card("small"), role="student", opset=20)
+    checks, rows = find_parity(network, content, _images(16), _card("small"), role="student")
+    assert rows["batches"] == [1, 2, 7]
+    fault = parity_fault(checks[1:], rows, role="student", tolerance=1e-3, agreement=95.0)
+    assert fault is not None
+    assert "other logits in another batch" in fault.what
 
 
 def test_the_exporter_prints_nothing(capfd: pytest.CaptureFixture[str]) -> None:

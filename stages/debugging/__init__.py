@@ -1,0 +1,1 @@
+"""Finding the first layer at which a conversion goes wrong."""

@@ -1,0 +1,168 @@
+"""The smallest model that shows a divergence: cut out, with its inputs and what is expected of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx
+from onnx import helper, numpy_helper
+
+from stages.debugging.bisecting import Finding, Values, nearest_compared
+from stages.debugging.graphs import Graph
+
+SUSPECT, REFERENCE, README = "suspect.onnx", "reference.onnx", "README.md"
+
+
+@dataclass(frozen=True)
+class Case:
+    """What is written of one divergence. reference_graph: None where the reference is no ONNX file."""
+
+    title: str
+    finding: Finding
+    graph: Graph
+    reference_graph: Graph | None
+    suspect: Values
+    reference: Values
+    tolerance: float
+
+
+def write_minimal(case: Case, folder: Path) -> None:
+    """Fills an empty folder: the model cut out of the suspect, its inputs as the suspect had them,
+    what it gave (`found.npy`) and what the reference gave (`expected.npy`), and a README.
+
+    `reference.onnx` is the reference's own cut, where it has one that takes the same inputs.
+    """
+    first = case.finding.first
+    assert first is not None
+    compared = {layer.value: layer for layer in case.finding.layers}
+    boundary = nearest_compared(case.graph, first.value, compared)
+    inputs = [*boundary, *_given(case.graph, first.value, set(boundary))]
+    values = case.suspect([*inputs, first.value])
+    (folder / "inputs").mkdir(parents=True)
+    for place, name in enumerate(inputs):
+        np.save(folder / "inputs" / f"{place}.npy", values[name])
+    found = values[first.value]
+    expected = case.reference([first.reference])[first.reference]
+    np.save(folder / "found.npy", found)
+    np.save(folder / "expected.npy", expected)
+    onnx.save(cut(case.graph, inputs, first.value, values), str(folder / SUSPECT))
+    counterparts = [compared[name].reference if name in compared else name for name in inputs]
+    has_reference = case.reference_graph is not None and _write_reference(
+        case.reference_graph, counterparts, first.reference, case.reference, folder
+    )
+    (folder / README).write_text(_readme(case, inputs, has_reference), encoding="utf-8")
+
+
+def cut(
+    graph: Graph, inputs: Sequence[str], output: str, values: Mapping[str, np.ndarray]
+) -> onnx.ModelProto:
+    """The part of a graph from `inputs` to `output`. values: of all of them, for types and ranks."""
+    nodes = sorted(_needed(graph, output, set(inputs)))
+    read = {name for position in nodes for name in graph.nodes[position].input} - set(inputs)
+    result = onnx.ModelProto()
+    result.CopyFrom(graph.model)
+    del result.graph.node[:], result.graph.initializer[:], result.graph.input[:]
+    del result.graph.output[:], result.graph.value_info[:], result.functions[:]
+    result.graph.node.extend(graph.nodes[position] for position in nodes)
+    result.graph.initializer.extend(tensor for tensor in graph.model.graph.initializer if tensor.name in read)
+    result.graph.input.extend(_info(name, values[name]) for name in inputs)
+    result.graph.output.append(_info(output, values[output]))
+    return result
+
+
+def _info(name: str, value: np.ndarray) -> onnx.ValueInfoProto:
+    kind = helper.np_dtype_to_tensor_dtype(value.dtype)
+    return helper.make_tensor_value_info(name, kind, list(value.shape))
+
+
+def _needed(graph: Graph, output: str, inputs: set[str]) -> set[int]:
+    needed: set[int] = set()
+    open_ends = [output]
+    while open_ends:
+        name = open_ends.pop()
+        if name in inputs or name not in graph.producers or graph.producers[name] in needed:
+            continue
+        needed.add(graph.producers[name])
+        open_ends.extend(graph.nodes[graph.producers[name]].input)
+    return needed
+
+
+def _given(graph: Graph, output: str, boundary: set[str]) -> list[str]:
+    """The graph's own inputs that the cut reads."""
+    read = {name for position in _needed(graph, output, boundary) for name in graph.nodes[position].input}
+    return [name for name in graph.inputs if name in read]
+
+
+def _write_reference(
+    graph: Graph, inputs: Sequence[str], output: str, reference: Values, folder: Path
+) -> bool:
+    nodes = _needed(graph, output, set(inputs))
+    read = {name for position in nodes for name in graph.nodes[position].input}
+    if not nodes or output in inputs or not set(inputs) <= {*graph.producers, *graph.inputs}:
+        return False
+    if any(name in graph.inputs and name not in inputs for name in read):
+        return False  # it would need more than the suspect's part does
+    if len(set(inputs)) < len(inputs):
+        return False
+    onnx.save(cut(graph, inputs, output, reference([*inputs, output])), str(folder / REFERENCE))
+    return True
+
+
+def _readme(case: Case, inputs: Sequence[str], has_reference: bool) -> str:
+    first = case.finding.first
+    assert first is not None
+    arrays = " ".join(f"--inputs inputs/{place}.npy" for place in range(len(inputs)))
+    lines = [
+        f"# {first.node}: the first layer that diverges",
+        "",
+        f"{case.title}: the values `{first.value}` of the node `{first.node}` ({first.op}) differ by at most "
+        f"{first.max_abs:.4g}, in root mean square {first.relative:.4g} of their spread "
+        f"({first.spread:.4g}); "
+        f"{case.tolerance:g} is tolerated. {first.not_finite} of them are not finite where the reference is.",
+        "",
+        "| file | content |",
+        "| --- | --- |",
+        f"| `{SUSPECT}` | the part of the suspect from the last values that agree to these |",
+        *([f"| `{REFERENCE}` | the same part of the reference |"] if has_reference else []),
+        *(f"| `inputs/{place}.npy` | `{name}`, as the suspect had it |" for place, name in enumerate(inputs)),
+        "| `found.npy` | what the suspect gave |",
+        f"| `expected.npy` | what the reference gave (`{first.reference}`) |",
+        "",
+        "## To see it again",
+        "",
+    ]
+    if has_reference:
+        lines += ["    kdpipe debug --onnx suspect.onnx --against reference.onnx " + arrays, ""]
+    fed = ", ".join(f"{name!r}: np.load('inputs/{place}.npy')" for place, name in enumerate(inputs))
+    lines += [
+        "In Python, with ONNX Runtime:",
+        "",
+        "    import numpy as np, onnxruntime as ort",
+        "    options = ort.SessionOptions()",
+        "    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL",
+        f"    session = ort.InferenceSession('{SUSPECT}', options, providers=['CPUExecutionProvider'])",
+        f"    found = session.run(None, {{{fed}}})[0]",
+        "    print(np.abs(found.astype('f8') - np.load('expected.npy')).max())",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def differing_weights(case: Case) -> list[tuple[str, float]]:
+    """Weights of the first diverging node, by name, that the reference holds otherwise, and by how much."""
+    first = case.finding.first
+    if first is None or case.reference_graph is None:
+        return []
+    found = []
+    for name in case.graph.nodes[first.position].input:
+        ours, theirs = case.graph.constants.get(name), case.reference_graph.constants.get(name)
+        if ours is None or theirs is None:
+            continue
+        one, other = numpy_helper.to_array(ours), numpy_helper.to_array(theirs)
+        if one.shape == other.shape and one.size and not np.array_equal(one, other):
+            difference = np.abs(one.astype(np.float64) - other.astype(np.float64)).max()
+            found.append((name, float(difference)))
+    return found
