@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
-from xml.etree import ElementTree as Xml
 
 UNSPEAKABLE = re.compile(r"[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 """What XML 1.0 cannot hold, not even escaped."""
@@ -16,6 +15,8 @@ def junit(judgements: Sequence[Mapping[str, Any]], *, strict: bool) -> str:
 
     judgements: of gates.json. No times and no host: equal judgements give equal bytes.
     """
+    from xml.etree import ElementTree as Xml  # slow to load for what a cached run never needs
+
     failed = [one for one in judgements if fails(one, strict=strict)]
     skipped = [one for one in judgements if one["status"] == "undecided" and not strict]
     suite = Xml.Element(
