@@ -7,7 +7,7 @@ content of the artefacts (docs/artefacts.md) and nothing else.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +80,7 @@ def scorecard(folder: Path, gated: Path | None = None) -> str:
         "memory",
     )
     lines = [table(header, rows, "lllrlrrrrr"), *_how_measured(found["rows"])]
+    lines += compared(found.get("comparisons") or ())
     absent = [row for row in found["rows"] if row["top1"] is None]
     if absent:
         lines += ["", "not built or not measured:"]
@@ -98,6 +99,21 @@ def scorecard(folder: Path, gated: Path | None = None) -> str:
         pick = under["pick"]
         lines += ["", *gates_in_words(under), ""] if under["gates"] else []
     return "\n".join([*lines, *pick_in_words(pick)])
+
+
+def compared(pairs: Sequence[Mapping[str, Any]]) -> list[str]:
+    """A line for each two targets that were timed in turns."""
+    lines = ["", "timed in turns:"] if pairs else []
+    for one in pairs:
+        first, second = (f"{side['model']} {side['target']}" for side in (one["first"], one["second"]))
+        low, high = one["ratio_ci"]
+        said = (
+            f"cannot tell {second} from {first}"
+            if one["verdict"] == "cannot tell"
+            else f"{second} is {one['verdict']} than {first}"
+        )
+        lines.append(f"  {said}: {one['ratio']:.3f} [{low:.3f}, {high:.3f}] times its p50")
+    return lines
 
 
 def distillation(found: Mapping[str, Any]) -> str:

@@ -97,6 +97,8 @@ class TestRun:
         assert "tensorrt-fp16: there is no GPU\n    hint: pip install 'kdpipe[tensorrt]'" in out
         assert "distillation gave +0.74 points [-0.10, +1.60]" in out
         assert "cannot tell" in out
+        assert "student onnxruntime-int8 is faster than teacher onnxruntime-fp32: 0.154 [0.134, 0.174]" in out
+        assert "cannot tell student openvino-fp32 from teacher onnxruntime-fp32: 1.010" in out
         assert "recommended: onnxruntime-int8: lowest p50" in out
         assert "latency of a batch of 1 image on 1 thread" in out
         bundle, report = (line.split()[-1] for line in out.splitlines()[-2:])

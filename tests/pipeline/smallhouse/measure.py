@@ -42,6 +42,16 @@ def row(model: str, target: str, p50_ms: float | None, **more: Any) -> dict[str,
     }
 
 
+def pair(first: str, second: str, ratio: float, verdict: str) -> dict[str, Any]:
+    return {
+        "first": {"model": "teacher", "target": first},
+        "second": {"model": "student", "target": second},
+        "ratio": ratio,
+        "ratio_ci": [ratio - 0.02, ratio + 0.02],
+        "verdict": verdict,
+    }
+
+
 def run(context: Context) -> Metrics:
     scorecard = {
         "schema_version": 1,
@@ -57,6 +67,10 @@ def run(context: Context) -> Metrics:
                 why_not="there is no GPU",
                 mend="pip install 'kdpipe[tensorrt]'",
             ),
+        ],
+        "comparisons": [
+            pair("onnxruntime-fp32", "onnxruntime-int8", 0.154, "faster"),
+            pair("onnxruntime-fp32", "openvino-fp32", 1.01, "cannot tell"),
         ],
         "distillation": DISTILLATION,
         "recommendation": {

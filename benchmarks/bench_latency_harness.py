@@ -1,0 +1,165 @@
+"""Our p50 against a plain loop over the runtime's own Python API and OpenVINO's benchmark_app.
+
+    python benchmarks/bench_latency_harness.py [--repeats N] [--seconds S] [--model NAME] [--threads T]
+
+Same network (fp32, batch 1), threads, cores and input size. The contenders take turns, each time in a
+fresh process, in another order each time. ONNX Runtime's wheel has no benchmark tool of its own, so
+there the plain loop stands alone. benchmark_app tells its median to 0.01 ms: choose a network that takes
+several ms. Ratios are of p50s of the same turn. The goal: within 3 %.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from latency_subjects import subject, where
+
+from stages.measuring import launch
+from stages.measuring.launch import Subject
+from stages.measuring.settings import MeasureSettings
+
+GOAL = 0.03
+
+PLAIN = """
+import json, sys, time
+import numpy as np
+kind, file, size, threads, seconds = sys.argv[1], sys.argv[2], *map(float, sys.argv[3:])
+images = np.random.default_rng(0).standard_normal((1, 3, int(size), int(size))).astype(np.float32)
+if kind == "onnxruntime":
+    import onnxruntime
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads, options.inter_op_num_threads = int(threads), 1
+    session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
+    binding = session.io_binding()
+    binding.bind_cpu_input(session.get_inputs()[0].name, images)
+    for output in session.get_outputs():
+        binding.bind_output(output.name, "cpu")
+    def once():
+        session.run_with_iobinding(binding)
+else:
+    import openvino
+    compiled = openvino.Core().compile_model(file, "CPU", {
+        "INFERENCE_NUM_THREADS": int(threads), "NUM_STREAMS": 1, "INFERENCE_PRECISION_HINT": "f32"})
+    request = compiled.create_infer_request()
+    request.set_input_tensor(openvino.Tensor(images, shared_memory=True))
+    def once():
+        request.start_async()
+        request.wait()
+for _ in range(10):
+    once()
+times, until = [], time.perf_counter() + seconds
+while time.perf_counter() < until:
+    before = time.perf_counter_ns()
+    once()
+    times.append(time.perf_counter_ns() - before)
+print(json.dumps([float(np.median(times)) * 1e-6, len(times)]))
+"""
+
+
+@dataclass
+class Contender:
+    """run: the p50 in milliseconds and the number of inferences of one turn."""
+
+    name: str
+    run: Callable[[], tuple[float, int]]
+    p50_ms: list[float] = field(default_factory=list)
+    n: list[int] = field(default_factory=list)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--seconds", type=float, default=3.0, help="sampling of each turn")
+    parser.add_argument("--model", default="resnet18")
+    parser.add_argument("--size", type=int, default=224)
+    parser.add_argument("--threads", type=int, default=1)
+    options = parser.parse_args()
+    print(f"{options.model}, {options.size} pixels, batch 1, fp32, {options.threads} threads")
+    print("\n".join(where()), end="\n\n")
+    header = f"{'runtime':<12} {'contender':<14} {'p50 ms':>9} {'lowest':>9} {'highest':>9} {'n':>7}"
+    print(f"{header} {'ours / its':>11} {'lowest':>7} {'highest':>8}")
+    with tempfile.TemporaryDirectory(prefix="kdpipe-bench-") as folder:
+        for runtime in ("onnxruntime", "openvino"):
+            target = subject(Path(folder), runtime, model=options.model, size=options.size, runtime=runtime)
+            _table(runtime, _contenders(target, options), options.repeats)
+
+
+def _contenders(target: Subject, options: argparse.Namespace) -> list[Contender]:
+    measure = MeasureSettings(
+        duration_s=options.seconds, max_duration_s=2 * options.seconds, resamples=100, energy_idle_s=0.01
+    )
+    threads, size = options.threads, options.size
+    cores = launch.cores_for(measure, threads)
+    os.sched_setaffinity(0, cores)  # what is started here inherits it: all run on the same cores
+    runtime = target.target["runtime"]
+    file = target.folder / ("model.onnx" if runtime == "onnxruntime" else "model.xml")
+
+    def ours() -> tuple[float, int]:
+        planned_s = measure.warmup_max_s + measure.max_duration_s
+        result, _ = launch.run(target, measure, "latency", planned_s=planned_s, batch=1, threads=threads)
+        return result["entry"]["p50_ms"], result["entry"]["n"]
+
+    def plain() -> tuple[float, int]:
+        words = [runtime, str(file), str(size), str(threads), str(options.seconds)]
+        told = subprocess.run([sys.executable, "-c", PLAIN, *words], capture_output=True, check=True)
+        p50, n = json.loads(told.stdout)
+        return p50, n
+
+    def benchmark_app() -> tuple[float, int]:
+        return _benchmark_app(file, target.work, threads, options.seconds)
+
+    contenders = [Contender("kdpipe", ours), Contender("plain loop", plain)]
+    return contenders + [Contender("benchmark_app", benchmark_app)] * (runtime == "openvino")
+
+
+def _benchmark_app(file: Path, folder: Path, threads: int, seconds: float) -> tuple[float, int]:
+    """OpenVINO's own tool, synchronous, one stream; its time is asked for in whole seconds."""
+    command = [
+        *(str(Path(sys.executable).with_name("benchmark_app")), "-m", str(file), "-d", "CPU"),
+        *("-api", "sync", "-hint", "none", "-nstreams", "1", "-nthreads", str(threads), "-pin", "NO"),
+        *("-infer_precision", "f32", "-t", str(max(1, round(seconds)))),
+        *("-json_stats", "-report_type", "no_counters", "-report_folder", str(folder)),
+    ]
+    subprocess.run(command, capture_output=True, check=True)
+    told = json.loads((folder / "benchmark_report.json").read_text(encoding="utf-8"))
+    found = told["execution_results"]
+    return float(found["latency (ms)"]), int(found["total number of iterations"])
+
+
+def _table(runtime: str, contenders: list[Contender], repeats: int) -> None:
+    for turn in range(repeats):
+        for place in range(len(contenders)):
+            one = contenders[(place + turn) % len(contenders)]
+            p50_ms, n = one.run()
+            one.p50_ms.append(p50_ms)
+            one.n.append(n)
+    ours = np.array(contenders[0].p50_ms)
+    for one in contenders:
+        its = np.array(one.p50_ms)
+        ratios = ours / its
+        line = f"{runtime:<12} {one.name:<14} {np.median(its):9.4f} {its.min():9.4f} {its.max():9.4f}"
+        line += f" {sum(one.n):7d} {np.median(ratios):11.4f} {ratios.min():7.3f} {ratios.max():8.3f}"
+        held = "" if one is contenders[0] else _held(float(np.median(ratios)))
+        print(line + held, flush=True)
+
+
+def _held(ratio: float) -> str:
+    return "  within 3 %" if abs(ratio - 1.0) <= GOAL else "  beyond 3 %"
+
+
+if __name__ == "__main__":
+    main()
