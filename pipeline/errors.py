@@ -82,6 +82,10 @@ class MachineCannot(KdpipeError):  # noqa: N818 - reads as the sentence it is
     exit_code = EXIT_MACHINE_CANNOT
 
 
+class DeviceCannot(MachineCannot):
+    """A device cannot be reached, or lacks what is required there: Python, a runtime (exit code 4)."""
+
+
 @dataclass(frozen=True)
 class Fault:
     """One thing wrong in a profile: what, at which place in which file, and the remedy.

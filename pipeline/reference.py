@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, get_origin
 
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
@@ -162,7 +162,8 @@ def _section(info: FieldInfo, path: str, described: dict[type[BaseModel], str]) 
         told = [*(told if groups[0] in _shared() else []), _sentence(groups[0].__doc__)]
     if entry(info.annotation):
         default = "" if info.is_required() else f", by default `{_default_text(info)}`"
-        told.append(f"A list{default}. Each entry has:")
+        form = "A mapping by name" if get_origin(info.annotation) is dict else "A list"
+        told.append(f"{form}{default}. Each entry has:")
     yield from (" ".join(told), "")
     if len(groups) == 1:
         described[groups[0]] = path

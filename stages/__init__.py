@@ -132,6 +132,22 @@ DEBUG_PAIR = "stages.debugging.pair:debug_pair"
 UNPROVED = ("export.prove=false", "quantize.prove=false", "build.prove=false")
 """What `--set` says for conversions that are to be looked into although their proofs fail."""
 
+DEVICE = Stage(
+    name="device",
+    summary="The scorecard of a device, from the samples that were taken there.",
+    module="stages.device",
+    version=1,
+    inputs=("export", "quantize", "package"),
+    reads=("build", "measure"),
+)
+"""What `kdpipe device measure` makes; no part of the line, so not in STAGES."""
+
+DEVICE_PROGRAM = "stages.devices.program:program"
+"""The function that gives the bytes of the program that works on a device."""
+
+DEVICE_SOURCES = "stages.devices.sources:prepare"
+"""The function that writes the ONNX files from which a device builds its engines."""
+
 METHODS_FIT = "stages.comparing.fit:why_unfit"
 """The function that says why methods cannot be used with a profile's two networks, for `kdpipe compare`."""
 

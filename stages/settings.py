@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 from typing import Annotated, Any, Literal, Union
 
 from pydantic import Field, create_model, model_validator
@@ -15,6 +16,7 @@ from stages.data.settings import (
     NpzSettings,
     TorchvisionSettings,
 )
+from stages.devices.settings import DEVICE_NAME, DeviceSettings
 from stages.fields import BrokenRules, Settings, setting
 from stages.gating.settings import GateSettings, broken_rules
 from stages.measuring.settings import MeasureSettings
@@ -148,6 +150,9 @@ class ProfileBase(Settings):
     gates: list[GateSettings] = setting(list, "limits on what was measured")
     package: PackageSettings = setting(PackageSettings, "the bundle")
     report: ReportSettings = setting(ReportSettings, "the HTML page")
+    devices: dict[str, DeviceSettings] = setting(
+        dict, "your own devices by name, for `kdpipe device` and `kdpipe ship`"
+    )
 
     @model_validator(mode="after")
     def _targets_are_distinct(self) -> ProfileBase:
@@ -172,6 +177,22 @@ class ProfileBase(Settings):
             raise ValueError(
                 f"package.targets has {', '.join(absent)}, which targets does not: {', '.join(names)}"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _device_targets_are_built(self) -> ProfileBase:
+        names = [target.name for target in self.targets]
+        for device, settings in self.devices.items():
+            if not re.fullmatch(DEVICE_NAME, device):
+                raise ValueError(
+                    f"devices: {device!r} is no name: letters, digits, dots, dashes, underscores"
+                )
+            absent = [name for name in settings.targets or [] if name not in names]
+            if absent:
+                raise ValueError(
+                    f"devices.{device}.targets has {', '.join(absent)}, which targets does not: "
+                    f"{', '.join(names)}"
+                )
         return self
 
 

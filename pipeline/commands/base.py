@@ -166,6 +166,23 @@ class Group(click.Group):
         ]
 
 
+class Family(Group):
+    """A command whose first word names one of several of its own."""
+
+    def __init__(self, *args: Any, examples: Sequence[str] = (), **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.examples = tuple(examples)
+
+    def format_help(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        formatter.write_text(self.help or "")
+        formatter.write_paragraph()
+        self.format_usage(ctx, formatter)
+        write_lines(formatter, "Examples", self.examples)
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, entry[2]) for name, entry in self.lazy.items()])
+        write_options(formatter, ctx, self.get_params(ctx))
+
+
 class UnknownName(click.UsageError):
     """A name that is none of those there are; `hint` is what to do, `expected` what there is."""
 

@@ -1,0 +1,154 @@
+"""`kdpipe device check` and `kdpipe device measure`: one's own devices."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from pipeline.commands.base import (
+    EVERY_RUN,
+    Command,
+    Family,
+    Option,
+    json_option,
+    profile_argument,
+    set_option,
+    store_option,
+)
+from pipeline.commands.profiles import open_profile, remember_profile
+from pipeline.console import guarded_output
+from pipeline.errors import EXIT_DONE, EXIT_MACHINE_CANNOT, EXIT_STAGE_FAILED, EXIT_USAGE, DeviceCannot
+from pipeline.session import Session
+from stages import STAGES
+
+if TYPE_CHECKING:
+    from pipeline.devices import Measured
+
+
+def names_argument() -> click.Argument:
+    return click.Argument(["names"], nargs=-1, required=True, metavar="NAME...")
+
+
+def _check(names: tuple[str, ...], profile: str, overrides: tuple[str, ...]) -> int:
+    from pipeline.device_words import device_in_words
+    from pipeline.device_work import targets_of
+    from pipeline.devices import abilities, open_link
+
+    session = click.get_current_context().ensure_object(Session)
+    loaded, _ = open_profile(session, profile, overrides, None)
+    about = {name: value for name, value in session.so_far().items() if name in ("profile", "overrides")}
+    told: list[dict[str, Any]] = []
+    session.so_far = lambda: {**about, "devices": told}
+    links = [open_link(name, loaded) for name in dict.fromkeys(names)]
+    with ExitStack() as open_links:
+        for link in links:
+            open_links.enter_context(link)
+            facts = link.facts()
+            can = abilities(facts, targets_of(link.name, loaded))
+            targets = [{"target": name, "can": why is None, "why_not": why} for name, why in can.items()]
+            told.append({"name": link.name, "url": link.settings["url"], **facts, "targets": targets})
+    if not session.json:
+        session.console.result("\n\n".join(device_in_words(one) for one in told))
+    unable = [one["name"] for one in told if not any(target["can"] for target in one["targets"])]
+    if unable:
+        raise DeviceCannot(
+            "No target of the profile can be measured there",
+            where=", ".join(f"device {name}" for name in unable),
+            mend="install numpy and a runtime there, or name another Python with devices.NAME.python",
+        )
+    if session.json:
+        session.print_json(**session.so_far())
+    return EXIT_DONE
+
+
+def _measure(
+    names: tuple[str, ...], profile: str, force: bool, overrides: tuple[str, ...], store: str | None
+) -> int:
+    from pipeline.device_words import measured_entry, measured_in_words
+    from pipeline.device_work import Line
+    from pipeline.devices import measure, open_link, prepare_sources
+    from pipeline.progress import ConsoleListener
+    from pipeline.runner import run as bring_up_to_date
+
+    session = click.get_current_context().ensure_object(Session)
+    loaded, opened = open_profile(session, profile, overrides, store)
+    about = {name: value for name, value in session.so_far().items() if name != "stages"}
+    done: list[Measured] = []
+    session.so_far = lambda: {**about, "devices": [measured_entry(one) for one in done]}
+    links = [open_link(name, loaded) for name in dict.fromkeys(names)]
+    session.resumable = True
+    with guarded_output(session.console), ExitStack() as held:
+        for link in links:
+            held.enter_context(link)
+            link.reach()  # a device that does not answer is told before hours of training
+        listener = held.enter_context(ConsoleListener(session.console, tuple(stage.name for stage in STAGES)))
+        results = bring_up_to_date(loaded, opened, listener, only="package")
+        opened.prepare()
+        held.callback(opened.release)
+        made = {result.name: result for result in results}
+        sources = held.enter_context(opened.scratch())
+        prepare_sources([link.name for link in links], made, sources, loaded)
+        line = Line(loaded, opened, made, sources)
+        done += measure(links, line, force=force, tell=session.console.line)
+        opened.digests.save()
+    remember_profile(profile, overrides, opened)
+    if not session.json:
+        session.console.result("\n\n".join(measured_in_words(one) for one in done if one.error is None))
+    failed = [one for one in done if one.error is not None]
+    for other in failed[1:]:
+        if other.error is not None:
+            session.console.error(other.error)
+    if failed and failed[0].error is not None:
+        raise failed[0].error
+    if session.json:
+        session.print_json(**session.so_far())
+    return EXIT_DONE
+
+
+check = Command(
+    "check",
+    help="Say what a device is and has: Python, numpy, runtimes, trtexec, cores, disk, board.\n\n"
+    "Nothing is left on the device.",
+    params=[names_argument(), profile_argument(), set_option(), json_option()],
+    callback=_check,
+    examples=(
+        "kdpipe device check pi profiles/mine.yaml",
+        "kdpipe device check pi orin profiles/mine.yaml",
+        "kdpipe device check pi profiles/mine.yaml --json",
+    ),
+    exit_codes=(EXIT_DONE, EXIT_STAGE_FAILED, EXIT_USAGE, EXIT_MACHINE_CANNOT),
+)
+
+measure = Command(
+    "measure",
+    help="Measure the profile's targets on devices, several at once; TensorRT's engines are built there.\n\n"
+    "Brings the bundle up to date first. What broke off goes on: files where they ended, "
+    "measurements by target.",
+    params=[
+        names_argument(),
+        profile_argument(),
+        set_option(),
+        Option(["--force"], is_flag=True, heading="Stages", help="Measure again what is in the store."),
+        json_option(),
+        store_option(),
+    ],
+    callback=_measure,
+    examples=(
+        "kdpipe device measure pi profiles/mine.yaml",
+        "kdpipe device measure pi orin profiles/mine.yaml",
+        "kdpipe device measure pi profiles/mine.yaml --set measure.threads=[1,4] --json",
+    ),
+    exit_codes=EVERY_RUN,
+)
+
+device = Family(
+    "device",
+    help="Your own devices: what they have, and the profile's targets measured on them.",
+    examples=("kdpipe device check pi profiles/mine.yaml", "kdpipe device measure pi profiles/mine.yaml"),
+)
+device.add_lazy("check", "pipeline.commands.device:check", "Say what a device is and has.", "Commands")
+device.add_lazy(
+    "measure", "pipeline.commands.device:measure", "Measure the profile's targets on devices.", "Commands"
+)

@@ -1,0 +1,120 @@
+"""`kdpipe ship`: releases on a device."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from pipeline.commands.base import (
+    EVERY_RUN,
+    Command,
+    Option,
+    json_option,
+    profile_argument,
+    set_option,
+    store_option,
+)
+from pipeline.commands.profiles import open_profile, remember_profile
+from pipeline.console import guarded_output
+from pipeline.errors import EXIT_DONE, UsageError
+from pipeline.session import Session
+from stages import STAGES
+
+if TYPE_CHECKING:
+    from pipeline.device_link import Link
+    from pipeline.profile import LoadedProfile
+    from pipeline.store import Store
+
+
+def _ship(
+    name: str,
+    profile: str,
+    list_: bool,
+    rollback: bool,
+    keep: int | None,
+    overrides: tuple[str, ...],
+    store: str | None,
+) -> int:
+    from pipeline.device_words import releases_in_words, shipped_in_words
+    from pipeline.devices import open_link
+    from pipeline.shipping import releases, roll_back
+
+    session = click.get_current_context().ensure_object(Session)
+    if list_ and rollback:
+        raise UsageError(
+            "--list and --rollback exclude each other", where="kdpipe ship", mend="leave one of them out"
+        )
+    loaded, opened = open_profile(session, profile, overrides, store)
+    about = {key: value for key, value in session.so_far().items() if key != "stages"}
+    session.so_far = lambda: {**about, "device": name}
+    with open_link(name, loaded) as link, guarded_output(session.console):
+        if list_:
+            told = releases(link)
+        elif rollback:
+            told = roll_back(link)
+        else:
+            told = _install(session, link, loaded, opened, keep)
+    if not (list_ or rollback):
+        remember_profile(profile, overrides, opened)
+    if session.json:
+        session.print_json(**session.so_far(), **told)
+    else:
+        words = releases_in_words(told) if list_ else shipped_in_words(name, told)
+        session.console.result(words)
+    return EXIT_DONE
+
+
+def _install(
+    session: Session, link: Link, loaded: LoadedProfile, opened: Store, keep: int | None
+) -> dict[str, Any]:
+    """The bundle, brought up to date and verified here, becomes the device's current release."""
+    from pipeline.progress import ConsoleListener
+    from pipeline.runner import run as bring_up_to_date
+    from pipeline.shipping import ship, verified_bundle
+
+    link.reach()  # a device that does not answer is told before hours of training
+    session.resumable = True
+    with ConsoleListener(session.console, tuple(stage.name for stage in STAGES)) as listener:
+        packed = bring_up_to_date(loaded, opened, listener, only="package")[-1]
+    bundle = verified_bundle(opened, packed)
+    newest = int(link.settings["keep"] if keep is None else keep)
+    return ship(link, bundle, str(packed.digest), keep=newest, tell=session.console.line)
+
+
+ship = Command(
+    "ship",
+    help="Install the profile's bundle on a device, as the release in use.\n\n"
+    "Each release has a folder by its digest; `current` points to the one in use, in one step and only after "
+    "the self-test passed there. The last few are kept for --rollback.",
+    params=[
+        click.Argument(["name"], metavar="NAME"),
+        profile_argument(),
+        Option(
+            ["--list", "list_"], is_flag=True, heading="Releases", help="Show the device's releases instead."
+        ),
+        Option(
+            ["--rollback"],
+            is_flag=True,
+            heading="Releases",
+            help="Go back to the release before the current one instead.",
+        ),
+        Option(
+            ["--keep"],
+            type=click.IntRange(1, 1000),
+            metavar="N",
+            heading="Releases",
+            help="Releases to leave there. Default: devices.NAME.keep.",
+        ),
+        set_option(),
+        json_option(),
+        store_option(),
+    ],
+    callback=_ship,
+    examples=(
+        "kdpipe ship pi profiles/mine.yaml",
+        "kdpipe ship pi profiles/mine.yaml --list",
+        "kdpipe ship pi profiles/mine.yaml --rollback",
+    ),
+    exit_codes=EVERY_RUN,
+)

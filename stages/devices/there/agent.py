@@ -1,0 +1,87 @@
+"""The program on the device: one verb a call, asked and answered in JSON.
+
+    python program.pyz VERB     the request is one JSON document on standard input
+    python program.pyz receive REQUEST      standard input is the file's bytes
+
+The answer is the last line on standard output that begins with `ANSWER`: shells and libraries may print
+before it. A fault is an answer as well: {"fault": {what, where, why, mend}}.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from pipeline.errors import KdpipeError
+
+ANSWER = "\x1ekdpipe "
+
+
+def main() -> int:
+    channel = os.dup(1)
+    os.dup2(2, 1)  # whatever a library prints goes to standard error
+    verb = sys.argv[1]
+    if verb == "work":
+        from stages.devices.there import worker
+
+        return worker.main(sys.argv[2])
+    request = json.loads(sys.argv[2] if verb == "receive" else sys.stdin.buffer.read() or b"{}")
+    try:
+        answer = VERBS[verb](request)
+    except KdpipeError as error:
+        answer = {"fault": error.as_json()}
+    except OSError as error:
+        why = f"{error.strerror or error}: {error.filename}" if error.filename else str(error)
+        answer = {"fault": {"what": "The device cannot read or write a file", "why": why}}
+    with os.fdopen(channel, "w", encoding="utf-8") as stream:
+        stream.write(f"\n{ANSWER}{json.dumps(answer)}\n")
+    return 0
+
+
+def _facts(request: dict[str, Any]) -> dict[str, Any]:
+    from stages.devices.there import facts
+
+    return facts.facts(request["folder"])
+
+
+def _of_files(name: str) -> Callable[[dict[str, Any]], dict[str, Any]]:
+    def call(request: dict[str, Any]) -> dict[str, Any]:
+        from stages.devices.there import files
+
+        function: Callable[[dict[str, Any]], dict[str, Any]] = getattr(files, name)
+        return function(request)
+
+    return call
+
+
+def _of_releases(name: str) -> Callable[[dict[str, Any]], dict[str, Any]]:
+    def call(request: dict[str, Any]) -> dict[str, Any]:
+        from stages.devices.there import releases
+
+        function: Callable[[dict[str, Any]], dict[str, Any]] = getattr(releases, name)
+        return function(request)
+
+    return call
+
+
+def _measure(request: dict[str, Any]) -> dict[str, Any]:
+    from stages.devices.there import jobs
+
+    return jobs.measure(request)
+
+
+VERBS: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
+    "facts": _facts,
+    "have": _of_files("have"),
+    "receive": _of_files("receive"),
+    "assemble": _of_files("assemble"),
+    "fetch": _of_files("fetch"),
+    "remove": _of_files("remove"),
+    "selftest": _of_releases("selftest"),
+    "switch": _of_releases("switch"),
+    "releases": _of_releases("releases"),
+    "measure": _measure,
+}

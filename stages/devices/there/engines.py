@@ -1,0 +1,162 @@
+"""TensorRT on the device: the engine is built where it runs, by the Python API or else by `trtexec`."""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pipeline.errors import StageError
+from stages.devices.there import cuda, facts, sessions, trtexec
+from stages.measuring import latency
+from stages.measuring.watch import Watch
+from stages.runtimes import probe
+from stages.runtimes.tensorrt_build import Specification
+
+ENGINE = "model.engine"
+TIMINGS = "timing.cache"
+
+
+def build(job: dict[str, Any], output: Path) -> dict[str, Any]:
+    """Builds the engine into `output`; what was built, by what, and `runs_why_not` (null if it runs here).
+
+    Raises Unavailable where nothing here can build it, StageError with the builder's own messages.
+    """
+    package = job["runtime"]
+    told = probe.ask(package)
+    if told.get("builds"):
+        built = _by_python(job, output, told)
+    elif package == "tensorrt" and facts.trtexec():
+        built = {**trtexec.build(job, output), "runs_why_not": None}
+    else:
+        why = told.get("error") or told.get("builds_why_not")
+        more = " and there is no trtexec" if package == "tensorrt" else ""
+        raise sessions.Unavailable(f"{why}{more}")
+    engine = (output / ENGINE).read_bytes()
+    sidecar = {
+        "schema_version": 1,
+        "package": package,
+        **{name: value for name, value in built.items() if name != "runs_why_not"},
+        "precision": job["precision"],
+        "gpu": told.get("device", {}).get("name"),
+        "compute_capability": told.get("device", {}).get("compute_capability"),
+        "size_bytes": len(engine),
+        "sha256": hashlib.sha256(engine).hexdigest(),
+    }
+    (output / "engine.json").write_text(json.dumps(sidecar, indent=2) + "\n", encoding="utf-8")
+    return {**sidecar, "runs_why_not": built["runs_why_not"]}
+
+
+def load(job: dict[str, Any], folder: Path) -> sessions.Session:
+    """The engine that `build` left in `folder`, run by what built it."""
+    if probe.ask(job["runtime"]).get("runs"):
+        return TensorRt(job, folder)
+    return trtexec.TrtExec(job, folder, str(facts.trtexec()))
+
+
+def _by_python(job: dict[str, Any], output: Path, told: dict[str, Any]) -> dict[str, Any]:
+    settings = job["build"]
+    device = told.get("device", {})
+    timings = output / TIMINGS
+    kept = Path(job["timings"]) / f"{job['runtime']}-{told['version']}.cache"
+    if kept.is_file():
+        timings.write_bytes(kept.read_bytes())
+    specification = Specification(
+        package=job["runtime"],
+        engine=str(output / ENGINE),
+        timings=str(timings) if job["runtime"] == "tensorrt" and settings["timing_cache"] else "",
+        batches=(settings["batch_min"], settings["batch_opt"], settings["batch_max"]),
+        workspace_mb=settings["workspace_mb"],
+        optimization_level=settings["optimization_level"],
+        device=not device.get("error"),
+    )
+    head = json.dumps(asdict(specification)).encode() + b"\n"
+    child = subprocess.run(
+        [sys.executable, "-m", "stages.runtimes.tensorrt_build"],
+        input=head + Path(job["onnx"]).read_bytes(),
+        stdout=subprocess.PIPE,
+        check=False,
+        env=probe.child_environment(),
+    )
+    messages = [json.loads(line) for line in child.stdout.splitlines()]
+    fault = next((message["fault"] for message in messages if "fault" in message), None)
+    if fault:
+        raise StageError(fault["what"], where=job["target"], why=fault["why"], mend=fault["mend"])
+    done = next((message["done"] for message in messages if "done" in message), None)
+    if done is None:
+        raise StageError(
+            f"{job['runtime']} ended its process while building",
+            where=job["target"],
+            why=f"status {child.returncode}",
+            mend="a smaller build.workspace_mb may help; else leave the target out of the device's targets",
+        )
+    if timings.is_file():
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        kept.write_bytes(timings.read_bytes())
+    why_not = None if told.get("runs") else str(told.get("runs_why_not") or device.get("error"))
+    return {"built_by": f"{job['runtime']} {told['version']}", **done, "runs_why_not": why_not}
+
+
+class TensorRt:
+    """An engine run through TensorRT's Python API; transfers are part of the time, as in the line."""
+
+    clock = "time.perf_counter_ns"
+
+    def __init__(self, job: dict[str, Any], folder: Path) -> None:
+        trt = __import__(job["runtime"])
+        self._trt, self._job = trt, job
+        self._runtime = trt.Runtime(trt.Logger(trt.Logger.ERROR))
+        self._engine = self._runtime.deserialize_cuda_engine((folder / ENGINE).read_bytes())
+        if self._engine is None:
+            raise sessions.Unavailable("TensorRT refuses the engine that was built here")
+        self._context = self._engine.create_execution_context()
+        self._cuda = cuda.Cuda()
+        self._names = [self._engine.get_tensor_name(index) for index in range(self._engine.num_io_tensors)]
+        self.facts = {"version": trt.__version__, "threads": 1, "transfers": "included", "cuda_graph": False}
+
+    def sample(
+        self, images: np.ndarray, settings: dict[str, Any], watch: Watch
+    ) -> tuple[latency.Samples, float]:
+        call, _ = self._bind(sessions.as_input(images, self._job))
+        return sessions.sample_calls(call, settings, watch)
+
+    def logits(self, images: np.ndarray) -> np.ndarray:
+        call, results = self._bind(sessions.as_input(images, self._job))
+        call()
+        return results["logits"].astype(np.float32)
+
+    def _bind(self, images: np.ndarray) -> tuple[Callable[[], None], dict[str, np.ndarray]]:
+        """A call that runs these images, and the pinned host arrays that then hold the outputs."""
+        context, device = self._context, self._cuda
+        is_input = {
+            name: self._engine.get_tensor_mode(name) == self._trt.TensorIOMode.INPUT for name in self._names
+        }
+        (name_in,) = [name for name in self._names if is_input[name]]
+        context.set_input_shape(name_in, images.shape)
+        hosts: dict[str, np.ndarray] = {}
+        places: dict[str, ctypes.c_void_p] = {}
+        for name in self._names:
+            kind = np.dtype(self._trt.nptype(self._engine.get_tensor_dtype(name)))
+            hosts[name] = device.pinned(tuple(context.get_tensor_shape(name)), kind)
+            places[name] = device.allocate(hosts[name].nbytes)
+            context.set_tensor_address(name, places[name].value)
+        hosts[name_in][...] = images
+        outputs = [name for name in self._names if not is_input[name]]
+
+        def call() -> None:
+            device.copy_in(places[name_in], hosts[name_in])
+            if not context.execute_async_v3(device.stream):
+                raise StageError("TensorRT could not run the engine", where=self._job["target"])
+            for name in outputs:
+                device.copy_out(hosts[name], places[name])
+            device.wait()
+
+        return call, hosts

@@ -1,0 +1,192 @@
+"""Files on the device: received by content digest, whole before they get their name.
+
+FOLDER/received/SHA256          a whole file that waits for its place
+FOLDER/received/SHA256.part     what has come of one so far
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import time
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from pipeline.errors import StageError
+
+CHUNK = 1 << 20
+WAIT_S = 15.0
+
+
+def have(request: dict[str, Any]) -> dict[str, Any]:
+    """Which of the wanted files (`sha256` to `size`) lie here already, and how much of the others."""
+    folder = root(request)
+    present, partial = [], {}
+    elsewhere = _known(folder)
+    for sha256, size in request["files"].items():
+        if _is(folder / "received" / sha256, sha256) or _is(elsewhere.get(sha256), sha256):
+            present.append(sha256)
+            continue
+        with contextlib.suppress(OSError):
+            kept = (folder / "received" / f"{sha256}.part").stat().st_size
+            partial[sha256] = kept if kept <= size else 0
+    return {"present": present, "partial": partial}
+
+
+def receive(request: dict[str, Any]) -> dict[str, Any]:
+    """Adds standard input to a file from `offset` on; once it is whole it gets its name.
+
+    Raises StageError if the whole file has another digest: then what came is thrown away.
+    """
+    shelf = root(request) / "received"
+    shelf.mkdir(parents=True, exist_ok=True)
+    sha256, size, offset = request["sha256"], request["size"], request["offset"]
+    part = shelf / f"{_digest(sha256)}.part"
+    with part.open("ab") as file, locked(file.fileno(), part.name):
+        file.truncate(offset)
+        if file.seek(0, os.SEEK_END) != offset:
+            return {"received": file.tell(), "whole": False}
+        while chunk := os.read(0, CHUNK):
+            file.write(chunk)
+            file.flush()
+        os.fsync(file.fileno())
+        received = file.tell()
+        if received < size:
+            return {"received": received, "whole": False}
+        if file_sha256(part) != sha256:
+            part.unlink()
+            raise StageError("A file arrived damaged", where=sha256, why="its SHA-256 is another")
+        part.replace(shelf / sha256)
+    return {"received": received, "whole": True}
+
+
+def assemble(request: dict[str, Any]) -> dict[str, Any]:
+    """Makes the folder `place` of files that lie here: path to `sha256`; complete before it has its name."""
+    folder = root(request)
+    place = inside(folder, request["place"])
+    if place.is_dir() and all(_is(place / path, sha) for path, sha in request["files"].items()):
+        return {"assembled": False}
+    elsewhere = _known(folder)
+    new = place.with_name(f".{place.name}.{os.getpid()}")
+    try:
+        for path, sha256 in request["files"].items():
+            target = inside(new, path)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            received = folder / "received" / _digest(sha256)
+            source = received if received.exists() else elsewhere.get(sha256)
+            if source is None:
+                raise StageError("A file is missing", where=path, why="it was not received")
+            shutil.copyfile(source, target)
+            if file_sha256(target) != sha256:
+                received.unlink(missing_ok=True)
+                raise StageError(
+                    "A file is damaged on the device", where=path, mend="run the same command again"
+                )
+            flush(target)
+        shutil.rmtree(place, ignore_errors=True)
+        new.replace(place)
+        flush(place.parent)
+    finally:
+        shutil.rmtree(new, ignore_errors=True)
+    for sha256 in set(request["files"].values()):
+        (folder / "received" / sha256).unlink(missing_ok=True)
+    return {"assembled": True}
+
+
+def fetch(request: dict[str, Any]) -> dict[str, Any]:
+    """A piece of a file of `place`: base64, from `offset` on."""
+    file = inside(root(request), request["path"])
+    with file.open("rb") as stream:
+        stream.seek(request["offset"])
+        piece = stream.read(request["length"])
+    return {"bytes": base64.b64encode(piece).decode("ascii")}
+
+
+def remove(request: dict[str, Any]) -> dict[str, Any]:
+    """Takes a folder away that kdpipe made."""
+    shutil.rmtree(inside(root(request), request["place"]), ignore_errors=True)
+    return {}
+
+
+def listing(folder: Path) -> dict[str, dict[str, Any]]:
+    """Every file below a folder: `sha256` and `size` by relative path."""
+    return {
+        path.relative_to(folder).as_posix(): {"sha256": file_sha256(path), "size": path.stat().st_size}
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+
+
+def root(request: dict[str, Any]) -> Path:
+    """Where kdpipe writes here; a relative path begins in the user's home."""
+    return Path.home() / request["folder"]
+
+
+def inside(folder: Path, name: str) -> Path:
+    """A path below `folder`. Raises StageError for one that leads out of it."""
+    parts = PurePosixPath(name).parts
+    if not parts or parts[0] == "/" or ".." in parts:
+        raise StageError("A name leads out of kdpipe's folder", where=name)
+    return folder.joinpath(*parts)
+
+
+def file_sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(CHUNK):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def flush(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+@contextlib.contextmanager
+def locked(handle: int, name: str, wait_s: float = WAIT_S) -> Iterator[None]:
+    """Only one process at a time; a link that broke may have left one that is just ending."""
+    deadline = time.monotonic() + wait_s
+    while True:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            break
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                raise StageError(
+                    "Another kdpipe is at work on the device", where=name, mend="wait until it has ended"
+                ) from None
+            time.sleep(0.1)
+    yield
+
+
+def _known(folder: Path) -> dict[str, Path]:
+    """Files of the bundles that lie here, by the digest their manifest tells."""
+    known: dict[str, Path] = {}
+    for manifest in [
+        *folder.glob("releases/*/manifest.json"),
+        *folder.glob("measured/*/bundle/manifest.json"),
+    ]:
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+            for path, entry in json.loads(manifest.read_text(encoding="utf-8"))["files"].items():
+                known.setdefault(entry["sha256"], inside(manifest.parent, path))
+    return known
+
+
+def _is(path: Path | None, sha256: str) -> bool:
+    return path is not None and path.is_file() and file_sha256(path) == sha256
+
+
+def _digest(sha256: str) -> str:
+    if len(sha256) != 64 or set(sha256) - set("0123456789abcdef"):
+        raise StageError("A digest is none", where=sha256)
+    return sha256

@@ -1,0 +1,125 @@
+"""Releases on the device: folders by digest, and the link `current` to the one in use.
+
+FOLDER/releases/DIGEST/     a bundle
+FOLDER/current              a symbolic link to one of them, replaced in one step
+FOLDER/releases.json        the order in which they were shipped, the newest last
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from pipeline.errors import UsageError
+from stages.devices.there.files import flush, inside, locked, root
+
+LAST_LINES = 8
+
+
+def selftest(request: dict[str, Any]) -> dict[str, Any]:
+    """Runs the bundle's own self-test in a process of its own: its exit code and what it said."""
+    place = inside(root(request), request["place"])
+    finished = subprocess.run(
+        [sys.executable, "-B", str(place / "predict.py"), "--selftest"],
+        capture_output=True,
+        text=True,
+        check=False,
+        stdin=subprocess.DEVNULL,
+    )
+    lines = (finished.stdout + finished.stderr).splitlines()
+    return {"code": finished.returncode, "lines": lines, "last": lines[-LAST_LINES:]}
+
+
+def switch(request: dict[str, Any]) -> dict[str, Any]:
+    """Makes the release `digest` the current one in one step.
+
+    `ship`: it counts as the newest from now on, and all but the newest `keep` are removed.
+    Raises UsageError if there is no such release.
+    """
+    folder = root(request)
+    with _alone(folder):
+        digest = str(request["digest"])
+        if not (inside(folder / "releases", digest) / "manifest.json").is_file():
+            raise UsageError("There is no such release on the device", where=digest)
+        before = _current(folder)
+        order = _order(folder)
+        if request["ship"]:
+            order = [*(one for one in order if one != digest), digest]
+            _write_order(folder, order)
+        _point(folder, digest)
+        removed = _prune(folder, order, digest, request["keep"]) if request["ship"] else []
+    return {"current": digest, "previous": before, "removed": removed}
+
+
+def releases(request: dict[str, Any]) -> dict[str, Any]:
+    """What was shipped here, the newest first, and which is in use; `before`: what a rollback goes to."""
+    folder = root(request)
+    current = _current(folder)
+    rows = []
+    for digest in reversed(_order(folder)):
+        manifest = json.loads((folder / "releases" / digest / "manifest.json").read_text(encoding="utf-8"))
+        rows.append(
+            {
+                "digest": digest,
+                "name": manifest["name"],
+                "default_target": manifest["default_target"],
+                "current": digest == current,
+                "size_bytes": sum(entry["size"] for entry in manifest["files"].values()),
+            }
+        )
+    order = _order(folder)
+    earlier = order[: order.index(current)] if current in order else order
+    return {"releases": rows, "current": current, "before": earlier[-1] if earlier else None}
+
+
+def _order(folder: Path) -> list[str]:
+    try:
+        told = json.loads((folder / "releases.json").read_text(encoding="utf-8"))["order"]
+    except (OSError, ValueError, KeyError):
+        told = []
+    return [one for one in told if (folder / "releases" / str(one) / "manifest.json").is_file()]
+
+
+def _write_order(folder: Path, order: list[str]) -> None:
+    new = folder / f".releases.json.{os.getpid()}"
+    new.write_text(json.dumps({"schema_version": 1, "order": order}) + "\n", encoding="utf-8")
+    flush(new)
+    new.replace(folder / "releases.json")
+
+
+def _current(folder: Path) -> str | None:
+    try:
+        return (folder / "current").readlink().name
+    except OSError:
+        return None
+
+
+def _point(folder: Path, digest: str) -> None:
+    new = folder / f".current.{os.getpid()}"
+    new.unlink(missing_ok=True)
+    new.symlink_to(Path("releases") / digest)
+    new.replace(folder / "current")
+    flush(folder)
+
+
+def _prune(folder: Path, order: list[str], current: str, keep: int) -> list[str]:
+    kept = {current, *order[-keep:]}
+    removed = [one for one in order if one not in kept]
+    for one in removed:
+        shutil.rmtree(folder / "releases" / one, ignore_errors=True)
+    _write_order(folder, [one for one in order if one in kept])
+    return removed
+
+
+@contextlib.contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("ab") as file, locked(file.fileno(), str(folder)):
+        yield

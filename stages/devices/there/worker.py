@@ -1,0 +1,114 @@
+"""Measures one target of a bundle: latency first, on a process that has loaded nothing else.
+
+Leaves the samples of each combination (`stages.devices.carried`), `logits.npy` of the golden inputs,
+and `unfinished.json`, which the caller makes `result.json` once all is on the disk.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pipeline.errors import KdpipeError
+from stages.devices import carried
+from stages.devices.there import engines, sessions
+from stages.measuring import latency, machine, pinning
+from stages.measuring.watch import Watch
+
+
+def main(job_file: str) -> int:
+    job = json.loads(Path(job_file).read_text(encoding="utf-8"))
+    output = Path(job["output"])
+    try:
+        result = work(job, output)
+    except sessions.Unavailable as why:
+        result = {"why_not": str(why), "built": job["onnx"] is None, "latency": []}
+    except KdpipeError as error:
+        print(error, file=sys.stderr)
+        return 1
+    (output / "unfinished.json").write_text(json.dumps(result), encoding="utf-8")
+    return 0
+
+
+def work(job: dict[str, Any], output: Path) -> dict[str, Any]:
+    """Raises Unavailable where the target cannot run here."""
+    bundle = Path(job["bundle"])
+    folder, built = bundle / "models" / job["target"], {}
+    if job["onnx"]:
+        folder, built = output, engines.build(job, output)
+        if built["runs_why_not"]:
+            return {"why_not": built.pop("runs_why_not"), "built": True, "build": built, "latency": []}
+    images = np.load(bundle / "golden" / "inputs.npy", allow_pickle=False)
+    idle = _memory("VmRSS")
+    load_before = machine.load_average()
+    settings = job["settings"]
+    entries: list[dict[str, Any]] = []
+    loads: list[float] = []
+    session: sessions.Session | None = None
+    allowed = set(pinning.unpinned())
+    for threads in settings["threads"]:
+        cores = _bind(allowed, threads, pinned=settings["pin"])
+        before = time.perf_counter()
+        session = sessions.load(job, folder, threads)
+        loads.append((time.perf_counter() - before) * 1e3)
+        for batch in settings["batch_sizes"]:
+            if batch > job["batch_max"]:
+                entries.append({"batch": batch, "threads": threads, "samples": None})
+                continue
+            taken = np.ascontiguousarray(images[np.arange(batch) % len(images)])
+            watch = Watch(cores, threads)
+            samples, first_ms = session.sample(taken, settings, watch)
+            entries.append(
+                {
+                    "batch": batch,
+                    "threads": threads,
+                    "samples": carried.write(samples, output, f"b{batch}-t{threads}"),
+                    "cores": list(cores),
+                    "first_ms": first_ms,
+                    "too_many_threads": threads > len(allowed),
+                }
+            )
+    assert session is not None
+    peak = _memory("VmHWM")
+    step = min(len(images), job["batch_max"])
+    parts = [session.logits(images[start : start + step]) for start in range(0, len(images), step)]
+    np.save(output / "logits.npy", np.concatenate(parts).astype(np.float32))
+    return {
+        "why_not": None,
+        "built": True,
+        "build": built,
+        "latency": entries,
+        "facts": session.facts,
+        "load_ms": round(loads[0], 3),
+        "first_inference_ms": entries[0].get("first_ms"),
+        "peak_memory_bytes": peak,
+        "memory_over_idle_bytes": max(0, peak - idle),
+        "load_average": [load_before, machine.load_average()],
+        "clock": session.clock,
+        "clock_step_ns": latency.clock_step_ns(),
+    }
+
+
+def _bind(allowed: set[int], threads: int, *, pinned: bool) -> tuple[int, ...]:
+    """Binds this process, and what it loads from now on, to as many of the idlest cores as it has threads."""
+    if not pinned:
+        return tuple(sorted(allowed))
+    with contextlib.suppress(AttributeError, OSError):  # a system that does not let a process choose
+        os.sched_setaffinity(0, allowed)
+    return pinning.pin(threads)
+
+
+def _memory(field: str) -> int:
+    """Resident memory of this process in bytes: `VmRSS` now, `VmHWM` at its peak; 0 if unknown."""
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines():
+            if line.startswith(f"{field}:"):
+                return int(line.split()[1]) * 1024
+    return 0
