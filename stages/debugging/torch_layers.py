@@ -36,6 +36,7 @@ def layer_values(
     made_by: dict[int, str] = {}
     kept: list[Tensor] = []  # so that no two tensors share an id
     repeated: set[str] = set()
+    normalising: dict[str, str] = {}
 
     def keep(path: str, module: nn.Module, given: tuple[Any, ...], result: Any) -> None:
         if not isinstance(result, Tensor):
@@ -49,7 +50,23 @@ def layer_values(
         results[path] = result.clone()  # a later activation may work in place
         made_by[id(result)] = path
 
+    def before(path: str, module: nn.Module, given: tuple[Any, ...]) -> None:
+        if not given or not isinstance(given[0], Tensor):
+            return
+        if hasattr(module, "running_mean") and id(given[0]) in made_by:
+            normalising[path] = made_by[id(given[0])]
+        outer = path.rpartition(".")[0]
+        if outer in normalising and id(given[0]) not in made_by:
+            # timm's normalisations hold their activation: what that is given is what was normalised.
+            kept.append(given[0])
+            results.setdefault(f"{outer}:normalised", given[0].clone())
+            takes.setdefault(f"{outer}:normalised", normalising[outer])
+
     handles = [
+        module.register_forward_pre_hook(lambda module, given, path=path: before(path, module, given))
+        for path, module in network.named_modules()
+    ]
+    handles += [
         module.register_forward_hook(
             lambda module, given, result, path=path: keep(path, module, given, result)
         )
@@ -89,7 +106,7 @@ def pair_with_modules(
     swallowed = {
         source
         for path, source in takes.items()
-        if path not in normalising and hasattr(modules[path], "running_mean")
+        if path not in normalising and hasattr(modules.get(path), "running_mean")
     }
     for path in known:
         place = path
