@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.command import ROOT, kdpipe
+from tests.command import ROOT, STARTER, kdpipe, write_profile
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 COMMANDS = [
@@ -38,9 +38,14 @@ def test_every_kdpipe_command_is_understood(command: str, tmp_path: Path) -> Non
     words = shlex.split(command)[1:]
     if words[0] == "run":
         words[0] = "plan"
-    store = [] if words[0] in ("show", "doctor") else ["--store", str(tmp_path / "store")]
+    store = [] if words[0] in ("show", "doctor", "device") else ["--store", str(tmp_path / "store")]
+    if "mine.yaml" in words:
+        words[words.index("mine.yaml")] = str(write_profile(tmp_path / "mine.yaml", STARTER))
     finished = kdpipe(*words, *store, cwd=ROOT)
-    if "path/to/images" in command:
+    if "mine.yaml" in command:
+        assert finished.returncode == 2
+        assert "has no device 'pi'" in finished.stderr, "it gets as far as the user's own device"
+    elif "path/to/images" in command:
         assert finished.returncode == 2
         assert "path/to/images" in finished.stderr, "it gets as far as the user's own folder"
     else:
