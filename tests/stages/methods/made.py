@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -90,6 +90,12 @@ def head(channels: int, seed: int = 5) -> torch.nn.Linear:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return torch.nn.Linear(channels, CLASSES).requires_grad_(False)
+
+
+def of_ends(sizes: Sequence[tuple[int, int, int]], images: int, seed: int) -> Features:
+    """Features whose stage ends are (C, H, W) each, the last that of the map as well."""
+    ends = tuple(maps(images, *size, seed=seed + n) for n, size in enumerate(sizes))
+    return features(ends[-1], ends=ends, seed=seed)
 
 
 def spec(seen: Features) -> FeatureSpec:

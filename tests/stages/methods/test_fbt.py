@@ -29,14 +29,9 @@ PAIRS: dict[str, tuple[Sizes, Sizes]] = {
 }
 
 
-def shown(sizes: Sizes, images: int, seed: int) -> Features:
-    ends = tuple(made.maps(images, *size, seed=seed + n) for n, size in enumerate(sizes))
-    return made.features(ends[-1], ends=ends, seed=seed)
-
-
 def pair(name: str, images: int = 3) -> tuple[Features, Features]:
     student, teacher = PAIRS[name]
-    return shown(student, images, 1), shown(teacher, images, 20)
+    return made.of_ends(student, images, 1), made.of_ends(teacher, images, 20)
 
 
 def method(student: Features, teacher: Features, **keys: Any) -> Fbt:
@@ -105,7 +100,7 @@ def test_what_teaches_carries_no_gradient() -> None:
     gradients = []
     for seed in (1, 2):
         student, teacher = pair("as many")
-        other = shown(PAIRS["as many"][0], 3, seed)
+        other = made.of_ends(PAIRS["as many"][0], 3, seed)
         student = replace(student, map=other.map, logits=other.logits)
         made_method = method(student, teacher)
         loss(made_method, student, teacher).backward()

@@ -24,14 +24,9 @@ PAIRS: dict[str, tuple[Sizes, Sizes]] = {
 }
 
 
-def shown(sizes: Sizes, images: int, seed: int) -> Features:
-    ends = tuple(made.maps(images, *size, seed=seed + n) for n, size in enumerate(sizes))
-    return made.features(ends[-1], ends=ends, seed=seed)
-
-
 def pair(name: str, images: int = 3) -> tuple[Features, Features]:
     student, teacher = PAIRS[name]
-    return shown(student, images, 1), shown(teacher, images, 20)
+    return made.of_ends(student, images, 1), made.of_ends(teacher, images, 20)
 
 
 def method(student: Features, teacher: Features, **keys: Any) -> Uhkd:
