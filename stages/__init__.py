@@ -72,6 +72,7 @@ STAGES: tuple[Stage, ...] = (
         inputs=("build", "evaluate"),
         reads=("data", "measure"),
         data=True,
+        files=("measure.reference",),
         machine="stages.measuring.machine:measure_machine",
     ),
     Stage(

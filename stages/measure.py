@@ -37,6 +37,7 @@ def run(context: Context) -> Metrics:
     images_file = context.work / "test_images.npy"
     context.work.mkdir(parents=True, exist_ok=True)
     images = _store_images(test, images_file)
+    earlier = _earlier(settings.measure, cards["student"], images_file, context)
     golden = _golden_indices(test.labels, settings.measure.golden_images)
     (context.output / "golden").mkdir()
     (context.output / "samples").mkdir()
@@ -72,12 +73,18 @@ def run(context: Context) -> Metrics:
     context.progress.update(len(targets), len(targets), "targets")
 
     _compare(rows, logits, judged)
-    comparisons = pairs.measure(subjects, settings.measure, context.output / "samples", context.progress)
+    comparisons = pairs.measure(
+        subjects,
+        settings.measure,
+        context.output / "samples",
+        context.progress,
+        earlier=earlier,
+    )
     recommendation = pick(rows, float_top1=judged["student"]["top1"], comparisons=comparisons)
     card_json = {
         "schema_version": 1,
         "machine": machine.describe(),
-        "settings": settings.measure.model_dump(mode="json"),
+        "settings": settings.measure.model_dump(mode="json", exclude={"reference"}),
         "test_images": len(test.labels),
         "float_top1": {"teacher": judged["teacher"]["top1"], "student": judged["student"]["top1"]},
         "steady_state_rule": RULE,
@@ -113,6 +120,22 @@ def _measure(subject: Subject, measure: MeasureSettings, row: dict[str, Any], sa
     _, output = launch.run(subject, measure, "accuracy", planned_s=0.0, threads=measure.threads[-1])
     logits: np.ndarray = np.load(output / "logits.npy")
     return logits
+
+
+def _earlier(
+    measure: MeasureSettings, card: dict[str, Any], images: Path, context: Context
+) -> dict[str, Subject]:
+    """The targets of the bundle that the profile names as reference and that run here."""
+    if not measure.reference:
+        return {}
+    from stages.measuring import reference
+
+    found = reference.subjects(measure.reference, card, images, context.work)
+    abilities = {name: registry.get(one.target["runtime"]).ability_to_run() for name, one in found.items()}
+    for name, ability in abilities.items():
+        if not ability.can:
+            context.progress.note(f"{name} of the reference bundle is not timed: {ability.why_not}")
+    return {name: one for name, one in found.items() if abilities[name].can}
 
 
 def _under_load(subject: Subject, measure: MeasureSettings, samples: Path) -> list[dict[str, Any]]:

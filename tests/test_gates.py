@@ -134,6 +134,52 @@ def test_undecided_is_said_and_fails_only_when_strict(place: Path) -> None:
     assert "1 gate was undecided, which --strict counts as missed" in strict.stderr
 
 
+SLOWDOWN = "gates=[{metric: slowdown, target: onnxruntime-fp32, max: LIMIT}]"
+
+
+@pytest.mark.usefixtures("first")
+def test_a_build_is_timed_in_turns_against_an_earlier_bundle(place: Path) -> None:
+    (packed,) = artefact(place, "package").glob("gated.tar.zst")
+    earlier = place / "earlier.tar.zst"
+    earlier.write_bytes(packed.read_bytes())
+    words = ("gate", "gated.yaml", "--set", f"measure.reference={earlier}", "--json")
+    # The same files: far from half as long, and far from twice as long.
+    slower = call(place, *words, "--set", SLOWDOWN.replace("LIMIT", "-50"))
+    assert slower.returncode == 3, slower.stderr
+    (judged,) = document(slower)["judgements"]
+    assert judged["status"] == "missed"
+    assert judged["interval"][0] <= judged["value"] <= judged["interval"][1]
+    assert "slowdown is" in judged["said"]
+    assert "at most -50 % is asked for" in judged["said"]
+    alike = call(place, *words, "--set", SLOWDOWN.replace("LIMIT", "100"))
+    assert alike.returncode == 0, alike.stderr
+    assert document(alike)["judgements"][0]["status"] == "passed"
+    assert statuses(alike)["measure"] == "hit"
+    moved = place / "moved.tar.zst"
+    earlier.rename(moved)
+    elsewhere = [word.replace(str(earlier), str(moved)) for word in words]
+    again = call(place, *elsewhere, "--set", SLOWDOWN.replace("LIMIT", "100"))
+    assert statuses(again)["measure"] == "hit", "what counts is the bundle's content, not its place"
+    card = (Path(place) / "store").rglob("scorecard.json")
+    assert not any(str(place) in one.read_text(encoding="utf-8") for one in card)
+
+
+@pytest.mark.usefixtures("first")
+def test_a_reference_that_is_no_bundle_is_refused_and_a_gate_without_one_is_told(place: Path) -> None:
+    (place / "other.tar.zst").write_bytes(b"no archive")
+    reference = f"measure.reference={place / 'other.tar.zst'}"
+    done = call(place, "gate", "gated.yaml", "--set", reference)
+    assert done.returncode == 1
+    assert "The bundle to compare with cannot be used" in done.stderr
+    assert "Traceback" not in done.stderr
+    without = call(place, "gate", "gated.yaml", "--set", SLOWDOWN.replace("LIMIT", "5"))
+    assert without.returncode == 2
+    assert "name it in measure.reference" in without.stderr
+    absent = call(place, "gate", "gated.yaml", "--set", "measure.reference=nowhere.tar.zst")
+    assert absent.returncode == 2
+    assert "nowhere.tar.zst" in absent.stderr
+
+
 @pytest.mark.usefixtures("first")
 def test_a_profile_without_gates_says_so_and_passes(place: Path) -> None:
     done = call(

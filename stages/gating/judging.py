@@ -13,6 +13,7 @@ import numpy as np
 from stages.gating.differences import Interval, paired_interval, percentile_interval
 from stages.gating.settings import METRICS, GateSettings, Metric
 from stages.measuring.intervals import wilson_interval
+from stages.measuring.reference import MODEL as REFERENCE
 
 Status = Literal["passed", "missed", "undecided"]
 Row = Mapping[str, Any]
@@ -134,6 +135,8 @@ def _figure(
         return _latency(metric.percent, row, measured, batch, threads)
     if metric.compares:
         return _compared(gate, row, measured)
+    if gate.metric == "slowdown":
+        return _slowdown(row, measured)
     if gate.metric == "accuracy":
         return Figure(row["top1"], tuple(row["top1_ci"]))
     size = row["size_bytes" if gate.metric == "size_mb" else "peak_memory_bytes"]
@@ -155,6 +158,19 @@ def _latency(percent: int, row: Row, measured: Measured, batch: int | None, thre
     raw = np.load(measured.folder / "samples" / f"student-{row['target']}-b{batch}-t{threads}.npy")
     interval = percentile_interval(raw * 1e-6, percent, tuple(written) if written else None)
     return Figure(value, interval, flags=flags)
+
+
+def _slowdown(row: Row, measured: Measured) -> Figure:
+    """By how many per cent the p50 is above that of the same target in the earlier bundle, timed in turns."""
+    for one in measured.scorecard["comparisons"]:
+        sides = one["first"], one["second"]
+        if sides[0]["model"] == REFERENCE and all(side["target"] == row["target"] for side in sides):
+            low, high = one["ratio_ci"]
+            flags = tuple(one.get("flags") or ())
+            return Figure(
+                100.0 * (one["ratio"] - 1.0), (100.0 * (low - 1.0), 100.0 * (high - 1.0)), flags=flags
+            )
+    return Figure(None, why="the bundle that measure.reference names has no such target that runs here")
 
 
 def _compared(gate: GateSettings, row: Row, measured: Measured) -> Figure:

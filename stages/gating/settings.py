@@ -34,6 +34,7 @@ METRICS: dict[str, Metric] = {
     "latency_p50_ms": Metric("max", "ms", 0.0, percent=50),
     "latency_p90_ms": Metric("max", "ms", 0.0, percent=90),
     "latency_p99_ms": Metric("max", "ms", 0.0, percent=99),
+    "slowdown": Metric("max", "%", -100.0),
     "size_mb": Metric("max", "MB", 0.0),
     "peak_memory_mb": Metric("max", "MB", 0.0),
 }
@@ -52,11 +53,14 @@ class GateSettings(Settings):
         "latency_p50_ms",
         "latency_p90_ms",
         "latency_p99_ms",
+        "slowdown",
         "size_mb",
         "peak_memory_mb",
     ] = setting(..., "what is limited, in the unit of its name; accuracy and agreement in per cent")
     max: float | None = setting(
-        None, "largest accuracy_drop (points), latency (ms), size or memory (MB of 10^6 bytes)"
+        None,
+        "largest accuracy_drop (points), latency (ms), slowdown (per cent of the p50 in measure.reference), "
+        "size or memory (MB of 10^6 bytes)",
     )
     min: float | None = setting(None, "least accuracy or agreement", unit="%")
     target: str = setting("*", "a target's name, or a shell pattern for several", min_length=1)
@@ -116,6 +120,8 @@ def broken_rules(
             broken.append(f"{at}.batch: {gate.batch} is not in measure.batch_sizes {measure.batch_sizes}")
         if gate.threads is not None and gate.threads not in measure.threads:
             broken.append(f"{at}.threads: {gate.threads} is not in measure.threads {measure.threads}")
+        if gate.metric == "slowdown" and not measure.reference:
+            broken.append(f"{at}.metric: slowdown is against an earlier bundle: name it in measure.reference")
         fewest = FEWEST_SAMPLES.get(METRICS[gate.metric].percent or 0, 0)
         if measure.min_samples < fewest:
             broken.append(

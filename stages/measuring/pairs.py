@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,17 +17,23 @@ from stages.measuring.settings import MeasureSettings
 
 
 def measure(
-    subjects: Sequence[Subject], settings: MeasureSettings, samples: Path, progress: Progress
+    subjects: Sequence[Subject],
+    settings: MeasureSettings,
+    samples: Path,
+    progress: Progress,
+    *,
+    earlier: Mapping[str, Subject] | None = None,
 ) -> list[dict[str, Any]]:
     """An entry a pair, at the first batch size and thread count; none with `compare_s: 0`.
 
+    earlier: targets of an earlier bundle by name, each held against the student's of that name.
     Raw samples go into the folder `samples`, as int64 (n, 4): launch, round, side, nanoseconds.
     """
     if not settings.compare_s:
         return []
     batch, threads = settings.batch_sizes[0], settings.threads[0]
     found = []
-    chosen = chosen_pairs([one for one in subjects if batch <= one.batch_max])
+    chosen = chosen_pairs([one for one in subjects if batch <= one.batch_max], earlier or {})
     for done, (first, second) in enumerate(chosen):
         progress.update(done, len(chosen), "comparisons", of=f"{first.slug} and {second.slug}")
         launches = turns.run(first, second, settings, batch=batch, threads=threads)
@@ -55,9 +61,16 @@ def measure(
     return found
 
 
-def chosen_pairs(subjects: Sequence[Subject]) -> list[tuple[Subject, Subject]]:
-    """Of each runtime: the teacher before each of the student's, and its fp32 before each other precision."""
-    found = []
+def chosen_pairs(
+    subjects: Sequence[Subject], earlier: Mapping[str, Subject]
+) -> list[tuple[Subject, Subject]]:
+    """The earlier bundle's target before the student's of the same name; and of each runtime the teacher
+    before each of the student's, and its fp32 before each other precision."""
+    found = [
+        (earlier[one.target["target"]], one)
+        for one in subjects
+        if one.target["model"] == "student" and one.target["target"] in earlier
+    ]
     for runtime in dict.fromkeys(one.target["runtime"] for one in subjects):
         here = [one for one in subjects if one.target["runtime"] == runtime]
         teachers = [one for one in here if one.target["model"] == "teacher"]

@@ -32,6 +32,12 @@ class MeasureSettings(Settings):
     compare_launches: int = setting(
         2, "how often both are started afresh; a difference must show in each", unit="launches", ge=1
     )
+    reference: str | None = setting(
+        None,
+        "a bundle made earlier (NAME.tar.zst): every target is timed in turns against its namesake there",
+        min_length=1,
+        keyed=False,
+    )
     arrival_rates: list[float] = setting(
         list, "rates of scheduled arrivals to time under load, first batch and threads", unit="batches/s"
     )
@@ -59,6 +65,8 @@ class MeasureSettings(Settings):
             raise ValueError("max_duration_s must be at least duration_s")
         if self.warmup_max_s < self.warmup_s:
             raise ValueError("warmup_max_s must be at least warmup_s")
+        if self.reference and not self.compare_s:
+            raise ValueError("reference is timed in turns: compare_s must be above 0")
         if any(rate <= 0 for rate in self.arrival_rates):
             raise ValueError("arrival_rates must be above 0")
         if len(set(self.arrival_rates)) < len(self.arrival_rates):

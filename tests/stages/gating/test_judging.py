@@ -89,6 +89,29 @@ def test_missed_means_the_whole_interval_lies_beyond(
     assert verdict(at_least, 98.5, turned) == status
 
 
+def test_a_slowdown_is_the_ratio_to_the_earlier_bundle_alone(measured: Measured) -> None:
+    def compared(first: str, ratio: float, of: str = "onnxruntime-int8") -> dict[str, Any]:
+        sides = {
+            "first": {"model": first, "target": of},
+            "second": {"model": "student", "target": "onnxruntime-int8"},
+        }
+        return {**sides, "ratio": ratio, "ratio_ci": [ratio - 0.02, ratio + 0.03], "flags": ["contended"]}
+
+    entries = [
+        compared("student", 0.5, "onnxruntime-fp32"),
+        compared("reference", 1.1),
+        compared("teacher", 0.2),
+    ]
+    told = Measured(measured.folder, {**measured.scorecard, "comparisons": entries}, measured.judged)
+    int8 = judged(told, metric="slowdown", max=5)["onnxruntime-int8"]
+    assert (int8["value"], int8["interval"], int8["status"]) == (10.0, [8.0, 13.0], "missed")
+    assert int8["flags"] == ["contended"]
+    assert judged(told, metric="slowdown", max=9)["onnxruntime-int8"]["status"] == "undecided"
+    alone = judged(told, metric="slowdown", max=5)["onnxruntime-fp32"]
+    assert alone["status"] == "undecided"
+    assert "has no such target" in alone["why"]
+
+
 def test_a_drop_is_judged_image_by_image(measured: Measured) -> None:
     """3 points with 30 images changed: as pairs that is certain, by two separate intervals it is not."""
     found = judged(measured, metric="accuracy_drop", max=1.5)
