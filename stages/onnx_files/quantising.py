@@ -5,8 +5,6 @@ What is quantised, and why, is told with figures in docs/quantisation.md.
 
 from __future__ import annotations
 
-import difflib
-import fnmatch
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -20,13 +18,11 @@ from onnxruntime.quantization.calibrate import TensorsData
 from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
-from pipeline.errors import StageError, UsageError
+from pipeline.errors import StageError
 from stages.onnx_files.metadata import LOGITS, write_metadata
+from stages.onnx_files.node_names import WEIGHTED, matching_nodes
 from stages.onnx_files.quiet import quiet
 from stages.onnx_files.ranges import Ranges
-
-WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
-"""Where nearly all the work is, and where integers pay."""
 
 PASSED_THROUGH = (
     "AveragePool",
@@ -112,22 +108,8 @@ def float_nodes(model: onnx.ModelProto, patterns: Sequence[str]) -> set[str]:
 
     patterns: shell wildcards on node names. Raises UsageError for one that matches nothing.
     """
-    names = [node.name for node in model.graph.node]
-    chosen = {name for name in names if name.startswith(_SHIPPED_FLOAT)}
-    for pattern in patterns:
-        matched = fnmatch.filter(names, pattern)
-        if not matched:
-            weighted = [node.name for node in model.graph.node if node.op_type in WEIGHTED]
-            wanted = pattern.strip("*?")
-            near = difflib.get_close_matches(wanted, names, n=5, cutoff=0.4) or weighted[:5]
-            raise UsageError(
-                f"quantize.exclude: no node of the student matches {pattern!r}.",
-                where="stage quantize, profile key quantize.exclude",
-                why=f"the student has {len(names)} nodes, named after its modules",
-                mend=f"name one of them, e.g. {', '.join(near)}; wildcards are *, ? and […]",
-            )
-        chosen.update(matched)
-    return chosen
+    own = {node.name for node in model.graph.node if node.name.startswith(_SHIPPED_FLOAT)}
+    return own | matching_nodes(model, patterns, "quantize.exclude")
 
 
 def quantised(
