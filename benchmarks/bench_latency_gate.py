@@ -1,10 +1,15 @@
-"""How often the same build is called different, and how often a real slow-down of 10 % is found.
+"""How often the latency gates miss the same build, and how often they find a real slow-down of 10 %.
 
     python benchmarks/bench_latency_gate.py [--repeats N] [--seconds S] [--runtime NAME] [--slower PERCENT]
 
-Two targets are timed in turns just as the measure stage does it (`measure.compare_s`, ...), N times: a build
-against itself, and against the same network with added convolutions. How many it takes for the
-asked slow-down is found by measuring, and the slow-down that came of it is measured apart, longer.
+N times in turn: the same build again, and the same network with added convolutions. How many it takes for the
+asked slow-down is found by measuring, and the slow-down that came of it is measured apart, longer. Three
+judges look at each, with all that a run of kdpipe would do (fresh processes, warm-up, intervals):
+
+    slowdown        the gate `slowdown` with half the asked slow-down as its limit: timed in turns
+                    (`measure.reference`, `measure.compare_s`)
+    verdict         of the same samples: faster, slower or cannot tell
+    latency_p50_ms  a limit in milliseconds, as far above a p50 that was taken once, at the start
 """
 
 from __future__ import annotations
@@ -14,12 +19,15 @@ import sys
 import tempfile
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from latency_subjects import subject, where
 
-from stages.measuring import interleave, turns
+from stages.gating.judging import verdict
+from stages.gating.settings import GateSettings
+from stages.measuring import interleave, launch, turns
 from stages.measuring.interleave import Ratio
 from stages.measuring.intervals import wilson_interval
 from stages.measuring.launch import Subject
@@ -34,7 +42,8 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--repeats", type=int, default=20)
-    parser.add_argument("--seconds", type=float, default=2.0, help="of one comparison (measure.compare_s)")
+    parser.add_argument("--seconds", type=float, default=4.0, help="of one comparison (measure.compare_s)")
+    parser.add_argument("--alone-seconds", type=float, default=1.0, help="of one p50 (measure.duration_s)")
     parser.add_argument("--calibration-seconds", type=float, default=20.0)
     parser.add_argument("--launches", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=20)
@@ -48,7 +57,10 @@ def main() -> None:
     print(
         f"{options.model}, {options.size} pixels, batch 1, fp32, {options.threads} threads, {options.runtime}"
     )
-    print(f"{options.launches} launches of {options.rounds} rounds, {options.seconds:g} s in all")
+    print(
+        f"in turns: {options.launches} launches of {options.rounds} rounds, {options.seconds:g} s in all; "
+        f"alone: {options.alone_seconds:g} s"
+    )
     print("\n".join(where()), end="\n\n")
     with tempfile.TemporaryDirectory(prefix="kdpipe-bench-") as folder:
         base = _subject(Path(folder), "base", options, 0)
@@ -56,8 +68,67 @@ def main() -> None:
         slow, truth = _calibrated(Path(folder), base, options)
         low, high = truth.interval
         print(f"slow-down made: {truth.value:.4f} [{low:.4f}, {high:.4f}], {options.slower:g} % was asked")
-        _rows("same build", base, same, options)
-        _rows("slowed down", base, slow, options)
+        builds = {"same build": Judged(same), "slowed down": Judged(slow)}
+        limit = options.slower / 2.0
+        at_start = _p50(base, options)
+        limit_ms = at_start["p50_ms"] * (1.0 + limit / 100.0)
+        print(f"limits: slowdown {limit:g} %, latency_p50_ms {limit_ms:.4f} ms")
+        for _ in range(options.repeats):
+            for one in builds.values():
+                one.look(base, limit, limit_ms, options)
+        for name, one in builds.items():
+            one.tell(name)
+
+
+class Judged:
+    """What the judges said of one build, repeat by repeat."""
+
+    def __init__(self, subject: Subject) -> None:
+        self.subject = subject
+        self.said: dict[str, list[str]] = {"slowdown": [], "verdict": [], "latency_p50_ms": []}
+        self.ratios: list[float] = []
+        self.flagged = 0
+
+    def look(self, base: Subject, limit: float, limit_ms: float, options: argparse.Namespace) -> None:
+        ratio = _compare(base, self.subject, options, options.seconds)
+        self.ratios.append(ratio.value)
+        percent = 100.0 * (ratio.value - 1.0)
+        low, high = (100.0 * (end - 1.0) for end in ratio.interval)
+        self.said["slowdown"].append(
+            verdict(GateSettings(metric="slowdown", max=limit), percent, (low, high))
+        )
+        self.said["verdict"].append(ratio.verdict)
+        alone = _p50(self.subject, options)
+        gate = GateSettings(metric="latency_p50_ms", max=limit_ms)
+        low, high = alone["p50_ci_ms"]
+        self.said["latency_p50_ms"].append(verdict(gate, alone["p50_ms"], (low, high)))
+        self.flagged += bool(set(alone["flags"]) - {"tail under-sampled"})
+
+    def tell(self, name: str) -> None:
+        ratios, n = sorted(self.ratios), len(self.ratios)
+        print(
+            f"\n{name}: ratio {ratios[0]:.3f} .. {ratios[n // 2]:.3f} .. {ratios[-1]:.3f}, "
+            f"{self.flagged} of {n} p50 flagged as doubtful"
+        )
+        for judge, said in self.said.items():
+            for word, count in sorted(Counter(said).items()):
+                low, high = wilson_interval(count, n)
+                print(
+                    f"  {judge:<15} {word:<12} {count:3d} of {n} = {100 * count / n:5.1f} % "
+                    f"(95 % interval {100 * low:.1f} to {100 * high:.1f})",
+                    flush=True,
+                )
+
+
+def _p50(subject: Subject, options: argparse.Namespace) -> dict[str, Any]:
+    """A latency entry of the scorecard, from a fresh process."""
+    seconds = options.alone_seconds
+    measure = MeasureSettings(duration_s=seconds, max_duration_s=3.0 * seconds, energy_idle_s=0.01)
+    result, _ = launch.run(
+        subject, measure, "latency", planned_s=4.0 * seconds, batch=1, threads=options.threads
+    )
+    entry: dict[str, Any] = result["entry"]
+    return entry
 
 
 def _subject(folder: Path, name: str, options: argparse.Namespace, layers: int) -> Subject:
@@ -92,21 +163,6 @@ def _compare(first: Subject, second: Subject, options: argparse.Namespace, secon
     )
     launches = turns.run(first, second, measure, batch=1, threads=options.threads)
     return interleave.compare(launches, resamples=measure.resamples)
-
-
-def _rows(name: str, first: Subject, second: Subject, options: argparse.Namespace) -> None:
-    """How often each verdict fell: of the same build, all but `cannot tell` are false alarms."""
-    found = [_compare(first, second, options, options.seconds) for _ in range(options.repeats)]
-    said = Counter(one.verdict for one in found)
-    ratios = sorted(one.value for one in found)
-    print(f"{name}: ratio {ratios[0]:.3f} .. {ratios[len(ratios) // 2]:.3f} .. {ratios[-1]:.3f}")
-    for verdict in ("slower", "faster", "cannot tell"):
-        low, high = wilson_interval(said[verdict], len(found))
-        print(
-            f"  {verdict:<12} {said[verdict]:3d} of {len(found)} = {100 * said[verdict] / len(found):5.1f} % "
-            f"(95 % interval {100 * low:.1f} to {100 * high:.1f})",
-            flush=True,
-        )
 
 
 if __name__ == "__main__":
