@@ -103,6 +103,19 @@ class QuantizeSettings(Settings):
     )
     per_channel: bool = setting(True, "one weight scale an output channel")
     exclude: list[str] = setting(list, "names of ONNX nodes left in float (shell wildcards)")
+    holdout: int = setting(
+        256,
+        "further training images, not calibrated with, on which methods and float layers are chosen",
+        unit="images",
+        ge=8,
+    )
+    budget_points: float = setting(
+        1.0,
+        "top-1 that an INT8 file may lose against the float file on the validation images",
+        unit="points",
+        ge=0.0,
+        le=100.0,
+    )
     agreement: float = setting(
         0.0, "least share of the validation images with the float file's class", unit="%", ge=0.0, le=100.0
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -23,11 +24,36 @@ def draw(labels: np.ndarray, count: int, seed: int) -> np.ndarray:
     labels: int64 (N,). Returns int64 indices in the order of use: one image of each class in turn,
     so that any first part of it is balanced too. Equal seeds give equal draws.
     """
-    order: list[tuple[int, int, int]] = []
+    return _in_turns(_shuffled(labels, seed), count)
+
+
+def divide(labels: np.ndarray, images: int, holdout: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Draws images to calibrate with, and others to choose with: int64 indices, no image in both.
+
+    Each is drawn as `draw` does. Where a class has fewer images than both want, they share them in
+    proportion, so that a rare class is held out too; its only image is calibrated with.
+    """
+    share = images / (images + holdout)
+    members = _shuffled(labels, seed)
+    cuts = {label: math.ceil(share * len(own)) for label, own in members.items()}
+    first = {label: own[: cuts[label]] for label, own in members.items()}
+    rest = {label: own[cuts[label] :] for label, own in members.items()}
+    return _in_turns(first, images), _in_turns(rest, holdout)
+
+
+def _shuffled(labels: np.ndarray, seed: int) -> dict[int, np.ndarray]:
+    """The images of each class in an order of its own, which more images of another do not move."""
+    found = {}
     for label in np.unique(labels):
         random = np.random.RandomState(np.random.MT19937(np.random.SeedSequence([seed, _STREAM, int(label)])))
-        members = random.permutation(np.flatnonzero(labels == label))
-        order += [(turn, int(label), int(index)) for turn, index in enumerate(members)]
+        found[int(label)] = random.permutation(np.flatnonzero(labels == label))
+    return found
+
+
+def _in_turns(members: Mapping[int, np.ndarray], count: int) -> np.ndarray:
+    order = [
+        (turn, label, int(index)) for label, own in members.items() for turn, index in enumerate(own[:count])
+    ]
     return np.array([index for _, _, index in sorted(order)[:count]], dtype=np.int64)
 
 

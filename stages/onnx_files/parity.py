@@ -1,19 +1,22 @@
-"""Whether a file computes what the network computes: on real images, at several batches."""
+"""Whether a file computes what the network computes: on real images, at several batches.
+
+PyTorch is imported only where it is asked: comparing two files needs none.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
-from torch import nn
 
 from pipeline.errors import StageError
-from stages.models.feeding import resize_to
 from stages.onnx_files.metadata import INPUT, LOGITS, feed
 from stages.onnx_files.sessions import open_session
+
+if TYPE_CHECKING:
+    from torch import nn
 
 SINGLES = 8
 """Images compared with PyTorch one at a time, beside all of them at once."""
@@ -56,6 +59,10 @@ def reference_logits(network: nn.Module, images: np.ndarray, card: Mapping[str, 
     The images are normalised and resized as in training, outside any graph, so that the preprocessing
     inside a file is proven too.
     """
+    import torch
+
+    from stages.models.feeding import resize_to
+
     normalised = torch.from_numpy(feed(images, {**card, "input": "float32_nchw"}))
     side = card["preprocessing"].get("network_size")
     with torch.inference_mode():

@@ -42,11 +42,11 @@ def paired_accuracy(found: np.ndarray, reference: np.ndarray, labels: np.ndarray
 
 
 def row_by_row(
-    path: Path, images: Batches, together: np.ndarray, card: Mapping[str, Any], *, optimise: bool
+    model: bytes | Path, images: Batches, together: np.ndarray, card: Mapping[str, Any], *, optimise: bool
 ) -> dict[str, Any]:
     """How far the file's rows at the batches of `BATCHES` are from `together`, the logits (n, classes) of
     the same images in larger batches."""
-    session = open_session(path, optimise=optimise)
+    session = open_session(model, optimise=optimise)
     count = min(ROWS, len(together))
     shown = feed(images.batch(np.arange(count)), card)
     std = max(float(together.std()), 1e-12)
