@@ -29,7 +29,7 @@ def write_strips(path: Path, images: np.ndarray, labels: np.ndarray, a_strip: in
     np.savez(path, **arrays)
 
 
-def run(*arguments: Path) -> subprocess.CompletedProcess[str]:
+def run(*arguments: Path | str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, str(PROGRAM), *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
@@ -53,6 +53,24 @@ def test_the_converted_set_has_the_same_pixels(tmp_path: Path) -> None:
     assert data.classes == ("a", "b", "c", "d")
     assert np.array_equal(all_pixels(data.test), test)
     assert sorted(path.name for path in target.iterdir()) == ["classes.txt", "test.npz", "train.npz"]
+
+
+def test_fewer_images_are_equally_many_of_each_class(tmp_path: Path) -> None:
+    source, target = tmp_path / "source", tmp_path / "target"
+    source.mkdir()
+    images, labels = some_images(40, (32, 32, 3)), np.repeat(np.arange(4), 10)
+    for name in ("train_0.npz", "train_1.npz", "test.npz"):
+        write_strips(source / name, images, labels, a_strip=5)
+    done = run(source, target, "--parts", "1", "--test-images", "20")
+    assert done.returncode == 0, done.stderr
+    with np.load(target / "train.npz") as written:
+        assert np.array_equal(written["images"], images)
+    with np.load(target / "test.npz") as written:
+        assert np.array_equal(written["images"], images[::2])
+        assert np.array_equal(written["labels"], labels[::2])
+    uneven = run(source, target, "--test-images", "21")
+    assert uneven.returncode == 1
+    assert "a multiple of the 4 classes, and at most 40" in uneven.stderr
 
 
 def test_wrong_files_are_told_in_one_line(tmp_path: Path) -> None:
