@@ -20,6 +20,7 @@ from pipeline.stage import Context, Metrics
 from stages.data import load as data
 from stages.gating.picking import pick
 from stages.measuring import launch, machine, pairs, scorecard
+from stages.measuring.intervals import paired_difference
 from stages.measuring.launch import Subject
 from stages.measuring.settings import MeasureSettings
 from stages.measuring.steadiness import RULE
@@ -72,7 +73,7 @@ def run(context: Context) -> Metrics:
         np.save(context.output / "golden" / f"{subject.slug}.npy", found[golden])
     context.progress.update(len(targets), len(targets), "targets")
 
-    _compare(rows, logits, judged)
+    _compare(rows, logits, judged, test.labels)
     comparisons = pairs.measure(
         subjects,
         settings.measure,
@@ -180,9 +181,13 @@ def _fill(row: dict[str, Any], results: list[dict[str, Any]]) -> None:
 
 
 def _compare(
-    rows: list[dict[str, Any]], logits: dict[tuple[str, str], np.ndarray], judged: dict[str, Any]
+    rows: list[dict[str, Any]],
+    logits: dict[tuple[str, str], np.ndarray],
+    judged: dict[str, Any],
+    labels: np.ndarray,
 ) -> None:
-    """Agreement with teacher and float student, and speed against the teacher's baseline."""
+    """Agreement with teacher and float network, the accuracy lost against that network by PyTorch, and speed
+    against the teacher's baseline."""
     predictions = {role: np.asarray(judged[role]["predictions"]) for role in ("teacher", "student")}
     baseline = next((r for r in rows if r["model"] == "teacher" and r["latency"]), None)
     for row in rows:
@@ -191,6 +196,8 @@ def _compare(
             continue
         row["agreement"] = scorecard.agreement(found, predictions["teacher"])
         row["agreement_with_float"] = scorecard.agreement(found, predictions[row["model"]])
+        right, before = found.argmax(axis=1) == labels, predictions[row["model"]] == labels
+        row["against_float"] = paired_difference(right, before)
         own = scorecard.first_p50_ms(row)
         of_teacher = scorecard.first_p50_ms(baseline) if baseline else None
         if own and of_teacher:

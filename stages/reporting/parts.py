@@ -82,6 +82,7 @@ def scorecard_rows(scorecard: dict[str, Any]) -> list[dict[str, Any]]:
                     "cells": [
                         f"{row['top1']:.2f}" if first else "",
                         f"{low:.2f} to {high:.2f}" if first else "",
+                        *(_against_float(row) if first else ("", "")),
                         f"{row['agreement']:.2f}" if first else "",
                         _ms(entry.get("p50_ms")),
                         f"{span[0]:.3f} to {span[1]:.3f}" if span else NONE,
@@ -95,6 +96,12 @@ def scorecard_rows(scorecard: dict[str, Any]) -> list[dict[str, Any]]:
                 }
             )
     return found
+
+
+def _against_float(row: dict[str, Any]) -> tuple[str, str]:
+    """Points of top-1 over the same network in PyTorch, image by image, and their interval."""
+    told = row["against_float"]
+    return f"{told['points']:+.2f}", f"{told['ci'][0]:+.2f} to {told['ci'][1]:+.2f}"
 
 
 def gate_rows(gates: dict[str, Any]) -> list[dict[str, Any]]:

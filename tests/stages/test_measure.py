@@ -177,8 +177,13 @@ def test_the_class_of_every_test_image_is_kept(measured_line: Line, scorecard: d
         if row["top1"] is not None:
             predicted = np.load(folder / f"{row['model']}-{row['target']}.npy")
             assert 100 * (predicted == labels).mean() == pytest.approx(row["top1"], abs=1e-3)
-            own = 100 * (predicted == judged[row["model"]]["predictions"]).mean()
-            assert own == pytest.approx(row["agreement_with_float"], abs=1e-3)
+            before = np.asarray(judged[row["model"]]["predictions"])
+            assert 100 * (predicted == before).mean() == pytest.approx(row["agreement_with_float"], abs=1e-3)
+            cost = row["against_float"]
+            assert cost["images"] == len(labels)
+            assert cost["points"] == pytest.approx(row["top1"] - judged[row["model"]]["top1"], abs=1e-3)
+            assert cost["lost"] == ((predicted != labels) & (before == labels)).sum()
+            assert cost["ci"][0] <= cost["points"] <= cost["ci"][1]
 
 
 def test_what_distillation_gave_is_in_the_scorecard(scorecard: dict[str, Any]) -> None:
