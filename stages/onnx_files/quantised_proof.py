@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from pipeline.errors import StageError
-from stages.measuring.intervals import mcnemar, paired_bootstrap, verdict
+from stages.measuring.intervals import paired_difference
 from stages.onnx_files.metadata import INPUT, LOGITS, feed
 from stages.onnx_files.parity import BATCHES, ROWS, compare
 from stages.onnx_files.sessions import Batches, open_session
@@ -28,17 +28,7 @@ def paired_accuracy(found: np.ndarray, reference: np.ndarray, labels: np.ndarray
     found, reference: logits (n, classes) of the converted file and of the one before. Points of
     per cent, the 95 % paired bootstrap interval over the images, and the exact McNemar test.
     """
-    right, before = found.argmax(axis=1) == labels, reference.argmax(axis=1) == labels
-    low, high = paired_bootstrap(right, before)
-    return {
-        "images": len(labels),
-        "points": round(100.0 * (float(right.mean()) - float(before.mean())), 4),
-        "ci": [round(100.0 * low, 4), round(100.0 * high, 4)],
-        "p_value": float(f"{mcnemar(right, before):.3g}"),
-        "gained": int(np.count_nonzero(right & ~before)),
-        "lost": int(np.count_nonzero(~right & before)),
-        "verdict": verdict(low, high),
-    }
+    return paired_difference(found.argmax(axis=1) == labels, reference.argmax(axis=1) == labels)
 
 
 def row_by_row(
