@@ -8,7 +8,7 @@ from pydantic import ConfigDict, model_validator
 
 from stages.fields import Settings, setting
 
-PRECISIONS = ("fp32", "fp16", "int8")
+PRECISIONS = ("fp32", "fp16", "bf16", "int8")
 
 
 def _with_short_form(schema: dict[str, Any]) -> None:
@@ -24,7 +24,7 @@ class TargetSettings(Settings):
     model_config = ConfigDict(json_schema_extra=_with_short_form)
 
     name: str = setting(
-        ..., "RUNTIME-PRECISION, e.g. tensorrt-fp16", pattern=r"^[a-z][a-z0-9_]*-(fp32|fp16|int8)$"
+        ..., "RUNTIME-PRECISION, e.g. tensorrt-fp16", pattern=r"^[a-z][a-z0-9_]*-(fp32|fp16|bf16|int8)$"
     )
     required: bool = setting(False, "a machine that cannot build it ends the run with exit code 4")
 
@@ -57,12 +57,17 @@ class BuildSettings(Settings):
         "extended", "graph optimisation stored in the file; `all` ties it to this CPU"
     )
 
+    keep_float: list[str] = setting(
+        list, "names of ONNX nodes that stay in fp32 in fp16 and bf16 engines (shell wildcards)"
+    )
+
     limit_fp32: float = setting(
         0.01,
         "largest logit difference of an fp32 target from its source: root mean square over spread",
         gt=0.0,
     )
     limit_fp16: float = setting(0.2, "the same of an fp16 target", gt=0.0)
+    limit_bf16: float = setting(0.3, "the same of a bf16 target, which has three binary digits fewer", gt=0.0)
     limit_int8: float = setting(
         1.5, "the same of an int8 target; unrelated logits come to 1.4, for INT8 kernels saturate", gt=0.0
     )
