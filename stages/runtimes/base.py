@@ -36,7 +36,7 @@ class Source:
     """What a target is built from.
 
     onnx: the float file, or for precision int8 the quantised file of the runtime's recipe.
-    precision: fp32, fp16 or int8.
+    precision: fp32, fp16, bf16 or int8.
     image_shape: (H, W, C) of one image.
     input: how the file takes images.
     mean, std: per channel on the 0..1 scale, for a plain graph (`float32_nchw`).
