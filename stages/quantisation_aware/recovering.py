@@ -1,0 +1,130 @@
+"""Wins back what an INT8 file lost: a short fine-tune under its rounding, and the same file made again.
+
+Light until a file is to be recovered: then PyTorch is imported, and not before.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+
+from pipeline.errors import StageError
+from pipeline.stage import Context
+from stages.onnx_files.quantised_proof import paired_accuracy
+from stages.onnx_files.quantising import prepare
+from stages.onnx_files.ranges import Ranges
+from stages.quantising.bench import Bench, content, top1
+from stages.quantising.making import Judged, Made, judge, make
+
+Calibrate = Callable[[onnx.ModelProto], Ranges]
+"""Finds the range of every activation of a prepared float graph, as it was done for the first file."""
+
+
+def recovered(
+    made: Made, judged: Judged, bench: Bench, context: Context, calibrate: Calibrate
+) -> tuple[Made, Judged, dict[str, Any] | None]:
+    """The INT8 file to go on with: the given one, or that of the student fine-tuned under its rounding.
+
+    The fine-tuned file is taken if it is right on more validation images. The third value is what is to
+    be told of it in `calibration.json`; None if there was no fine-tune (`quantize.distill.when`). Reads
+    the artefacts `train` and `distill`. Raises StageError if the fine-tune diverges, or the
+    fine-tuned student exports to another graph.
+    """
+    own = context.settings.quantize.distill
+    if own.when == "never" or (own.when == "missed" and not judged.missed):
+        return made, judged, None
+    folder = context.work / "quantisation-aware" / made.recipe.name
+    folder.mkdir(parents=True, exist_ok=True)
+    found = _tuned(made, folder, bench, context)
+    facts = {"when": own.when, "learn_ranges": own.learn_ranges, **found["facts"]}
+    if "ranges" not in found:
+        bench.progress.note(
+            f"{made.recipe.file}: no fine-tune, as none of its weights is that of a layer of the student"
+        )
+        return made, judged, {**facts, "kept": False}
+    source = _source(folder / "tuned.onnx", made)
+    # As it was trained with; fresh ones for what was not simulated.
+    ranges = with_ranges(calibrate(source), found["ranges"])
+    again = make(source, ranges, made.recipe, made.kept_float, bench)
+    judged_again = judge(again, bench)
+    facts |= _compared(judged, judged_again, bench)
+    _tell(made, facts, bench)
+    if facts["kept"]:
+        return again, judged_again, facts
+    return made, judged, facts
+
+
+def _tuned(made: Made, folder: Path, bench: Bench, context: Context) -> dict[str, Any]:
+    """What the fine-tune gave (`tuning.tune`); leaves `tuned.onnx` in the folder."""
+    from stages.quantisation_aware.tuning import Job, tune
+
+    (folder / "before.onnx").write_bytes(content(made.model))
+    (folder / "graph.onnx").write_bytes(content(made.source))
+    job = Job(
+        name=made.recipe.name,
+        int8=folder / "before.onnx",
+        graph=folder / "graph.onnx",
+        tuned=folder / "tuned.onnx",
+        checkpoints=folder / "checkpoints",
+        card=bench.card,
+    )
+    return tune(context, job)
+
+
+def _source(file: Path, made: Made) -> onnx.ModelProto:
+    """The fine-tuned float graph, prepared; node for node the one that the first file was made from."""
+    source = prepare(onnx.load(file))
+    nodes = [
+        [(node.name, node.op_type, *node.output) for node in model.graph.node]
+        for model in (made.source, source)
+    ]
+    if nodes[0] != nodes[1]:
+        odd = next((pair for pair in zip(*nodes, strict=False) if pair[0] != pair[1]), None)
+        raise StageError(
+            "The fine-tuned student exports to another graph than the student.",
+            where=f"stage quantize, {made.recipe.file}",
+            why=f"{odd[1][0]} stands where {odd[0][0]} was"
+            if odd is not None
+            else f"{len(nodes[1])} nodes instead of {len(nodes[0])}",
+            mend="--set quantize.distill.when=never",
+        )
+    return source
+
+
+def with_ranges(ranges: Ranges, learned: Mapping[str, tuple[float, float]]) -> Ranges:
+    """The ranges, with those that were learned in the place of the calibrated ones."""
+    ends = [
+        learned.get(name, (low, high))
+        for name, low, high in zip(ranges.tensors, ranges.low, ranges.high, strict=True)
+    ]
+    low, high = np.array(ends, dtype=np.float64).reshape(-1, 2).T
+    return replace(ranges, low=low, high=high)
+
+
+def _compared(before: Judged, after: Judged, bench: Bench) -> dict[str, Any]:
+    """Top-1 of the float file, and of the INT8 file before and after, and what came back of the loss."""
+    float_top1 = top1(bench.float_validation, bench.labels)
+    had, has = top1(before.logits, bench.labels), top1(after.logits, bench.labels)
+    lost = float_top1 - had
+    return {
+        "float_top1": float_top1,
+        "before_top1": had,
+        "after_top1": has,
+        "gain": paired_accuracy(after.logits, before.logits, bench.labels),
+        "recovered_share": round((has - had) / lost, 4) if lost > 0 else None,
+        "kept": has > had,
+    }
+
+
+def _tell(made: Made, facts: Mapping[str, Any], bench: Bench) -> None:
+    figures = (
+        f"top-1 on {len(bench.labels)} validation images: float {facts['float_top1']:.2f} %, "
+        f"INT8 {facts['before_top1']:.2f} %, fine-tuned {facts['after_top1']:.2f} %"
+    )
+    kept = "kept" if facts["kept"] else "no better, so it is not kept"
+    bench.progress.note(f"{made.recipe.file}, quantisation-aware distillation: {figures}; {kept}")

@@ -1,0 +1,58 @@
+"""What a profile may say of the fine-tune under simulated quantisation. Light: imports pydantic alone."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from stages.fields import Settings, setting
+from stages.training.settings import RecipeSettings
+
+SLOWER = 0.1
+"""Learning rate of the fine-tune as a share of the one that the student was distilled with."""
+
+CLIP_GRAD = 1.0
+"""Largest norm of the gradient where the profile sets none: the first steps of a coarsely rounded
+network are steep."""
+
+
+class QuantisationAwareSettings(Settings):
+    """A short fine-tune of the student that feels the rounding of its INT8 file, with the teacher and
+    the methods of `distill`; what is not said here is as there."""
+
+    when: Literal["missed", "always", "never"] = setting(
+        "missed", "missed: only for an INT8 file that loses more than quantize.budget_points; always; never"
+    )
+    epochs: int = setting(3, "passes over the training images", unit="epochs", ge=1)
+    learning_rate: float | None = setting(
+        None, "peak learning rate; null: a tenth of distill.learning_rate", gt=0.0
+    )
+    batch_size: int | None = setting(None, "images a step; null: distill.batch_size", unit="images", ge=1)
+    fraction: float | None = setting(
+        None,
+        "share of the training images used, stratified by class; null: distill.fraction",
+        gt=0.0,
+        le=1.0,
+    )
+    learn_ranges: bool = setting(
+        True, "learn the activations' ranges with the weights; false: keep the calibrated ones"
+    )
+
+
+def recipe_of(own: QuantisationAwareSettings, distill: RecipeSettings) -> RecipeSettings:
+    """The recipe of the fine-tune: that of `distill`, shorter, slower, without warm-up and average.
+
+    decay_norms is off: a decay would pull the logarithm of a range, which is learned, towards zero.
+    """
+    said = {
+        "epochs": own.epochs,
+        "learning_rate": own.learning_rate or SLOWER * distill.learning_rate,
+        "batch_size": own.batch_size or distill.batch_size,
+        "fraction": own.fraction or distill.fraction,
+        "schedule": "cosine",
+        "warmup_epochs": 0.0,
+        "decay_norms": False,
+        "clip_grad": distill.clip_grad or CLIP_GRAD,
+        "ema": None,
+        "keep": "best",
+    }
+    return distill.model_copy(update=said)
