@@ -29,6 +29,10 @@ STATUS_SYMBOL = {"ran": "ran", "hit": "hit", "failed": "failed"}
 STATUS_STYLE = {"ran": "green", "hit": "dim", "failed": "red", "not_built": "yellow"}
 STATUS_WORD = {"hit": "cached", "not_built": "not built"}
 
+ETA = "eta_s"
+"""A figure by which a stage tells the time to go itself, where it knows better than the rate; "" if nobody
+can tell."""
+
 State = tuple[float, float, str, dict[str, "float | str"]]
 
 
@@ -219,12 +223,17 @@ class _Drawing:
         if state is None or (not self._live and state == self._said):
             at = f" ({_amounts(state)})" if state is not None else ""
             return f"{name.ljust(self._column)}  still {_doing(name)}, {elapsed}{at}"
-        parts = [f"{100 * _share(state):3.0f} %", _amounts(state)]
+        parts = [f"{100 * _share(state):3.0f} %"]
         rate, to_go = self._pace.rate, self._pace.to_go_s(state)
-        if rate is not None:
-            parts.append(f"{rate:,.0f}/s" if rate >= 100 else f"{rate:.3g}/s")
+        if state[2] != "%":
+            parts.append(_amounts(state))
+            if rate is not None:
+                parts.append(f"{rate:,.0f}/s" if rate >= 100 else f"{rate:.3g}/s")
+        if ETA in state[3]:
+            told = state[3][ETA]
+            to_go = None if isinstance(told, str) else told
         parts.append(f"ETA {waiting(to_go)}" if to_go is not None and state[0] < state[1] else elapsed)
-        parts += [f"{key}={_figure(value)}" for key, value in state[3].items()]
+        parts += [f"{key}={_figure(value)}" for key, value in state[3].items() if key != ETA]
         line = "  ".join(parts)
         if self._live:
             room = self._console.width - 1 - self._column - len(line) - BAR_CELLS - 4

@@ -52,7 +52,8 @@ class Progress(Protocol):
 
     def update(self, done: float, total: float, unit: str = "", **figures: float | str) -> None:
         """`done` of `total` units of work; the receiver derives rate and ETA. `figures` are shown
-        beside it (`epoch=3`, `val_top1=97.2`)."""
+        beside it (`epoch=3`, `val_top1=97.2`). A stage that knows the time to go better than the rate
+        tells it as `eta_s`, "" while nobody can tell. In the unit "%" `done` is a share alone."""
 
     def note(self, text: str) -> None:
         """One line worth keeping in a log (a choice made, a target that cannot be built)."""

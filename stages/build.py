@@ -19,7 +19,7 @@ from typing import Any
 from pipeline.errors import StageError
 from pipeline.stage import Context, Metrics
 from stages.measuring.machine import usable_cores
-from stages.runtimes import parity, registry
+from stages.runtimes import parity, registry, tensorrt_options
 from stages.runtimes.base import Runtime, Source
 from stages.runtimes.shipping import NOT_SHIPPED, what_ships
 
@@ -41,9 +41,10 @@ class Wanted:
 
 
 def check(settings: SimpleNamespace) -> None:
-    """Raises UsageError for an unknown runtime, or a precision that its runtime does not offer."""
-    for target in settings.targets:
-        registry.check_target(target.name)
+    """Raises UsageError for an unknown runtime, a precision that its runtime does not offer, or settings
+    that none of the runtimes can follow."""
+    runtimes = [registry.check_target(target.name).name for target in settings.targets]
+    tensorrt_options.check_targets(runtimes, settings.build.model_dump())
 
 
 def run(context: Context) -> Metrics:

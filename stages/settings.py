@@ -95,8 +95,8 @@ class QuantizeSettings(Settings):
     images: int = setting(
         256, "training images used for calibration, spread over the classes", unit="images", ge=8
     )
-    method: Literal["minmax", "moving_average", "percentile", "entropy"] = setting(
-        "moving_average", "how activation ranges are found"
+    method: Literal["auto", "minmax", "moving_average", "percentile", "entropy"] = setting(
+        "auto", "how activation ranges are found; auto: all ways are tried, and the best one is taken"
     )
     percentile: float = setting(
         99.99, "share of the values inside the range, for method percentile", gt=50.0, le=100.0
@@ -116,8 +116,29 @@ class QuantizeSettings(Settings):
         ge=0.0,
         le=100.0,
     )
+    goal_agreement: float = setting(
+        98.0,
+        "share of the held-out images with the float file's class below which layers are left in float",
+        unit="%",
+        ge=0.0,
+        le=100.0,
+    )
+    sensitivity: Literal["missed", "always", "never"] = setting(
+        "missed",
+        "how much each layer hurts is measured: missed: for a file outside budget_points or goal_agreement",
+    )
+    sensitivity_images: int = setting(
+        64, "held-out images that each layer is measured on", unit="images", ge=8
+    )
+    max_float_share: float = setting(
+        0.3, "share of the multiply-accumulates that may be left in float for accuracy", ge=0.0, le=1.0
+    )
     agreement: float = setting(
-        0.0, "least share of the validation images with the float file's class", unit="%", ge=0.0, le=100.0
+        50.0,
+        "least share of the validation images with the float file's class; below it the stage fails",
+        unit="%",
+        ge=0.0,
+        le=100.0,
     )
     prove: bool = setting(True, "false: a proof that fails is noted, and the files are written all the same")
 
@@ -166,6 +187,15 @@ class ProfileBase(Settings):
     devices: dict[str, DeviceSettings] = setting(
         dict, "your own devices by name, for `kdpipe device` and `kdpipe ship`"
     )
+
+    @model_validator(mode="after")
+    def _engines_are_tuned_for_what_is_measured(self) -> ProfileBase:
+        if self.build.batch_opt is None:
+            smallest, _, largest = self.build.batches
+            tuned = min(max(self.measure.batch_sizes[0], smallest), largest)
+            build = self.build.model_copy(update={"batch_opt": tuned})
+            object.__setattr__(self, "build", build)  # a profile is frozen from here on
+        return self
 
     @model_validator(mode="after")
     def _targets_are_distinct(self) -> ProfileBase:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, model_validator
+from pydantic import ConfigDict, Field, model_validator
 
 from stages.fields import Settings, setting
 
@@ -46,13 +46,31 @@ class BuildSettings(Settings):
     """How targets are compiled."""
 
     batch_min: int = setting(1, "smallest batch an engine takes", unit="images", ge=1)
-    batch_opt: int = setting(1, "the batch an engine is tuned for: the one you run", unit="images", ge=1)
+    batch_opt: int | None = setting(
+        None,
+        "the batch an engine is tuned for: the one you run; null: the first of measure.batch_sizes",
+        unit="images",
+        ge=1,
+    )
     batch_max: int = setting(32, "largest batch an engine takes", unit="images", ge=1)
     workspace_mb: int = setting(
         1024, "scratch memory TensorRT may use while it builds and runs", unit="MiB", ge=1
     )
     optimization_level: int = setting(3, "TensorRT's builder optimisation level", ge=0, le=5)
     timing_cache: bool = setting(True, "keep TensorRT's timings for the next build on this GPU")
+    refit: bool = setting(False, "TensorRT engines whose weights can be exchanged; larger and may be slower")
+    hardware_compatible: Literal["none", "same_compute_capability", "ampere_plus"] = setting(
+        "none", "GPUs that a TensorRT engine runs on beside the one it is built on; may be slower"
+    )
+    version_compatible: bool = setting(
+        False, "TensorRT engines for later minor versions too; needs trust_engine_host_code"
+    )
+    trust_engine_host_code: bool = setting(
+        False, "let the lean runtime inside a version-compatible engine run as native code when it is loaded"
+    )
+    rtx_compute_capabilities: list[Annotated[str, Field(pattern=r"^(SM\d{2,3}|CURRENT)$")]] = setting(
+        list, "GPUs of a TensorRT for RTX engine, e.g. [SM86, SM89]; empty: all that the version supports"
+    )
     onnxruntime_optimization: Literal["basic", "extended", "all"] = setting(
         "extended", "graph optimisation stored in the file; `all` ties it to this CPU"
     )
@@ -78,11 +96,25 @@ class BuildSettings(Settings):
         True, "false: a proof that fails is noted, and the target counts as built all the same"
     )
 
+    @property
+    def batches(self) -> tuple[int, int, int]:
+        """Smallest, tuned for, largest; a profile fills `batch_opt` in, else it is the smallest."""
+        return self.batch_min, self.batch_opt or self.batch_min, self.batch_max
+
     @model_validator(mode="after")
     def _batches_ordered(self) -> BuildSettings:
-        if not self.batch_min <= self.batch_opt <= self.batch_max:
+        smallest, tuned, largest = self.batches
+        if not smallest <= tuned <= largest:
             raise ValueError(
-                "batch_min <= batch_opt <= batch_max must hold, "
-                f"found {self.batch_min}, {self.batch_opt}, {self.batch_max}"
+                f"batch_min <= batch_opt <= batch_max must hold, found {smallest}, {tuned}, {largest}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _host_code_is_agreed_to(self) -> BuildSettings:
+        if self.version_compatible and not self.trust_engine_host_code:
+            raise ValueError(
+                "version_compatible puts a lean runtime into the engine, native code that runs when the "
+                "engine is loaded: add trust_engine_host_code: true if you load only what you built"
             )
         return self

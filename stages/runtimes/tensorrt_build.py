@@ -3,9 +3,9 @@
     python -m stages.runtimes.tensorrt_build
 
 The first line of standard input is the specification (JSON), the rest the ONNX file. Tells on
-standard output, one JSON object a line: `progress` (phase, step, steps), `note`, and in the end
-`done` (facts) or `fault` (what, why). Works with `tensorrt` 10.12 to 11 and with `tensorrt_rtx`: it always
-builds strongly typed and uses only calls that all of them have.
+standard output, one JSON object a line: `progress` (phase, step, steps, share of the whole), `note`, and
+in the end `done` (facts) or `fault` (what, why). Works with `tensorrt` 10.12 to 11 and with `tensorrt_rtx`:
+it always builds strongly typed and uses only calls that all of them have. `tensorrt_process` starts it.
 """
 
 from __future__ import annotations
@@ -15,12 +15,22 @@ import json
 import os
 import platform
 import sys
+import time
+import traceback
 import warnings
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from pipeline.errors import StageError
+from stages.runtimes import tensorrt_faults, tensorrt_options
+from stages.runtimes.tensorrt_inspector import summary
+from stages.runtimes.tensorrt_options import Options
+from stages.runtimes.tensorrt_phases import Phases
+
+TELL_EVERY_S = 0.1
+"""Of thousands of steps a second no more are told than anybody can follow."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +45,12 @@ class Specification:
     workspace_mb: int
     optimization_level: int
     device: bool
+    options: Options = field(default_factory=Options)
+
+    @staticmethod
+    def from_json(head: Mapping[str, Any]) -> Specification:
+        options = {**head["options"], "compute_capabilities": tuple(head["options"]["compute_capabilities"])}
+        return Specification(**{**head, "batches": tuple(head["batches"]), "options": Options(**options)})
 
 
 def main() -> int:
@@ -51,11 +67,14 @@ def main() -> int:
     head = json.loads(sys.stdin.buffer.readline())
     onnx = sys.stdin.buffer.read()
     try:
-        facts = build(Specification(**{**head, "batches": tuple(head["batches"])}), onnx, tell)
+        facts = build(Specification.from_json(head), onnx, tell)
     except StageError as error:
         tell(fault=error.as_json())
-        return 0
-    tell(done=facts)
+    except Exception as error:  # whatever the SDK's bindings raise, the import among it
+        traceback.print_exc()
+        tell(fault=tensorrt_faults.raised(error).as_json())
+    else:
+        tell(done=facts)
     return 0
 
 
@@ -67,26 +86,25 @@ def build(specification: Specification, onnx: bytes, tell: Any) -> dict[str, Any
     trt = importlib.import_module(specification.package)
     log = _logger(trt)
     builder = trt.Builder(log)
+    if builder is None:
+        raise tensorrt_faults.built_nothing(log.errors())
     network = builder.create_network(_network_flags(trt))
     parser = trt.OnnxParser(network, log)
     if not parser.parse(onnx):
-        raise _parser_error(parser, log)
+        raise tensorrt_faults.refused(parser, log.errors())
     config = builder.create_builder_config()
     config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, specification.workspace_mb * 2**20)
     config.builder_optimization_level = specification.optimization_level
     config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
     config.progress_monitor = _monitor(trt, tell)
+    tensorrt_options.apply(trt, config, specification.options)
     profile = _profile(builder, network, specification.batches)
     config.add_optimization_profile(profile["object"])
     cache_used = _start_from_timings(config, specification, tell)
 
     engine = builder.build_serialized_network(network, config)
     if engine is None:
-        raise StageError(
-            "TensorRT built no engine",
-            why=log.errors() or "it gave no reason",
-            mend="more scratch memory may help: --set build.workspace_mb=4096",
-        )
+        raise tensorrt_faults.built_nothing(log.errors())
     blob = bytes(memoryview(engine))
     Path(specification.engine).write_bytes(blob)
     if specification.timings:
@@ -103,7 +121,7 @@ def build(specification: Specification, onnx: bytes, tell: Any) -> dict[str, Any
         "network_layers": network.num_layers,
         "timings_reused": cache_used,
         "warnings": log.warnings(),
-        "engine_layers": _inspect(trt, log, blob) if specification.device else None,
+        "engine_layers": _inspect(trt, log, blob, profile["shapes"]) if specification.device else None,
     }
 
 
@@ -125,9 +143,9 @@ def _logger(trt: Any) -> Any:
             if int(severity) <= int(trt.ILogger.Severity.WARNING):
                 self.kept.append((int(severity), message))
 
-        def errors(self) -> str:
+        def errors(self) -> list[str]:
             worst = int(trt.ILogger.Severity.ERROR)
-            return "\n".join(message for severity, message in self.kept if severity <= worst)
+            return [message for severity, message in self.kept if severity <= worst]
 
         def warnings(self) -> list[str]:
             known = int(trt.ILogger.Severity.WARNING)
@@ -141,44 +159,37 @@ def _monitor(trt: Any, tell: Any) -> Any:
     class Monitor(trt.IProgressMonitor):
         def __init__(self) -> None:
             trt.IProgressMonitor.__init__(self)
-            self.steps: dict[str, int] = {}
+            self.phases = Phases()
+            self.told_at = 0.0
 
         def phase_start(self, phase: str, parent: str | None, steps: int) -> None:
-            self.steps[phase] = steps
+            self.phases.start(phase, parent, steps)
+            self._tell(at_once=parent is None)
 
         def step_complete(self, phase: str, step: int) -> bool:
-            tell(progress=[phase, step + 1, self.steps.get(phase, step + 1)])
+            self.phases.step(phase, step)
+            self._tell()
             return True
 
         def phase_finish(self, phase: str) -> None:
-            self.steps.pop(phase, None)
+            self.phases.finish(phase)
+            self._tell()
+
+        def _tell(self, *, at_once: bool = False) -> None:
+            now = time.monotonic()
+            if at_once or now - self.told_at >= TELL_EVERY_S:
+                self.told_at = now
+                done, steps = self.phases.steps()
+                tell(progress=[self.phases.current, done, steps, round(self.phases.share, 4)])
 
     return Monitor()
 
 
-def _parser_error(parser: Any, log: Any) -> StageError:
-    """All that the parser has to say, one line for each refused node."""
-    lines = []
-    unsupported = []
-    for index in range(parser.num_errors):
-        error = parser.get_error(index)
-        description = " ".join(error.desc().split())
-        operator, node, code = error.node_operator(), error.node_name(), str(error.code()).rpartition(".")[2]
-        if "plugin not found" in description.lower() or code == "UNSUPPORTED_NODE":
-            description = f"operator {operator} unsupported"
-            unsupported.append(operator)
-        place = f" at node {node or '(unnamed)'} ({operator})" if operator else ""
-        lines.append(f"{code}{place}: {description}")
-    mend = "choose a student without such operators, or leave this target out"
-    if not unsupported:
-        mend = "export again with another operator set (--set export.opset=20), or leave this target out"
-    return StageError(
-        "TensorRT refuses the file", why="\n".join(lines) or log.errors() or "it gave no reason", mend=mend
-    )
-
-
 def _profile(builder: Any, network: Any, batches: tuple[int, int, int]) -> dict[str, Any]:
-    """The optimisation profile of every input: all but the batch dimension are fixed."""
+    """The optimisation profile of every input: all but the batch dimension are fixed.
+
+    Raises StageError for a file that leaves more open, or fixes a batch other than those asked for.
+    """
     profile = builder.create_optimization_profile()
     shapes: dict[str, Any] = {}
     for index in range(network.num_inputs):
@@ -190,6 +201,16 @@ def _profile(builder: Any, network: Any, batches: tuple[int, int, int]) -> dict[
                 where=f"input {tensor.name}",
                 why=f"found shape {tuple(tensor.shape)}, expected one open dimension, the batch",
                 mend="kdpipe export PROFILE",
+            )
+        batch = tensor.shape[0]
+        if batch >= 0 and set(batches) != {batch}:
+            raise StageError(
+                f"the file takes batches of {batch} alone",
+                where=f"input {tensor.name}",
+                why=f"found shape {tuple(tensor.shape)}, expected an open batch dimension for batches "
+                f"{batches[0]} to {batches[2]}",
+                mend="kdpipe export PROFILE; or "
+                + " ".join(f"--set build.batch_{word}={batch}" for word in ("min", "opt", "max")),
             )
         three = [(batch, *fixed) for batch in batches]
         profile.set_shape(tensor.name, *three)
@@ -228,46 +249,19 @@ def _tensors(network: Any) -> list[dict[str, Any]]:
     ]
 
 
-def _inspect(trt: Any, log: Any, blob: bytes) -> dict[str, Any] | None:
+def _inspect(trt: Any, log: Any, blob: bytes, shapes: dict[str, Any]) -> dict[str, Any] | None:
     """What the engine inspector tells of the built engine; only a machine with a GPU can ask it."""
-    runtime = trt.Runtime(log)
-    engine = runtime.deserialize_cuda_engine(blob)
+    engine = trt.Runtime(log).deserialize_cuda_engine(blob)
     if engine is None:
         return None
     inspector = engine.create_engine_inspector()
+    # With its sizes open an engine tells "N/A due to dynamic shapes" where formats and types belong.
+    context = engine.create_execution_context()
+    if context is not None:
+        for name, three in shapes.items():
+            context.set_input_shape(name, three["opt"])
+        inspector.execution_context = context
     return summary(inspector.get_engine_information(trt.LayerInformationFormat.JSON))
-
-
-def summary(text: str) -> dict[str, Any]:
-    """Layers of an engine by the type of their outputs, from the inspector's JSON.
-
-    The field was `Format/Datatype` until TensorRT 10 and is split in 11.
-    """
-    try:
-        layers = json.loads(text).get("Layers", [])
-    except ValueError:
-        return {"layers": 0, "by_type": {}}
-    by_type: dict[str, int] = {}
-    for layer in layers:
-        outputs = layer.get("Outputs", []) if isinstance(layer, dict) else []
-        for output in outputs[:1]:
-            told = str(
-                output.get("DataType") or output.get("Datatype") or output.get("Format/Datatype") or ""
-            )
-            kind = _type_of(told)
-            by_type[kind] = by_type.get(kind, 0) + 1
-    return {"layers": len(layers), "by_type": dict(sorted(by_type.items()))}
-
-
-def _type_of(told: str) -> str:
-    lower = told.lower()
-    for word, name in (
-        ("int8", "int8"), ("bf16", "bf16"), ("bfloat", "bf16"), ("fp16", "fp16"), ("half", "fp16"),
-        ("fp32", "fp32"), ("float", "fp32"), ("int32", "int32"), ("int64", "int64"), ("bool", "bool"),
-    ):  # fmt: skip
-        if word in lower:
-            return name
-    return "other"
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import platform
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,10 +13,11 @@ import numpy as np
 import torch
 
 from pipeline.errors import MachineCannot, StageError
+from stages.runtimes import tensorrt_sidecar
 from stages.runtimes.base import Source
 from stages.runtimes.images import as_input
 from stages.runtimes.on_gpu import GpuTiming, Phases
-from stages.runtimes.tensorrt_family import ENGINE, read_sidecar
+from stages.runtimes.tensorrt_sidecar import ENGINE, Here
 
 
 class TensorRtSession:
@@ -36,10 +38,15 @@ class TensorRtSession:
             )
         trt = importlib.import_module(package)
         capability = ".".join(map(str, torch.cuda.get_device_capability()))
-        sidecar = read_sidecar(folder, package, trt.__version__, capability)
+        here = Here(package, trt.__version__, capability, platform.system().lower(), platform.machine())
+        sidecar = tensorrt_sidecar.read(folder, here)
         self._messages: list[str] = []
         self._log = _logger(trt, self._messages)
         self._runtime = trt.Runtime(self._log)
+        if sidecar.get("version_compatible"):
+            # Its lean runtime is host code. The profile agreed to that (build.trust_engine_host_code), and
+            # the engine is the very one that was built then.
+            self._runtime.engine_host_code_allowed = True
         self._engine = self._runtime.deserialize_cuda_engine((folder / ENGINE).read_bytes())
         if self._engine is None:
             raise self._fault("TensorRT cannot load the engine", folder)
@@ -62,6 +69,7 @@ class TensorRtSession:
             "device": torch.cuda.get_device_name(),
             "compute_capability": capability,
             "version": trt.__version__,
+            "tuned_for_batch": limits["opt"][0],
             "threads": 1,
             "transfers": "included",
             "cuda_graph": False,

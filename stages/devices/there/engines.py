@@ -5,20 +5,18 @@ from __future__ import annotations
 import ctypes
 import hashlib
 import json
-import subprocess
-import sys
 from collections.abc import Callable
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from pipeline.errors import StageError
+from pipeline.stage import Silent
 from stages.devices.there import cuda, facts, sessions, trtexec
 from stages.measuring import latency
 from stages.measuring.watch import Watch
-from stages.runtimes import probe
+from stages.runtimes import probe, tensorrt_options, tensorrt_process, tensorrt_timings
 from stages.runtimes.tensorrt_build import Specification
 
 ENGINE = "model.engine"
@@ -34,8 +32,8 @@ def build(job: dict[str, Any], output: Path) -> dict[str, Any]:
     told = probe.ask(package)
     if told.get("builds"):
         built = _by_python(job, output, told)
-    elif package == "tensorrt" and facts.trtexec():
-        built = {**trtexec.build(job, output), "runs_why_not": None}
+    elif package == "tensorrt" and (program := facts.trtexec()):
+        built = {**trtexec.build(trtexec.inspect(program), job, output), "runs_why_not": None}
     else:
         why = told.get("error") or told.get("builds_why_not")
         more = " and there is no trtexec" if package == "tensorrt" else ""
@@ -59,50 +57,38 @@ def load(job: dict[str, Any], folder: Path) -> sessions.Session:
     """The engine that `build` left in `folder`, run by what built it."""
     if probe.ask(job["runtime"]).get("runs"):
         return TensorRt(job, folder)
-    return trtexec.TrtExec(job, folder, str(facts.trtexec()))
+    return trtexec.TrtExec(job, folder, trtexec.inspect(str(facts.trtexec())))
 
 
 def _by_python(job: dict[str, Any], output: Path, told: dict[str, Any]) -> dict[str, Any]:
-    settings = job["build"]
+    """Builds by the package, as the line does; timings of this GPU, driver and version are kept for the
+    next build."""
+    settings, package = job["build"], job["runtime"]
     device = told.get("device", {})
-    timings = output / TIMINGS
-    kept = Path(job["timings"]) / f"{job['runtime']}-{told['version']}.cache"
-    if kept.is_file():
-        timings.write_bytes(kept.read_bytes())
+    options = tensorrt_options.options_of(package, settings)
+    identity = tensorrt_timings.identity(package, told)
+    kept = Path(job["timings"])
+    kept.mkdir(parents=True, exist_ok=True)
+    timings = kept / f"{identity}.cache"
+    keeps = package == "tensorrt" and settings["timing_cache"] and identity
     specification = Specification(
-        package=job["runtime"],
+        package=package,
         engine=str(output / ENGINE),
-        timings=str(timings) if job["runtime"] == "tensorrt" and settings["timing_cache"] else "",
+        timings=str(timings) if keeps else "",
         batches=(settings["batch_min"], settings["batch_opt"], settings["batch_max"]),
         workspace_mb=settings["workspace_mb"],
         optimization_level=settings["optimization_level"],
-        device=not device.get("error"),
+        device="name" in device,
+        options=options,
     )
-    head = json.dumps(asdict(specification)).encode() + b"\n"
-    child = subprocess.run(
-        [sys.executable, "-m", "stages.runtimes.tensorrt_build"],
-        input=head + Path(job["onnx"]).read_bytes(),
-        stdout=subprocess.PIPE,
-        check=False,
-        env=probe.child_environment(),
+    onnx = Path(job["onnx"])
+    built = tensorrt_process.run(
+        specification, onnx.read_bytes(), label=job["target"], where=job["target"], progress=Silent()
     )
-    messages = [json.loads(line) for line in child.stdout.splitlines()]
-    fault = next((message["fault"] for message in messages if "fault" in message), None)
-    if fault:
-        raise StageError(fault["what"], where=job["target"], why=fault["why"], mend=fault["mend"])
-    done = next((message["done"] for message in messages if "done" in message), None)
-    if done is None:
-        raise StageError(
-            f"{job['runtime']} ended its process while building",
-            where=job["target"],
-            why=f"status {child.returncode}",
-            mend="a smaller build.workspace_mb may help; else leave the target out of the device's targets",
-        )
-    if timings.is_file():
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        kept.write_bytes(timings.read_bytes())
+    if keeps and timings.is_file():
+        (output / TIMINGS).write_bytes(timings.read_bytes())
     why_not = None if told.get("runs") else str(told.get("runs_why_not") or device.get("error"))
-    return {"built_by": f"{job['runtime']} {told['version']}", **done, "runs_why_not": why_not}
+    return {"built_by": f"{package} {told['version']}", **built, "runs_why_not": why_not}
 
 
 class TensorRt:
@@ -114,11 +100,14 @@ class TensorRt:
         trt = __import__(job["runtime"])
         self._trt, self._job = trt, job
         self._runtime = trt.Runtime(trt.Logger(trt.Logger.ERROR))
+        if job["build"]["version_compatible"]:  # whose host code the profile agreed to
+            self._runtime.engine_host_code_allowed = True
         self._engine = self._runtime.deserialize_cuda_engine((folder / ENGINE).read_bytes())
         if self._engine is None:
             raise sessions.Unavailable("TensorRT refuses the engine that was built here")
         self._context = self._engine.create_execution_context()
         self._cuda = cuda.Cuda()
+        self._bound: tuple[Callable[[], None], dict[str, np.ndarray]] | None = None
         self._names = [self._engine.get_tensor_name(index) for index in range(self._engine.num_io_tensors)]
         self.facts = {"version": trt.__version__, "threads": 1, "transfers": "included", "cuda_graph": False}
 
@@ -140,6 +129,9 @@ class TensorRt:
             name: self._engine.get_tensor_mode(name) == self._trt.TensorIOMode.INPUT for name in self._names
         }
         (name_in,) = [name for name in self._names if is_input[name]]
+        if self._bound and self._bound[1][name_in].shape == images.shape:
+            self._bound[1][name_in][...] = images  # test images are many: memory is taken once for them all
+            return self._bound
         context.set_input_shape(name_in, images.shape)
         hosts: dict[str, np.ndarray] = {}
         places: dict[str, ctypes.c_void_p] = {}
@@ -159,4 +151,5 @@ class TensorRt:
                 device.copy_out(hosts[name], places[name])
             device.wait()
 
-        return call, hosts
+        self._bound = call, hosts
+        return self._bound
