@@ -23,6 +23,7 @@ import numpy as np
 
 HERE = Path(__file__).resolve().parent
 IMPORTS = {
+    "ncnn": "ncnn",
     "onnxruntime": "onnxruntime",
     "openvino": "openvino",
     "tensorrt": "tensorrt",
@@ -217,7 +218,7 @@ def run(manifest: dict[str, Any], name: str, images: np.ndarray, threads: int) -
     except ImportError as error:
         raise Unavailable(f"{target['runtime']} is not installed ({error})") from None
     feed = images
-    if manifest["input"] == "float32_nchw":
+    if manifest["input"] == "float32_nchw" or target["runtime"] == "ncnn":
         feed = normalise(images, manifest["preprocessing"])
     step = min(len(images), target["batch_max"])
     parts = [np.ascontiguousarray(feed[start : start + step]) for start in range(0, len(feed), step)]
@@ -254,6 +255,28 @@ def run_openvino(module: Any, folder: Path, threads: int) -> Any:
         settings["INFERENCE_PRECISION_HINT"] = "f32"
     compiled = core.compile_model(str(next(folder.glob("*.xml"))), "CPU", settings)
     return lambda part: compiled({"input": part})[compiled.output("logits")].copy()
+
+
+def run_ncnn(module: Any, folder: Path, threads: int) -> Any:
+    network = module.Net()
+    network.opt.num_threads = threads
+    half = folder.name.endswith("-fp16")
+    network.opt.use_fp16_packed = network.opt.use_fp16_storage = network.opt.use_fp16_arithmetic = half
+    network.opt.use_bf16_storage = False
+    for pattern, load in (("*.param", network.load_param), ("*.bin", network.load_model)):
+        file = next(folder.glob(pattern))
+        if load(str(file)) != 0:  # going on would crash
+            raise Unavailable(f"ncnn refuses {file.name}")
+
+    def one(image: np.ndarray) -> np.ndarray:
+        extractor = network.create_extractor()
+        code = extractor.input("in0", module.Mat(image).clone())
+        code, logits = extractor.extract("out0") if code == 0 else (code, None)
+        if code != 0:
+            raise Unavailable(f"ncnn could not run the network (return code {code})")
+        return np.array(logits, np.float32).reshape(-1)
+
+    return lambda part: np.stack([one(image) for image in part])
 
 
 def run_tensorrt(module: Any, folder: Path, threads: int) -> Any:
@@ -299,6 +322,7 @@ def run_tensorrt(module: Any, folder: Path, threads: int) -> Any:
 
 
 RUNNERS = {
+    "ncnn": run_ncnn,
     "onnxruntime": run_onnxruntime,
     "openvino": run_openvino,
     "tensorrt": run_tensorrt,

@@ -17,13 +17,14 @@ from pathlib import Path
 from typing import Any
 
 DISTRIBUTIONS: dict[str, tuple[str, ...]] = {
+    "ncnn": ("ncnn", "pnnx", "onnxruntime"),
     "onnxruntime": ("onnxruntime",),
     "openvino": ("openvino",),
     "tensorrt": ("tensorrt", "onnx"),
     "tensorrt_rtx": ("tensorrt-rtx", "onnx"),
 }
 """Python distributions whose versions count for what a built-in runtime builds. `onnx` rewrites
-the graph for TensorRT."""
+the graph for TensorRT, `onnxruntime` folds its constants for ncnn."""
 
 ON_GPU = ("tensorrt", "tensorrt_rtx")
 """Runtimes whose targets depend on the GPU and its driver."""

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 GROUP = "kdpipe.runtimes"
 
 BUILT_IN = {
+    "ncnn": "stages.runtimes.ncnn_runtime",
     "onnxruntime": "stages.runtimes.onnx_runtime",
     "openvino": "stages.runtimes.openvino_runtime",
     "tensorrt": "stages.runtimes.tensorrt_classic",
