@@ -161,7 +161,7 @@ def _compare(first: Subject, second: Subject, options: argparse.Namespace, secon
     measure = MeasureSettings(
         compare_s=seconds, compare_rounds=options.rounds, compare_launches=options.launches
     )
-    launches = turns.run(first, second, measure, batch=1, threads=options.threads)
+    launches = turns.run(first, second, measure, batch=1, threads=options.threads).launches
     return interleave.compare(launches, resamples=measure.resamples)
 
 

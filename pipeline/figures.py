@@ -112,7 +112,9 @@ def compared(pairs: Sequence[Mapping[str, Any]]) -> list[str]:
             if one["verdict"] == "cannot tell"
             else f"{second} is {one['verdict']} than {first}"
         )
-        lines.append(f"  {said}: {one['ratio']:.3f} [{low:.3f}, {high:.3f}] times its p50")
+        doubts = ", ".join(one.get("flags") or ())
+        doubted = f" ({doubts})" if doubts else ""
+        lines.append(f"  {said}: {one['ratio']:.3f} [{low:.3f}, {high:.3f}] times its p50{doubted}")
     return lines
 
 

@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from stages.measuring.nvml import Nvml
+from stages.measuring.nvml import Nvml, connect
 from stages.measuring.percentiles import carried
+from stages.runtimes.identity import ON_GPU
 from stages.runtimes.on_gpu import GpuTiming, Phases
 
 PHASES = 500
@@ -44,6 +45,12 @@ class GpuWatch:
             else None,
             "throttled_by": throttling(clocks, sorted(self.reasons)),
         }
+
+
+def watch_of(runtime: str) -> GpuWatch | None:
+    """A watch on GPU 0 for a runtime whose targets run there; None for others, and where NVML is silent."""
+    driver = connect() if runtime in ON_GPU else None
+    return GpuWatch(driver) if isinstance(driver, Nvml) else None
 
 
 def throttling(clocks_mhz: Sequence[int] | None, reasons: Sequence[str]) -> list[str]:

@@ -36,7 +36,8 @@ def measure(
     chosen = chosen_pairs([one for one in subjects if batch <= one.batch_max], earlier or {})
     for done, (first, second) in enumerate(chosen):
         progress.update(done, len(chosen), "comparisons", of=f"{first.slug} and {second.slug}")
-        launches = turns.run(first, second, settings, batch=batch, threads=threads)
+        taken = turns.run(first, second, settings, batch=batch, threads=threads)
+        launches = taken.launches
         ratio = interleave.compare(launches, resamples=settings.resamples)
         raw = _raw(launches)
         np.save(samples / f"turns-{first.slug}-{second.slug}-b{batch}-t{threads}.npy", raw)
@@ -55,6 +56,8 @@ def measure(
                 "ratio": round(ratio.value, 4),
                 "ratio_ci": [round(end, 4) for end in ratio.interval],
                 "verdict": ratio.verdict,
+                "health": {name: value for name, value in taken.health.items() if name != "flags"},
+                "flags": taken.health["flags"],
             }
         )
     progress.update(len(chosen), len(chosen), "comparisons")

@@ -4,27 +4,33 @@ from __future__ import annotations
 
 import json
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import numpy as np
 
 from pipeline.errors import StageError
-from stages.measuring import interleave, launch
+from stages.measuring import gpu, interleave, launch
 from stages.measuring.launch import Subject
 from stages.measuring.settings import MeasureSettings
+from stages.measuring.watch import Usage, Watch, merged
 
 
-def run(
-    first: Subject, second: Subject, measure: MeasureSettings, *, batch: int, threads: int
-) -> list[tuple[list[np.ndarray], list[np.ndarray]]]:
-    """Of each launch the rounds of the first and of the second, as `interleave.compare` takes them.
+@dataclass(frozen=True)
+class Turns:
+    """launches: of each the rounds of the first and of the second, as `interleave.compare` takes them.
+    health: of all of them, what else went on meanwhile, as of a latency; `flags` among it."""
 
-    Both are bound to the same cores. Raises StageError if a worker dies or refuses.
-    """
-    launches = []
+    launches: list[tuple[list[np.ndarray], list[np.ndarray]]]
+    health: dict[str, Any]
+
+
+def run(first: Subject, second: Subject, measure: MeasureSettings, *, batch: int, threads: int) -> Turns:
+    """Both are bound to the same cores. Raises StageError if a worker dies or refuses."""
+    launches, healths = [], []
     for number in range(measure.compare_launches):
         cores = launch.cores_for(measure, threads)
         jobs = []
@@ -37,11 +43,29 @@ def run(
         with _loaded([_Side(subject, file) for subject, file in started]) as pair:
             sides = pair if number % 2 == 0 else pair[::-1]
             rounds: tuple[list[np.ndarray], list[np.ndarray]] = ([], [])
+            watch = Watch(tuple(cores), threads, gpu=gpu.watch_of(first.target["runtime"]))
+            watch.begin()
             for turn in interleave.order(measure.compare_rounds):
+                watch.look()
                 for side in turn:
                     rounds[side].append(sides[side].round())
+            healths.append(watch.end(_wall_over_cpu(sides), _usage(sides)))
         launches.append(rounds)
-    return launches
+    return Turns(launches, merged(healths))
+
+
+def _usage(sides: Sequence[_Side]) -> Usage:
+    return Usage(
+        cpu_s=sum(side.used["cpu_s"] for side in sides),
+        switches=int(sum(side.used["switches"] for side in sides)),
+    )
+
+
+def _wall_over_cpu(sides: Sequence[_Side]) -> float | None:
+    """Of the side that was held up more."""
+    used = [side.used for side in sides if side.used["round_cpu_s"]]
+    ratios = [one["round_wall_s"] / one["round_cpu_s"] for one in used]
+    return round(max(ratios), 3) if ratios else None
 
 
 class _Side:
@@ -62,6 +86,9 @@ class _Side:
         assert self._process.stdout is not None
         self._in: IO[str] = self._process.stdin
         self._out: IO[str] = self._process.stdout
+
+        self.used: dict[str, float] = {}
+        """Since it was warm: `cpu_s`, `switches`; of its rounds alone `round_wall_s`, `round_cpu_s`."""
 
     def ready(self) -> None:
         """Returns when the target is loaded and warm."""
@@ -94,8 +121,9 @@ class _Side:
         line = self._out.readline()
         if not line:
             self._ended()
-        answer: list[int] = json.loads(line)
-        return answer
+        self.used = json.loads(line)
+        ns: list[int] = self.used.pop("ns")  # type: ignore[assignment]
+        return ns
 
     def _ended(self) -> None:
         code = self._process.wait()

@@ -11,7 +11,7 @@ import os
 import re
 import resource
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -43,6 +43,14 @@ class Ticks:
     steal_s: float
 
 
+@dataclass(frozen=True)
+class Usage:
+    """What measured processes used that are not the watching one: CPU seconds, involuntary switches."""
+
+    cpu_s: float
+    switches: int
+
+
 @dataclass
 class Watch:
     """Notes the state at `begin`, at each `look` and at `end`; `end` returns figures and flags.
@@ -70,24 +78,24 @@ class Watch:
         if self.gpu:
             self.gpu.look()
 
-    def end(self, wall_over_cpu: float | None) -> dict[str, Any]:
-        """wall_over_cpu: of the samples, for a one-thread run; else None."""
+    def end(self, wall_over_cpu: float | None, used: Usage | None = None) -> dict[str, Any]:
+        """wall_over_cpu: of the samples, for a one-thread run; else None. used: since `begin`, by other
+        processes that were measured; None: this process was."""
         self.look()
         before, after = self._began, self._state()
         seconds = max(1e-9, after["time_s"] - before["time_s"])
-        switches = after["switches"] - before["switches"]
+        used = used or Usage(after["cpu_s"] - before["cpu_s"], after["switches"] - before["switches"])
         others = steal = None
         if before["ticks"] and after["ticks"] and seconds >= SHORTEST_S:
             room = seconds * max(1, len(self.cores))
-            own = after["cpu_s"] - before["cpu_s"]
             busy = after["ticks"].busy_s - before["ticks"].busy_s
-            others = max(0.0, busy - own) / room
+            others = max(0.0, busy - used.cpu_s) / room
             steal = (after["ticks"].steal_s - before["ticks"].steal_s) / room
         events = _difference(before["throttle_events"], after["throttle_events"])
         clocks = (min(self.clocks_mhz), max(self.clocks_mhz)) if self.clocks_mhz else None
         figures = {
             "wall_over_cpu": wall_over_cpu,
-            "involuntary_switches_per_s": round(switches / seconds, 2),
+            "involuntary_switches_per_s": round(used.switches / seconds, 2),
             "others_share": None if others is None else round(others, 4),
             "steal_share": None if steal is None else round(steal, 4),
             "load_average": [before["load"], after["load"]],
@@ -112,6 +120,28 @@ class Watch:
             "throttle_events": throttle_events(self.cores, self.root),
             "temperature_c": temperature_c(self.root),
         }
+
+
+def merged(healths: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Of several stretches of one measurement the worst of each figure, and every sign of doubt once."""
+
+    def every(name: str) -> list[Any]:
+        return [one[name] for one in healths if one[name] is not None]
+
+    def told_once(name: str) -> list[str]:
+        return list(dict.fromkeys(sign for one in healths for sign in one[name]))
+
+    worst = ("wall_over_cpu", "involuntary_switches_per_s", "others_share", "steal_share", "throttle_events")
+    clocks = [clock for pair in every("clock_mhz") for clock in pair]
+    return {
+        **{name: max(every(name), default=None) for name in worst},
+        **{name: [healths[0][name][0], healths[-1][name][1]] for name in ("load_average", "temperature_c")},
+        "clock_mhz": [min(clocks), max(clocks)] if clocks else None,
+        "contended_by": told_once("contended_by"),
+        "throttled_by": told_once("throttled_by"),
+        "flags": told_once("flags"),
+        **({"gpu": [one["gpu"] for one in healths]} if "gpu" in healths[0] else {}),
+    }
 
 
 def contention(figures: dict[str, Any], threads: int) -> list[str]:

@@ -6,7 +6,8 @@ everything and the mode:
 
     latency    closed loop at one batch size and thread count: `samples.npy`, `cpu.npy`
     open_loop  scheduled arrivals at one rate: `served.npy`
-    turns      loads, warms up, then measures a round for each line on stdin, answered on stdout
+    turns      loads, warms up, then measures a round for each line on stdin, answered on stdout: the
+               samples, and what the process has used since it was warm
     accuracy   the logits of every test image: `logits.npy`
 
 The figures are written as `result.json` into the job's output folder, last of all.
@@ -18,6 +19,7 @@ import contextlib
 import ctypes
 import json
 import os
+import resource
 import signal
 import sys
 import time
@@ -28,7 +30,7 @@ from typing import Any
 import numpy as np
 
 from pipeline.errors import KdpipeError
-from stages.measuring import energy, gpu, latency, machine, nvml, open_loop
+from stages.measuring import energy, gpu, latency, machine, open_loop
 from stages.measuring.watch import Watch
 from stages.runtimes import registry
 from stages.runtimes.base import Session, Source
@@ -71,8 +73,6 @@ def timed(job: dict[str, Any], output: Path) -> dict[str, Any]:
     call()
     first_ms = (time.perf_counter() - before) * 1e3
     meter = energy.find(on_gpu=timing is not None)
-    driver = nvml.connect() if timing else None
-    gpu_watch = gpu.GpuWatch(driver) if isinstance(driver, nvml.Nvml) else None
     idle_w = 0.0 if isinstance(meter, str) else energy.idle_watts(meter, settings["energy_idle_s"])
     samples = latency.sample(
         call,
@@ -81,7 +81,7 @@ def timed(job: dict[str, Any], output: Path) -> dict[str, Any]:
         duration_s=settings["duration_s"],
         max_duration_s=settings["max_duration_s"],
         min_samples=settings["min_samples"],
-        watch=Watch(tuple(job["cores"]), threads, gpu=gpu_watch),
+        watch=Watch(tuple(job["cores"]), threads, gpu=gpu.watch_of(job["runtime"])),
         between=None if isinstance(meter, str) else meter.start,
     )
     used = energy.figures(
@@ -123,7 +123,19 @@ def under_load(job: dict[str, Any], output: Path) -> dict[str, Any]:
     settings, rate = job["settings"], job["rate_per_s"]
     call = _warm_call(job)
     due = open_loop.schedule_ns(rate, settings["arrivals_s"], settings["arrivals"])
-    served = open_loop.serve(call, due)
+    spent = [0]
+
+    def counted() -> None:
+        before = time.process_time_ns()
+        call()
+        spent[0] += time.process_time_ns() - before
+
+    watch = Watch(tuple(job["cores"]), job["threads"], gpu=gpu.watch_of(job["runtime"]))
+    watch.begin()
+    served = open_loop.serve(counted, due)
+    service_ns = int((served[:, 2] - served[:, 1]).sum())
+    # While it waits for an arrival it is not held up, so only serving counts.
+    health = watch.end(round(service_ns / spent[0], 3) if spent[0] else None)
     np.save(output / "served.npy", served)
     found = open_loop.summarise(
         served,
@@ -132,22 +144,34 @@ def under_load(job: dict[str, Any], output: Path) -> dict[str, Any]:
         arrivals=settings["arrivals"],
         resamples=settings["resamples"],
     )
-    return {"batch": job["batch"], "threads": job["threads"], **found}
+    flags = [*health.pop("flags"), *found.pop("flags")]
+    return {"batch": job["batch"], "threads": job["threads"], **found, "health": health, "flags": flags}
 
 
 def in_turns(job: dict[str, Any], output: Path) -> dict[str, Any]:
-    """A round for each line on stdin: a JSON list of nanoseconds per inference on stdout."""
+    """A round for each line on stdin, answered as `turns` reads it on stdout."""
     # Whatever a runtime prints must not come between the answers.
     with os.fdopen(os.dup(1), "w", encoding="utf-8") as answers:
         os.dup2(2, 1)
         settings = job["settings"]
         call = _warm_call(job)
         round_s = settings["compare_s"] / (2 * settings["compare_rounds"] * settings["compare_launches"])
-        print("[]", file=answers, flush=True)
-        rounds = 0
+        rounds, round_wall_s, round_cpu_s = 0, 0.0, 0.0
+        cpu_s, switches = time.process_time(), _switches()
+
+        def answer(ns: list[int]) -> None:
+            used = {"cpu_s": time.process_time() - cpu_s, "switches": _switches() - switches}
+            spent = {"round_wall_s": round_wall_s, "round_cpu_s": round_cpu_s}
+            print(json.dumps({"ns": ns, **used, **spent}), file=answers, flush=True)
+
         with latency.collector_off():
+            answer([])
             for _ in sys.stdin:
-                print(json.dumps(_round(call, round_s)), file=answers, flush=True)
+                began_s, cpu_began_s = time.perf_counter(), time.process_time()
+                ns = _round(call, round_s)
+                round_wall_s += time.perf_counter() - began_s
+                round_cpu_s += time.process_time() - cpu_began_s
+                answer(ns)
                 rounds += 1
     return {"rounds": rounds}
 
@@ -210,6 +234,10 @@ def _images(job: dict[str, Any], batch: int) -> np.ndarray:
     """The first `batch` test images, going round if there are fewer."""
     images = np.load(job["images"], mmap_mode="r")
     return np.ascontiguousarray(images[np.arange(batch) % len(images)])
+
+
+def _switches() -> int:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw
 
 
 def _memory(field: str) -> int:

@@ -14,6 +14,7 @@ def comparison_rows(scorecard: dict[str, Any]) -> list[dict[str, Any]]:
             "first": _named(one["first"]),
             "second": _named(one["second"]),
             "verdict": one["verdict"],
+            "doubts": _doubts(one),
             "cells": [
                 f"{one['p50_ms'][0]:.3f}",
                 f"{one['p50_ms'][1]:.3f}",
@@ -31,6 +32,7 @@ def load_rows(scorecard: dict[str, Any]) -> list[dict[str, Any]]:
         {
             "target": _named(row),
             "flags": entry["flags"],
+            "doubts": _doubts(entry),
             "cells": [
                 f"{entry['rate_per_s']:g}",
                 f"{100 * entry['utilisation']:.0f} %",
@@ -50,10 +52,7 @@ def condition_rows(scorecard: dict[str, Any]) -> list[dict[str, Any]]:
         {
             "target": f"{_named(row)}, batch {entry['batch']}, {entry['threads']} thread"
             + "s" * (entry["threads"] != 1),
-            "doubts": [
-                *entry["health"]["contended_by"],
-                *entry["health"]["throttled_by"],
-            ],
+            "doubts": _doubts(entry),
             "cells": [
                 f"{entry['n']:,}",
                 f"{entry['warmup']['calls']:,} in {entry['warmup']['seconds']:.1f} s",
@@ -73,6 +72,11 @@ def why_no_energy(scorecard: dict[str, Any]) -> list[str]:
     """Each reason once."""
     reasons = [entry["energy"]["why_not"] for row in scorecard["rows"] for entry in row["latency"]]
     return list(dict.fromkeys(reason for reason in reasons if reason))
+
+
+def _doubts(entry: dict[str, Any]) -> list[str]:
+    """What a latency, a comparison or an entry under load has against it, in words."""
+    return [*entry["health"]["contended_by"], *entry["health"]["throttled_by"]]
 
 
 def _named(one: dict[str, Any]) -> str:

@@ -117,6 +117,7 @@ def test_targets_of_a_runtime_are_timed_in_turns(measured_line: Line, scorecard:
         assert found["ratio"] == pytest.approx(found["p50_ms"][1] / found["p50_ms"][0], rel=1e-3)
         assert found["verdict"] in ("faster", "slower", "cannot tell")
         assert min(found["n"]) >= found["launches"] * found["rounds"] * 3
+        _tells_its_health(found)
     raw = np.load(
         measured_line.folder
         / "measure"
@@ -138,6 +139,15 @@ def test_latency_under_arrivals(measured_line: Line, scorecard: dict[str, Any]) 
         assert raw.shape == (30, 3)
         assert found["service_p50_ms"] == pytest.approx(np.sort(raw[:, 2] - raw[:, 1])[14] * 1e-6)
         assert found["p99_ms"] is None, "30 requests carry no p99"
+        _tells_its_health(found)
+
+
+def _tells_its_health(entry: dict[str, Any]) -> None:
+    health = entry["health"]
+    assert {"wall_over_cpu", "others_share", "steal_share", "load_average", "clock_mhz"} <= set(health)
+    assert health["wall_over_cpu"] > 0
+    assert health["involuntary_switches_per_s"] >= 0
+    assert ("contended" in entry["flags"]) == bool(health["contended_by"])
 
 
 def test_agreement_with_teacher_and_float(scorecard: dict[str, Any]) -> None:

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from pipeline.errors import StageError
-from stages.measuring import launch, turns
+from stages.measuring import launch, pinning, turns
 from stages.measuring.launch import Subject
 from stages.measuring.settings import MeasureSettings
+from tests.stages.runtimes.networks import exported
 
 
 @pytest.fixture
@@ -47,3 +51,50 @@ def test_a_worker_that_dies_says_how(damaged: Subject) -> None:
     with pytest.raises(StageError, match="ended without a result") as caught:
         launch.run(damaged, MeasureSettings(), "latency", planned_s=1.0, batch=1, threads=1)
     assert "images.npy" in caught.value.why
+
+
+@pytest.fixture
+def good(tmp_path: Path) -> Subject:
+    """A small network that runs."""
+    shutil.copyfile(exported("cnn"), tmp_path / "model.onnx")
+    np.save(tmp_path / "images.npy", np.zeros((2, 24, 24, 3), np.uint8))
+    preprocessing = {"image_size": 24, "channels": 3, "mean": [0.45] * 3, "std": [0.25] * 3}
+    return Subject(
+        target={"model": "student", "target": "t-fp32", "runtime": "onnxruntime", "precision": "fp32"},
+        card={"preprocessing": preprocessing, "input": "uint8_nhwc"},
+        folder=tmp_path,
+        images=tmp_path / "images.npy",
+        work=tmp_path / "work",
+    )
+
+
+@pytest.fixture
+def busy_cores() -> Iterator[None]:
+    """Every core that a measurement may be bound to has another process at work."""
+    spin = "import os, sys; os.sched_setaffinity(0, {int(sys.argv[1])})\nwhile True: pass"
+    others = [
+        subprocess.Popen([sys.executable, "-c", spin, str(core)]) for core in sorted(pinning.unpinned())
+    ]
+    yield
+    for one in others:
+        one.kill()
+        one.wait()
+
+
+def test_turns_on_busy_cores_are_told_to_be_contended(good: Subject, busy_cores: None) -> None:
+    settings = MeasureSettings(warmup_s=0.05, warmup_max_s=0.5, compare_s=2.0, compare_rounds=4)
+    taken = turns.run(good, good, settings, batch=1, threads=1)
+    assert [[len(side) for side in launch] for launch in taken.launches] == [[4, 4], [4, 4]]
+    assert taken.health["flags"] == ["contended"]
+    signs = " ".join(taken.health["contended_by"])
+    assert "other processes took" in signs or "times CPU time" in signs or "switches" in signs
+    assert taken.health["others_share"] > 0.1
+
+
+def test_service_under_load_on_busy_cores_is_told_to_be_contended(good: Subject, busy_cores: None) -> None:
+    settings = MeasureSettings(warmup_s=0.05, warmup_max_s=0.5, arrival_rates=[100.0], arrivals_s=1.5)
+    entry, _ = launch.run(good, settings, "open_loop", planned_s=6.0, batch=1, threads=1, rate_per_s=100.0)
+    assert "contended" in entry["flags"]
+    assert entry["health"]["contended_by"]
+    assert entry["health"]["others_share"] > 0.1
+    assert "flags" not in entry["health"]

@@ -108,3 +108,54 @@ def test_no_twin_is_chosen_while_there_are_others(tmp_path: Path) -> None:
     assert pinning.choose(9, {0, 1, 2, 3}, tmp_path) == {0, 1, 2, 3}
     write(tmp_path, "sys/devices/system/cpu/cpu8/topology/thread_siblings_list", "8-9")
     assert pinning.siblings(8, tmp_path) == {8, 9}
+
+
+def _stat(root: Path, busy_s: float, idle_s: float = 0.0) -> None:
+    hertz = os.sysconf("SC_CLK_TCK")
+    row = [round(busy_s * hertz), 0, 0, round(idle_s * hertz), 0, 0, 0, 0, 0, 0]
+    write(root, "proc/stat", "cpu0 " + " ".join(map(str, row)))
+
+
+def test_what_other_measured_processes_used_is_not_held_against_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ten seconds in which the core was busy for eight, six of them for the two that were measured."""
+    for used_s, share in ((6.0, 0.2), (8.0, 0.0)):
+        clock = iter([100.0, 110.0])
+        monkeypatch.setattr(watch.time, "perf_counter", lambda clock=clock: next(clock))
+        _stat(tmp_path, 50.0)
+        observer = watch.Watch((0,), 1, root=tmp_path)
+        observer.begin()
+        _stat(tmp_path, 58.0)
+        found = observer.end(1.0, watch.Usage(cpu_s=used_s, switches=30))
+        assert found["others_share"] == pytest.approx(share)
+        assert found["involuntary_switches_per_s"] == 3.0
+        assert ("contended" in found["flags"]) == (share > 0.1)
+
+
+def test_of_several_stretches_the_worst_counts_and_each_sign_is_told_once() -> None:
+    def health(**given: object) -> dict[str, object]:
+        quiet: dict[str, object] = {
+            **figures(),
+            "load_average": [0.1, 0.2],
+            "temperature_c": [None, None],
+            "contended_by": [],
+            "throttled_by": [],
+            "flags": [],
+        }
+        return {**quiet, **given}
+
+    noisy = {"contended_by": ["others"], "flags": ["contended"]}
+    found = watch.merged(
+        [
+            health(wall_over_cpu=1.5, others_share=None, **noisy),
+            health(clock_mhz=[2000, 2900], load_average=[0.5, 3.0], others_share=0.3, **noisy),
+        ]
+    )
+    assert found["wall_over_cpu"] == 1.5
+    assert found["others_share"] == 0.3
+    assert found["clock_mhz"] == [2000, 3000]
+    assert found["load_average"] == [0.1, 3.0]
+    assert found["contended_by"] == ["others"]
+    assert found["flags"] == ["contended"]
+    assert watch.merged([health(wall_over_cpu=None)])["wall_over_cpu"] is None
