@@ -59,7 +59,7 @@ STAGES: tuple[Stage, ...] = (
         name="build",
         summary="Build every target for its runtime.",
         module="stages.build",
-        version=1,
+        version=2,
         inputs=("export", "quantize"),
         reads=("targets", "build"),
         machine="stages.runtimes.identity:build_machine",
@@ -68,7 +68,7 @@ STAGES: tuple[Stage, ...] = (
         name="measure",
         summary="Measure accuracy, latency, memory and size of the very files that ship.",
         module="stages.measure",
-        version=3,
+        version=4,
         inputs=("build", "evaluate"),
         reads=("data", "measure"),
         data=True,
@@ -95,7 +95,7 @@ STAGES: tuple[Stage, ...] = (
         name="report",
         summary="Write the report: one self-contained HTML page.",
         module="stages.report",
-        version=2,
+        version=3,
         inputs=(
             "train",
             "distill",
@@ -137,9 +137,10 @@ DEVICE = Stage(
     name="device",
     summary="The scorecard of a device, from the samples that were taken there.",
     module="stages.device",
-    version=1,
-    inputs=("export", "quantize", "package"),
+    version=2,
+    inputs=("evaluate", "export", "quantize", "measure", "package"),
     reads=("build", "measure"),
+    data=True,
 )
 """What `kdpipe device measure` makes; no part of the line, so not in STAGES."""
 
@@ -148,6 +149,12 @@ DEVICE_PROGRAM = "stages.devices.program:program"
 
 DEVICE_SOURCES = "stages.devices.sources:prepare"
 """The function that writes the ONNX files from which a device builds its engines."""
+
+DEVICE_IMAGES = "stages.devices.images:write"
+"""The function that writes the test images that are sent to a device."""
+
+PICK = "stages.gating.picking:pick"
+"""The function that names the target to ship, for devices that were measured."""
 
 METHODS_FIT = "stages.comparing.fit:why_unfit"
 """The function that says why methods cannot be used with a profile's two networks, for `kdpipe compare`."""

@@ -85,7 +85,7 @@ def test_turns_on_busy_cores_are_told_to_be_contended(good: Subject, busy_cores:
     settings = MeasureSettings(warmup_s=0.05, warmup_max_s=0.5, compare_s=2.0, compare_rounds=4)
     taken = turns.run(good, good, settings, batch=1, threads=1)
     assert [[len(side) for side in launch] for launch in taken.launches] == [[4, 4], [4, 4]]
-    assert taken.health["flags"] == ["contended"]
+    assert "contended" in taken.health["flags"]
     signs = " ".join(taken.health["contended_by"])
     assert "other processes took" in signs or "times CPU time" in signs or "switches" in signs
     assert taken.health["others_share"] > 0.1
