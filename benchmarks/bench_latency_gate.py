@@ -25,13 +25,15 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from latency_subjects import subject, where
 
-from stages.gating.judging import verdict
+from stages.gating.judging import Measured, judge
 from stages.gating.settings import GateSettings
-from stages.measuring import interleave, launch, turns
+from stages.measuring import interleave, launch, reference, turns
 from stages.measuring.interleave import Ratio
 from stages.measuring.intervals import wilson_interval
 from stages.measuring.launch import Subject
 from stages.measuring.settings import MeasureSettings
+
+SIDES = {"first": reference.MODEL, "second": "student"}
 
 TRIAL_LAYERS = 16
 """Added layers of the first trial, from which the right number is reckoned."""
@@ -91,17 +93,15 @@ class Judged:
 
     def look(self, base: Subject, limit: float, limit_ms: float, options: argparse.Namespace) -> None:
         ratio = _compare(base, self.subject, options, options.seconds)
-        self.ratios.append(ratio.value)
-        percent = 100.0 * (ratio.value - 1.0)
-        low, high = (100.0 * (end - 1.0) for end in ratio.interval)
-        self.said["slowdown"].append(
-            verdict(GateSettings(metric="slowdown", max=limit), percent, (low, high))
-        )
-        self.said["verdict"].append(ratio.verdict)
         alone = _p50(self.subject, options)
-        gate = GateSettings(metric="latency_p50_ms", max=limit_ms)
-        low, high = alone["p50_ci_ms"]
-        self.said["latency_p50_ms"].append(verdict(gate, alone["p50_ms"], (low, high)))
+        self.ratios.append(ratio.value)
+        self.said["verdict"].append(ratio.verdict)
+        gates = [
+            GateSettings(metric="slowdown", max=limit),
+            GateSettings(metric="latency_p50_ms", max=limit_ms),
+        ]
+        for judgement in judge(gates, _scorecard(ratio, alone)):
+            self.said[judgement["metric"]].append(judgement["status"])
         self.flagged += bool(set(alone["flags"]) - {"tail under-sampled"})
 
     def tell(self, name: str) -> None:
@@ -118,6 +118,17 @@ class Judged:
                     f"(95 % interval {100 * low:.1f} to {100 * high:.1f})",
                     flush=True,
                 )
+
+
+def _scorecard(ratio: Ratio, alone: dict[str, Any]) -> Measured:
+    """What the measure stage would have left of these figures, as far as the gates look at it."""
+    sides = {side: {"model": model, "target": "build"} for side, model in SIDES.items()}
+    scorecard = {
+        "rows": [{"model": "student", "target": "build", "top1": 0.0, "latency": [alone]}],
+        "comparisons": [{**sides, "ratio": ratio.value, "ratio_ci": ratio.interval}],
+        "settings": {"batch_sizes": [alone["batch"]], "threads": [alone["threads"]]},
+    }
+    return Measured(Path(), scorecard, {})
 
 
 def _p50(subject: Subject, options: argparse.Namespace) -> dict[str, Any]:

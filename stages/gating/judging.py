@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,13 +23,14 @@ Row = Mapping[str, Any]
 class Figure:
     """A value with its 95 % interval; without one it is exact. Without a value, `why` tells why.
 
-    flags: what makes a latency doubtful (docs/measuring.md).
+    flags: what makes a latency doubtful (docs/measuring.md). least: its shortest sample.
     """
 
     value: float | None
     interval: Interval | None = None
     why: str = ""
     flags: tuple[str, ...] = ()
+    least: float | None = None
 
 
 @dataclass(frozen=True)
@@ -102,6 +103,9 @@ def _judgement(number: int, gate: GateSettings, row: Row, measured: Measured) ->
     status: Status = "undecided"
     if figure.value is not None:
         status = verdict(gate, figure.value, figure.interval)
+    if status == "missed" and _disturbed(figure, gate.limit):
+        status = "undecided"
+        figure = replace(figure, why="the machine was disturbed, and its shortest sample keeps the limit")
     judgement = {
         "gate": number,
         "metric": gate.metric,
@@ -119,6 +123,12 @@ def _judgement(number: int, gate: GateSettings, row: Row, measured: Measured) ->
         "flags": list(figure.flags),
     }
     return {**judgement, "said": _sentence(judgement)}
+
+
+def _disturbed(figure: Figure, limit: float) -> bool:
+    """Whether a latency beyond its limit may be the neighbours' work: something disturbed the machine
+    meanwhile, and it was not slow throughout."""
+    return bool(figure.flags) and figure.least is not None and figure.least <= limit
 
 
 def _combination(gate: GateSettings, metric: Metric, measured: Measured) -> tuple[int | None, int | None]:
@@ -152,12 +162,12 @@ def _latency(percent: int, row: Row, measured: Measured, batch: int | None, thre
     value, written = entry[f"p{percent}_ms"], entry.get(f"p{percent}_ci_ms")
     flags = tuple(flag for flag in entry["flags"] if flag != "tail under-sampled")  # the number tells that
     if percent == 50:
-        return Figure(value, tuple(written), flags=flags)
+        return Figure(value, tuple(written), flags=flags, least=entry["min_ms"])
     if value is None:
         return Figure(None, why=f"{entry['n']} samples are too few for p{percent}")
     raw = np.load(measured.folder / "samples" / f"student-{row['target']}-b{batch}-t{threads}.npy")
     interval = percentile_interval(raw * 1e-6, percent, tuple(written) if written else None)
-    return Figure(value, interval, flags=flags)
+    return Figure(value, interval, flags=flags, least=entry["min_ms"])
 
 
 def _slowdown(row: Row, measured: Measured) -> Figure:
@@ -199,4 +209,5 @@ def _sentence(one: Mapping[str, Any]) -> str:
         return f"{one['target']}: {name} ({allowed}) is not known: {one['why']}"
     span = f" [{one['interval'][0]:.4g}, {one['interval'][1]:.4g}]" if one["interval"] else ""
     doubt = f" (measured while {', '.join(one['flags'])})" if one["flags"] else ""
+    doubt += f": {one['why']}" if one["why"] else ""
     return f"{one['target']}: {name} is {one['value']:.4g}{span} {one['unit']}, {allowed} is asked for{doubt}"

@@ -26,7 +26,8 @@ def wrong_at(*ranges: range) -> np.ndarray:
 
 def latency(batch: int, threads: int, p50_ms: float, **more: Any) -> dict[str, Any]:
     entry = {"batch": batch, "threads": threads, "n": 500, "p50_ms": p50_ms, "p90_ms": None, "p99_ms": None}
-    return {**entry, "p50_ci_ms": [0.9 * p50_ms, 1.1 * p50_ms], "flags": [], **more}
+    span = [0.9 * p50_ms, 1.1 * p50_ms]
+    return {**entry, "min_ms": 0.8 * p50_ms, "p50_ci_ms": span, "flags": [], **more}
 
 
 @pytest.fixture
@@ -87,6 +88,25 @@ def test_missed_means_the_whole_interval_lies_beyond(
     at_least = GateSettings(metric="accuracy", min=100 - limit)
     turned = (100 - interval[1], 100 - interval[0]) if interval else None
     assert verdict(at_least, 98.5, turned) == status
+
+
+@pytest.mark.parametrize(
+    ("limit", "flags", "status"),
+    [
+        (1.0, [], "missed"),
+        (1.0, ["contended"], "missed"),
+        (1.7, [], "missed"),
+        (1.7, ["contended"], "undecided"),
+    ],
+)
+def test_a_disturbed_latency_is_missed_only_if_even_its_shortest_sample_is_beyond(
+    measured: Measured, limit: float, flags: list[str], status: str
+) -> None:
+    """A p50 of 2 ms [1.8, 2.2] whose shortest sample took 1.6."""
+    measured.scorecard["rows"][1]["latency"][0]["flags"] = flags
+    found = judged(measured, metric="latency_p50_ms", max=limit)["onnxruntime-fp32"]
+    assert found["status"] == status
+    assert ("disturbed" in found["said"]) == (status == "undecided")
 
 
 def test_a_slowdown_is_the_ratio_to_the_earlier_bundle_alone(measured: Measured) -> None:
