@@ -18,10 +18,10 @@ INSTALL = "pip install 'kdpipe[tensorrt]'"
 
 
 class TensorRt:
-    """Builds and runs targets `tensorrt-fp32`, `tensorrt-fp16` and `tensorrt-int8`."""
+    """Builds and runs targets `tensorrt-fp32`, `-fp16`, `-bf16` and `-int8`."""
 
     name = "tensorrt"
-    precisions: tuple[str, ...] = ("fp32", "fp16", "int8")
+    precisions: tuple[str, ...] = ("fp32", "fp16", "bf16", "int8")
     not_offered: dict[str, str] = {}  # noqa: RUF012 - never changed
     recipe: Recipe = "signed"
     distributions = DISTRIBUTIONS["tensorrt"]

@@ -21,10 +21,10 @@ INSTALL = "pip install 'kdpipe[rtx]'"
 
 
 class TensorRtForRtx:
-    """Builds and runs targets `tensorrt_rtx-fp32`, `tensorrt_rtx-fp16` and `tensorrt_rtx-int8`."""
+    """Builds and runs targets `tensorrt_rtx-fp32`, `-fp16`, `-bf16` and `-int8`."""
 
     name = "tensorrt_rtx"
-    precisions: tuple[str, ...] = ("fp32", "fp16", "int8")
+    precisions: tuple[str, ...] = ("fp32", "fp16", "bf16", "int8")
     not_offered: dict[str, str] = {}  # noqa: RUF012 - never changed
     recipe: Recipe = "signed"
     distributions = DISTRIBUTIONS["tensorrt_rtx"]

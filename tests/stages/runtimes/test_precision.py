@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import onnx
 import pytest
@@ -108,7 +110,7 @@ def test_a_weight_that_is_no_number_is_refused_by_name() -> None:
 
 
 def test_a_quantised_file_is_refused() -> None:
-    source = source_of("cnn", "int8")
+    source = replace(source_of("cnn", "int8"), precision="fp16")
     with pytest.raises(StageError, match="quantised"):
         to_half(onnx.load(str(source.onnx)), source)
 
