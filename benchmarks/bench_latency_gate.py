@@ -110,11 +110,11 @@ class Judged:
             f"\n{name}: ratio {ratios[0]:.3f} .. {ratios[n // 2]:.3f} .. {ratios[-1]:.3f}, "
             f"{self.flagged} of {n} p50 flagged as doubtful"
         )
-        for judge, said in self.said.items():
+        for rule, said in self.said.items():
             for word, count in sorted(Counter(said).items()):
                 low, high = wilson_interval(count, n)
                 print(
-                    f"  {judge:<15} {word:<12} {count:3d} of {n} = {100 * count / n:5.1f} % "
+                    f"  {rule:<15} {word:<12} {count:3d} of {n} = {100 * count / n:5.1f} % "
                     f"(95 % interval {100 * low:.1f} to {100 * high:.1f})",
                     flush=True,
                 )

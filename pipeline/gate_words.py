@@ -57,6 +57,12 @@ def front_in_words(pick: Found) -> list[str]:
     return lines + [f"not measured: {one['target']}: {one['why']}" for one in pick["unmeasured"]]
 
 
+def device_in_words(entry: Found) -> list[str]:
+    """What to ship to one device, and its Pareto front."""
+    pick = [f"  {line}" for line in pick_in_words(entry, label="ship")]
+    return ["", f"on the device {entry['device']}:", *pick, *(f"  {line}" for line in front_in_words(entry))]
+
+
 def github_annotations(found: Found, places: Mapping[int, str], *, strict: bool) -> list[str]:
     """GitHub's workflow commands: an error for a gate that fails, a warning for an undecided one.
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,11 +26,12 @@ from pipeline.console import QUIET, guarded_output
 from pipeline.documents import result_entry
 from pipeline.errors import EXIT_DONE, GateMissed, KdpipeError, UsageError
 from pipeline.session import Session
-from stages import STAGES
+from stages import PICK, STAGES
 
 if TYPE_CHECKING:
     from pipeline.books import StageResult
     from pipeline.profile import LoadedProfile
+    from pipeline.store import Store
 
 
 def _gate(
@@ -44,18 +47,19 @@ def _gate(
     from pipeline.gate_words import gates_in_words, github_annotations, pick_in_words
 
     session = click.get_current_context().ensure_object(Session)
-    loaded, found, ending = _judged(session, profile, overrides, store, remote, force, strict=strict)
+    done = _judged(session, profile, overrides, store, remote, force, strict=strict)
+    found = done.found
     if junit:
         _write_junit(Path(junit), found, strict=strict)
     if github:
-        places = {number: loaded.place(f"gates.{number}") for number in range(len(found["gates"]))}
+        places = {number: done.profile.place(f"gates.{number}") for number in range(len(found["gates"]))}
         for line in github_annotations(found, places, strict=strict):
             # GitHub reads both streams; standard output is the document's where one was asked for.
             session.console.line(line, at=QUIET) if session.json else session.console.document(line)
-    if ending:
+    if done.ending:
         if not session.json:
             session.console.result("\n".join(gates_in_words(found)))
-        raise ending
+        raise done.ending
     if session.json:
         session.print_json(**session.so_far())
     else:
@@ -70,13 +74,19 @@ def _pick(
     store: str | None,
     remote: str | None,
 ) -> int:
-    from pipeline.gate_words import front_in_words, pick_in_words
+    from pipeline.gate_words import device_in_words, front_in_words, pick_in_words
 
     session = click.get_current_context().ensure_object(Session)
-    _, found, _ = _judged(session, profile, overrides, store, remote, force, strict=False)
-    pick = found["pick"]
+    done = _judged(session, profile, overrides, store, remote, force, strict=False)
+    pick = done.found["pick"]
+    on_devices = _on_devices(done)
+    about = session.so_far()
+    session.so_far = lambda: {**about, "devices": on_devices}
     if not session.json:
-        session.console.result("\n".join([*pick_in_words(pick, label="ship"), "", *front_in_words(pick)]))
+        lines = [*pick_in_words(pick, label="ship"), "", *front_in_words(pick)]
+        session.console.result(
+            "\n".join([*lines, *(line for one in on_devices for line in device_in_words(one))])
+        )
     if pick["target"] is None:
         raise GateMissed(
             "There is no target to ship",
@@ -89,6 +99,35 @@ def _pick(
     return EXIT_DONE
 
 
+@dataclass(frozen=True)
+class _Judged:
+    """found: the content of gates.json. ending: the error that a missed gate or a target that cannot be
+    built is, for afterwards."""
+
+    profile: LoadedProfile
+    store: Store
+    results: Sequence[StageResult]
+    found: dict[str, Any]
+    ending: KdpipeError | None
+
+
+def _on_devices(done: _Judged) -> list[dict[str, Any]]:
+    """What to ship to each device that `kdpipe device measure` has measured these files on."""
+    from pipeline.device_picks import device_picks
+    from pipeline.plan import resolve
+
+    (measured,) = (one for one in done.results if one.name == "measure")
+    assert measured.path is not None
+    scorecard = json.loads((measured.path / "scorecard.json").read_text(encoding="utf-8"))
+    return device_picks(
+        done.store,
+        str(measured.digest),
+        done.found,
+        scorecard["float_top1"]["student"],
+        resolve(PICK),
+    )
+
+
 def _judged(
     session: Session,
     profile: str,
@@ -98,9 +137,8 @@ def _judged(
     force: Sequence[str],
     *,
     strict: bool,
-) -> tuple[LoadedProfile, dict[str, Any], KdpipeError | None]:
-    """Brings `gate` up to date: the profile, the content of gates.json, and the error that a missed gate or
-    a target that cannot be built is, for afterwards. Raises what keeps the gates from being judged."""
+) -> _Judged:
+    """Brings `gate` up to date. Raises what keeps the gates from being judged."""
     from pipeline.gate_words import read_gates
     from pipeline.progress import ConsoleListener
     from pipeline.remote import Remote
@@ -142,7 +180,7 @@ def _judged(
         **{name: value for name, value in found.items() if name != "schema_version"},
     }
     remember_profile(profile, overrides, opened)
-    return loaded, found, ending
+    return _Judged(loaded, opened, results, found, ending)
 
 
 def _write_junit(file: Path, found: dict[str, Any], *, strict: bool) -> None:
