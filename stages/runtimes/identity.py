@@ -19,6 +19,8 @@ from typing import Any
 DISTRIBUTIONS: dict[str, tuple[str, ...]] = {
     "ncnn": ("ncnn", "pnnx", "onnxruntime"),
     "onnxruntime": ("onnxruntime",),
+    "onnxruntime_cuda": ("onnxruntime-gpu", "onnx"),
+    "onnxruntime_tensorrt": ("onnxruntime-gpu", "tensorrt", "onnx"),
     "openvino": ("openvino",),
     "tensorrt": ("tensorrt", "onnx"),
     "tensorrt_rtx": ("tensorrt-rtx", "onnx"),
@@ -26,8 +28,11 @@ DISTRIBUTIONS: dict[str, tuple[str, ...]] = {
 """Python distributions whose versions count for what a built-in runtime builds. `onnx` rewrites
 the graph for TensorRT, `onnxruntime` folds its constants for ncnn."""
 
-ON_GPU = ("tensorrt", "tensorrt_rtx")
+ON_GPU = ("onnxruntime_cuda", "onnxruntime_tensorrt", "tensorrt", "tensorrt_rtx")
 """Runtimes whose targets depend on the GPU and its driver."""
+
+IN_PLACE_OF_ONNXRUNTIME = ("onnxruntime-gpu",)
+"""Packages that bring the same module; one that is installed counts, for it may be the one that runs."""
 
 CUDA_DISTRIBUTIONS = (
     "tensorrt-cu12",
@@ -52,10 +57,11 @@ def build_machine(settings: Any) -> dict[str, str]:
         needed.update(DISTRIBUTIONS.get(runtime) or _plugin_distributions(runtime))
     facts = {"architecture": platform.machine(), "system": platform.system().lower()}
     on_gpu = any(runtime in ON_GPU for runtime in runtimes)
-    found = installed_versions((*needed, *CUDA_DISTRIBUTIONS) if on_gpu else needed)
+    beside = (*IN_PLACE_OF_ONNXRUNTIME, *(CUDA_DISTRIBUTIONS if on_gpu else ()))
+    found = installed_versions((*needed, *beside))
     facts |= {name: found.get(name, "not installed") for name in sorted(needed)}
+    facts |= {name: found[name] for name in beside if name in found}
     if on_gpu:
-        facts |= {name: found[name] for name in CUDA_DISTRIBUTIONS if name in found}
         facts |= gpu_facts()
     return facts
 

@@ -23,6 +23,8 @@ GROUP = "kdpipe.runtimes"
 BUILT_IN = {
     "ncnn": "stages.runtimes.ncnn_runtime",
     "onnxruntime": "stages.runtimes.onnx_runtime",
+    "onnxruntime_cuda": "stages.runtimes.onnx_runtime_cuda",
+    "onnxruntime_tensorrt": "stages.runtimes.onnx_runtime_tensorrt",
     "openvino": "stages.runtimes.openvino_runtime",
     "tensorrt": "stages.runtimes.tensorrt_classic",
     "tensorrt_rtx": "stages.runtimes.tensorrt_rtx",

@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib
 import platform
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +14,9 @@ import torch
 from pipeline.errors import MachineCannot, StageError
 from stages.runtimes import tensorrt_sidecar
 from stages.runtimes.base import Source
+from stages.runtimes.gpu_binding import Bound, call_of, page_locked_like, timing
 from stages.runtimes.images import as_input
-from stages.runtimes.on_gpu import GpuTiming, Phases
+from stages.runtimes.on_gpu import GpuTiming
 from stages.runtimes.tensorrt_sidecar import ENGINE, Here
 
 
@@ -77,7 +77,7 @@ class TensorRtSession:
 
     def logits(self, images: np.ndarray) -> np.ndarray:
         bound = self._bind(as_input(images, self._source))
-        self._call(bound, bound.run, transfers=True)()
+        call_of(bound, bound.run, self._stream, transfers=True)()
         return bound.results["logits"].numpy().astype(np.float32)
 
     def timed(self, images: np.ndarray) -> Callable[[], None]:
@@ -88,9 +88,9 @@ class TensorRtSession:
         run = self._captured(bound) if cuda_graph else bound.run
         self.facts["transfers"] = "included" if transfers else "excluded"
         self.facts["cuda_graph"] = cuda_graph
-        return GpuTiming(self._call(bound, run, transfers=transfers), self._phases(bound, run))
+        return timing(bound, run, self._stream, transfers=transfers)
 
-    def _bind(self, images: np.ndarray) -> _Bound:
+    def _bind(self, images: np.ndarray) -> Bound:
         """These images in page-locked memory and on the GPU, and room for the outputs on both."""
         smallest, largest = self._batches
         if not smallest <= len(images) <= largest:
@@ -111,10 +111,7 @@ class TensorRtSession:
             name: torch.empty(tuple(context.get_tensor_shape(name)), dtype=self._types[name], device="cuda")
             for name in self._outputs
         }
-        results = {
-            name: torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
-            for name, tensor in outputs.items()
-        }
+        results = page_locked_like(outputs)
         torch.cuda.synchronize()
 
         def run() -> None:
@@ -127,41 +124,9 @@ class TensorRtSession:
             if not context.execute_async_v3(stream.cuda_stream):
                 raise self._fault("TensorRT could not run the engine", self._folder)
 
-        return _Bound(host, device, outputs, results, run)
+        return Bound(host, device, outputs, results, run)
 
-    def _call(self, bound: _Bound, run: Callable[[], None], *, transfers: bool) -> Callable[[], None]:
-        stream = self._stream
-
-        def call() -> None:
-            with torch.cuda.stream(stream):
-                if transfers:
-                    bound.upload()
-                run()
-                if transfers:
-                    bound.download()
-            stream.synchronize()
-
-        return call
-
-    def _phases(self, bound: _Bound, run: Callable[[], None]) -> Callable[[], Phases]:
-        marks = [torch.cuda.Event(enable_timing=True) for _ in range(4)]
-        stream = self._stream
-
-        def phases() -> Phases:
-            with torch.cuda.stream(stream):
-                marks[0].record(stream)
-                bound.upload()
-                marks[1].record(stream)
-                run()
-                marks[2].record(stream)
-                bound.download()
-                marks[3].record(stream)
-            stream.synchronize()
-            return Phases(*(marks[i].elapsed_time(marks[i + 1]) for i in range(3)))
-
-        return phases
-
-    def _captured(self, bound: _Bound) -> Callable[[], None]:
+    def _captured(self, bound: Bound) -> Callable[[], None]:
         """The inference as a CUDA graph. It runs once before, since TensorRT puts off work to then."""
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.stream(self._stream):
@@ -184,24 +149,6 @@ class TensorRtSession:
         return StageError(
             what, where=folder.name, why=why, mend="kdpipe build PROFILE, on the machine that is to run it"
         )
-
-
-@dataclass(frozen=True)
-class _Bound:
-    """Images and outputs in page-locked memory and on the GPU; `run` puts one inference on the stream."""
-
-    host: torch.Tensor
-    device: torch.Tensor
-    outputs: dict[str, torch.Tensor]
-    results: dict[str, torch.Tensor]
-    run: Callable[[], None]
-
-    def upload(self) -> None:
-        self.device.copy_(self.host, non_blocking=True)
-
-    def download(self) -> None:
-        for name, tensor in self.outputs.items():
-            self.results[name].copy_(tensor, non_blocking=True)
 
 
 def _context(trt: Any, engine: Any) -> Any:
