@@ -1,17 +1,12 @@
-"""The link to a device: its program called over OpenSSH's client, or on this machine.
+"""The link to a device: its program called there, over whatever the device's address names.
 
-Every call is one process that is asked and answers in JSON; with ssh all calls of a link share one connection
-(ControlMaster). ssh never prompts; host keys are checked as the user's own configuration says.
+Every call is one process that is asked and answers in JSON.
 """
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
-import re
-import shlex
-import shutil
 import subprocess
 import tempfile
 import time
@@ -19,16 +14,17 @@ from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
+from pipeline.device_transport import transport
 from pipeline.errors import DeviceCannot, StageError
 
 ANSWER = b"\n\x1ekdpipe "
-LOST = 255
-"""ssh's own exit code: the connection could not be made, or broke."""
-
 TRIES = 3
 PAUSE_S = 1.0
 TOO_OLD, DAMAGED = 8, 9
-MASTER_LIVES_S = 60
+INSTALL = {
+    "ssh": "install OpenSSH's client, e.g. apt-get install openssh-client",
+    "adb": "install Android's platform tools, e.g. apt-get install adb",
+}
 
 _BOOT = """
 import hashlib, os, subprocess, sys, tempfile
@@ -64,7 +60,7 @@ class Link:
         self._program = program
         self._sha256 = hashlib.sha256(program).hexdigest()
         self._file = f"program-{self._sha256[:16]}.pyz"
-        self._sockets: str | None = None
+        self._transport = transport(name, settings)
         self._delivered = False
         self._running: set[subprocess.Popen[bytes]] = set()
         self._stopped = False
@@ -132,17 +128,7 @@ class Link:
     def close(self) -> None:
         """Ends the shared connection."""
         self.stop()
-        if self._sockets:
-            with contextlib.suppress(OSError, subprocess.TimeoutExpired):
-                subprocess.run(
-                    [*self._ssh(), "-O", "exit", self._destination],
-                    capture_output=True,
-                    check=False,
-                    timeout=10,
-                    stdin=subprocess.DEVNULL,
-                )
-            shutil.rmtree(self._sockets, ignore_errors=True)
-            self._sockets = None
+        self._transport.close()
 
     @property
     def _python(self) -> str:
@@ -151,14 +137,6 @@ class Link:
     @property
     def _agent(self) -> list[str]:
         return [self._python, "-B", str(PurePosixPath(self.settings["folder"]) / self._file)]
-
-    @property
-    def _destination(self) -> str:
-        return re.sub(r":[0-9]+$", "", self._address).translate({ord("["): None, ord("]"): None})
-
-    @property
-    def _address(self) -> str:
-        return str(self.settings["url"]).removeprefix("ssh://").rstrip("/")
 
     def _deliver(self) -> None:
         """Puts the program into the device's folder, where it is not there in this very form."""
@@ -172,22 +150,28 @@ class Link:
         self, command: list[str], feed: bytes | IO[bytes], timeout_s: float | None = None
     ) -> tuple[int, bytes, str]:
         """Exit code, standard output and standard error of a command in the device's home folder."""
+        whole = self._transport.command(command)
         local = self.settings["url"] == "local"
-        whole = command if local else [*self._ssh(), self._destination, shlex.join(command)]
-        fed = isinstance(feed, bytes)
-        try:
-            child = subprocess.Popen(
-                whole,
-                stdin=subprocess.PIPE if fed else feed,  # type: ignore[arg-type]
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                cwd=Path.home() if local else None,
-            )
-        except OSError as error:
-            raise self._absent(whole[0], error) from error
+        with tempfile.TemporaryFile() as given:
+            stream: IO[bytes] = given
+            if isinstance(feed, bytes):  # from a file: adb does not always see that a pipe has ended
+                given.write(feed)
+                given.seek(0)
+            else:
+                stream = feed
+            try:
+                child = subprocess.Popen(
+                    whole,
+                    stdin=stream,
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.PIPE,
+                    cwd=Path.home() if local else None,
+                )
+            except OSError as error:
+                raise self._absent(whole[0], error) from error
         self._running.add(child)
         try:
-            out, said = child.communicate(feed if isinstance(feed, bytes) else None, timeout=timeout_s)
+            out, said = child.communicate(timeout=timeout_s)
         except subprocess.TimeoutExpired:
             raise StageError(
                 "The device did not answer in time",
@@ -201,35 +185,6 @@ class Link:
                 child.wait()
             self._running.discard(child)
         return child.returncode, out, said.decode(errors="replace").strip()
-
-    def _ssh(self) -> list[str]:
-        settings = self.settings
-        if self._sockets is None:
-            # Short, for a socket's path is; of its own, so that no master of the user's is touched.
-            self._sockets = tempfile.mkdtemp(prefix="kdpipe-ssh-")
-        options = {
-            **settings["options"],
-            "BatchMode": "yes",
-            "ControlMaster": "auto",
-            "ControlPath": f"{self._sockets}/%C",
-            "ControlPersist": str(MASTER_LIVES_S),
-        }
-        asked = {name.lower() for name in options}
-        waits = {
-            "ConnectTimeout": f"{settings['connect_timeout_s']:.0f}",
-            "ServerAliveInterval": "5",
-            "ServerAliveCountMax": "6",
-        }
-        options |= {name: value for name, value in waits.items() if name.lower() not in asked}
-        command = ["ssh", "-T"]
-        if settings["config"]:
-            command += ["-F", str(Path(settings["config"]).expanduser())]
-        for name, value in options.items():
-            command += ["-o", f"{name}={value}"]
-        if settings["identity"]:
-            command += ["-i", str(Path(settings["identity"]).expanduser()), "-o", "IdentitiesOnly=yes"]
-        port = re.search(r":([0-9]+)$", self._address.rpartition("]")[2])
-        return [*command, "-p", port[1]] if port else command
 
     def _answer(self, code: int, out: bytes, said: str) -> dict[str, Any]:
         self._checked(code, out, said)
@@ -250,8 +205,11 @@ class Link:
     def _checked(self, code: int, out: bytes, said: str) -> None:
         if code == 0:
             return
-        if code == LOST and self.settings["url"] != "local":
-            raise self._lost(said)
+        broke = self._transport.broke(code, said)
+        if broke:
+            lines = [line for line in said.splitlines() if line.strip()]
+            why = "\n".join(lines[-3:]) or "no reason was given"
+            raise LinkLost(broke[0], where=self.where, why=why, mend=broke[1])
         if code == TOO_OLD and "Python" in said:
             raise DeviceCannot(
                 "The device's Python is too old",
@@ -266,7 +224,7 @@ class Link:
                 "The device has no such Python",
                 where=self.where,
                 why=said or f"exit code {code} for {self._python}",
-                mend=f"install Python there, or name it with devices.{self.name}.python",
+                mend=self._transport.mend_python % self.name,
             )
         if code < 0:
             raise LinkLost("The call of the device was ended", where=self.where, why=f"signal {-code}")
@@ -278,26 +236,5 @@ class Link:
         )
 
     def _absent(self, program: str, error: OSError) -> DeviceCannot:
-        if program == "ssh":
-            mend = "install OpenSSH's client, e.g. apt-get install openssh-client"
-        else:
-            mend = f"name a Python with devices.{self.name}.python"
+        mend = INSTALL.get(program, f"name a Python with devices.{self.name}.python")
         return DeviceCannot(f"{program} cannot be started", where=self.where, why=str(error), mend=mend)
-
-    def _lost(self, said: str) -> LinkLost:
-        if "Permission denied" in said or "Too many authentication failures" in said:
-            what = "The device refuses the key"
-            mend = (
-                f"kdpipe never asks for a password: ssh-copy-id {self._destination}, or name a private key "
-                f"with devices.{self.name}.identity"
-            )
-        elif "Host key verification failed" in said or "REMOTE HOST IDENTIFICATION" in said:
-            what = "The device's host key is not known, or is another one"
-            mend = (
-                f"connect once by hand and compare the fingerprint: {shlex.join(['ssh', self._destination])}"
-            )
-        else:
-            what = "The device cannot be reached, or the link broke"
-            mend = "once it answers, run the same command again: it goes on where it was"
-        lines = [line for line in said.splitlines() if line.strip()]
-        return LinkLost(what, where=self.where, why="\n".join(lines[-3:]) or "ssh gave no reason", mend=mend)

@@ -36,16 +36,29 @@ def measured_in_words(one: Measured) -> str:
     """A device's scorecard; below it what was not measured, and where the artefact lies."""
     found = _scorecard(one)
     rows = [_row(row) for row in found["rows"] if row["latency"]]
-    header = ("target", "p50 ms [95 %]", "p90 ms", "p99 ms", "images/s", "size", "memory", "golden outputs")
+    header = (
+        "target",
+        "top-1 % [95 %]",
+        "as here",
+        "p50 ms [95 %]",
+        "p90 ms",
+        "p99 ms",
+        "images/s",
+        "size",
+        "memory",
+        "golden outputs",
+    )
     how = "cached" if one.status == "hit" else f"measured in {duration(one.seconds)}"
     board = found["device"]["board"] or found["device"]["machine"]["cpu"]
-    lines = [f"{one.name}: {board}, {how}", table(header, rows, "llrrrrrl")]
+    lines = [f"{one.name}: {board}, {how}", table(header, rows, "lrrrrrrrrl")]
     for row in found["rows"]:
         if row["flags"]:
             lines.append(f"{row['target']}: {', '.join(row['flags'])}")
         if not row["latency"]:
             word = "built, but not measured" if row["built"] else "not measured"
             lines.append(f"{row['target']} {word}: {row['why_not']}")
+        elif row["accuracy_why_not"]:
+            lines.append(f"{row['target']}: top-1 not measured: {row['accuracy_why_not']}")
     return "\n".join([*lines, f"scorecard  {one.path}/scorecard.json"])
 
 
@@ -101,8 +114,11 @@ def _scorecard(one: Measured) -> dict[str, Any]:
 
 def _row(row: Mapping[str, Any]) -> list[str]:
     first, golden, memory = row["latency"][0], row["golden"], row["peak_memory_bytes"]
+    alike = row["agreement_with_host"]
     return [
         row["target"],
+        "-" if row["top1"] is None else with_interval(row["top1"], row["top1_ci"], 2),
+        "-" if alike is None else f"{alike:.2f} %",
         with_interval(first["p50_ms"], first["p50_ci_ms"], 3),
         figure(first["p90_ms"], 3),
         figure(first["p99_ms"], 3),

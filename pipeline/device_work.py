@@ -11,6 +11,7 @@ from typing import Any
 
 from pipeline.books import StageResult
 from pipeline.device_files import deliver, fetch, item_of, items_of
+from pipeline.device_images import Sent, TestImages
 from pipeline.device_link import Link
 from pipeline.errors import DeviceCannot, KdpipeError, StageError
 from pipeline.profile import LoadedProfile
@@ -27,12 +28,13 @@ Tell = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Line:
-    """What is to be measured: the line's artefacts, and the ONNX files for engines to be built of."""
+    """What is to be measured: the line's artefacts, ONNX files to build engines of, and test images."""
 
     profile: LoadedProfile
     store: Store
     made: Mapping[str, StageResult]
     sources: Path
+    images: TestImages
 
     def folder(self, stage: str) -> Path:
         path = self.made[stage].path
@@ -67,6 +69,7 @@ def take(
     sources = {f"{name}.onnx": line.sources / f"{name}.onnx" for name in targets if is_built_there(name)}
     if sources:
         deliver(link, {name: item_of(file) for name, file in sources.items()}, f"{place}/onnx", tell)
+    images = line.images.deliver(link, tell)
     manifest = json.loads((bundle / "manifest.json").read_text(encoding="utf-8"))
     skipped: dict[str, str] = {}
     failed: list[KdpipeError] = []
@@ -81,7 +84,7 @@ def take(
             continue
         begun = time.monotonic()
         try:
-            _take_one(link, line, target, manifest, work, key)
+            _take_one(link, line, target, manifest, images, work, key)
         except StageError as error:
             failed.append(error)
             tell(f"{link.name}: {target} failed: {error.what}")
@@ -89,10 +92,18 @@ def take(
         tell(f"{link.name}: {target} done in {time.monotonic() - begun:.1f} s")
     if failed:
         raise failed[0]
-    return {"targets": list(targets), "skipped": skipped}
+    return {"targets": list(targets), "skipped": skipped, "images": images.count if images else 0}
 
 
-def _take_one(link: Link, line: Line, target: str, manifest: Mapping[str, Any], work: Path, key: str) -> None:
+def _take_one(
+    link: Link,
+    line: Line,
+    target: str,
+    manifest: Mapping[str, Any],
+    images: Sent | None,
+    work: Path,
+    key: str,
+) -> None:
     settings, build = line.profile.sections["measure"], line.profile.sections["build"]
     place = place_of(line)
     there = is_built_there(target)
@@ -113,7 +124,9 @@ def _take_one(link: Link, line: Line, target: str, manifest: Mapping[str, Any], 
         precision=precision,
         bundle=f"{place}/bundle",
         onnx=f"{place}/onnx/{target}.onnx" if there else None,
+        images=images.place if images else None,
         timings="timings",
+        batch_min=build["batch_min"] if there else 1,
         batch_max=build["batch_max"] if there else manifest["targets"][target]["batch_max"],
         image_shape=[size, size, preprocessing["channels"]],
         input=manifest["input"],

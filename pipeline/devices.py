@@ -19,7 +19,7 @@ from pipeline.device_link import Link
 from pipeline.device_work import BUILT_THERE, Line, Tell, is_built_there, place_of, take, targets_of
 from pipeline.errors import DeviceCannot, KdpipeError, StageError, UsageError
 from pipeline.keys import sha256_of
-from pipeline.plan import made_for, resolve
+from pipeline.plan import Facts, made_for, resolve
 from pipeline.profile import LoadedProfile
 from pipeline.stage import Context, Silent
 from stages import DEVICE, DEVICE_PROGRAM, DEVICE_SOURCES
@@ -112,7 +112,7 @@ def _measure(link: Link, line: Line, *, force: bool, tell: Tell) -> Measured:
             mend=f"install it there, or name another Python with devices.{link.name}.python",
         )
     store, targets = line.store, targets_of(link.name, line.profile)
-    parts = _key_parts(line, targets, facts)
+    parts = _key_parts(line, link.name, targets, facts)
     key = sha256_of(parts)
     path = store.artefact_path(DEVICE.name, key)
     done = Measured(link.name, str(link.settings["url"]), "hit", key, path, facts=facts)
@@ -134,17 +134,19 @@ def lasting(facts: Mapping[str, Any]) -> dict[str, Any]:
     return {**kept, "python": {"version": facts["python"]["version"]}, "trtexec": bool(facts["trtexec"])}
 
 
-def _key_parts(line: Line, targets: Sequence[str], facts: Mapping[str, Any]) -> dict[str, Any]:
+def _key_parts(line: Line, name: str, targets: Sequence[str], facts: Mapping[str, Any]) -> dict[str, Any]:
     machine = facts["machine"]
-    inputs = [*DEVICE.inputs] if any(map(is_built_there, targets)) else ["package"]
+    inputs = ["export", "quantize"] if any(map(is_built_there, targets)) else []
     return {
         "stage": DEVICE.name,
         "version": DEVICE.version,
-        "profile": {name: line.profile.keyed[name] for name in DEVICE.reads},
+        "profile": {section: line.profile.keyed[section] for section in DEVICE.reads},
         "targets": list(targets),
-        "inputs": {name: line.made[name].digest for name in inputs},
+        "inputs": {stage: line.made[stage].digest for stage in ("evaluate", "measure", "package", *inputs)},
+        "data": Facts(line.profile, line.store).of(DEVICE)["data"],
+        "accuracy_images": line.profile.sections["devices"][name]["accuracy_images"],
         "device": {
-            **{name: machine[name] for name in ("cpu", "architecture", "cores", "memory_gib", "gpu")},
+            **{fact: machine[fact] for fact in ("cpu", "architecture", "cores", "memory_gib", "gpu")},
             "board": facts["board"],
             "cuda": facts["gpu"],
             "numpy": facts["numpy"],

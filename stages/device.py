@@ -16,7 +16,7 @@ import numpy as np
 from pipeline.errors import StageError
 from pipeline.stage import Context, Metrics
 from stages.bundle.tolerance import TOLERANCE
-from stages.devices import carried
+from stages.devices import accuracy, carried
 from stages.measuring import latency, scorecard
 
 BUILT_THERE = ("model.engine", "engine.json", "timing.cache")
@@ -25,15 +25,16 @@ BUILT_THERE = ("model.engine", "engine.json", "timing.cache")
 def run(context: Context) -> Metrics:
     """Leaves `scorecard.json`, `samples/`, `logs/`, `golden/` and `engines/` (docs/artefacts.md).
 
-    `context.settings.device` says `facts` (of the device), `targets`, and `skipped` (by target, why it was
-    not sent). `context.inputs`: `package`, and under `results` a folder a target. Raises StageError
+    `context.settings.device` says `facts` (of the device), `targets`, `skipped` (by target, why it was
+    not sent), and how many test `images` were run there. `context.inputs`: the stages that DEVICE reads,
+    and under `results` a folder a target. Raises StageError
     if a target that the bundle has golden outputs of does not give them there.
     """
     asked = context.settings.device
     bundle, results = context.inputs["package"] / "bundle", context.inputs["results"]
     manifest = json.loads((bundle / "manifest.json").read_text(encoding="utf-8"))
     card = json.loads((context.inputs["export"] / "student.json").read_text(encoding="utf-8"))
-    for name in ("samples", "logs", "golden"):
+    for name in ("samples", "logs", "golden", "predictions"):
         (context.output / name).mkdir()
     rows = []
     for target in asked["targets"]:
@@ -47,13 +48,14 @@ def run(context: Context) -> Metrics:
         row = scorecard.row(
             {"model": "student", "target": target, "runtime": runtime, "precision": precision, **known}, card
         )
-        row |= {"built_there": None, "golden": None}
+        row |= {"built_there": None, "golden": None, **accuracy.NONE}
         if target in asked["skipped"]:
             row |= {"why_not": asked["skipped"][target]}
         else:
             _fill(row, results / target, context)
             if row["latency"]:
                 row["golden"] = _golden(row, results / target, bundle, context.output)
+                row |= accuracy.figures(target, results / target, asked["images"], context)
         rows.append(row)
     document = {
         "schema_version": 1,
@@ -64,7 +66,11 @@ def run(context: Context) -> Metrics:
     text = json.dumps(document, indent=2, ensure_ascii=False) + "\n"
     (context.output / "scorecard.json").write_text(text, encoding="utf-8")
     return {
-        "targets": {row["target"]: {"p50_ms": scorecard.first_p50_ms(row)} for row in rows if row["latency"]},
+        "targets": {
+            row["target"]: {"p50_ms": scorecard.first_p50_ms(row), "top1": row["top1"]}
+            for row in rows
+            if row["latency"]
+        },
         "not_measured": [
             {"target": row["target"], "why": row["why_not"]} for row in rows if not row["latency"]
         ],

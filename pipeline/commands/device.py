@@ -66,6 +66,7 @@ def _check(names: tuple[str, ...], profile: str, overrides: tuple[str, ...]) -> 
 def _measure(
     names: tuple[str, ...], profile: str, force: bool, overrides: tuple[str, ...], store: str | None
 ) -> int:
+    from pipeline.device_images import TestImages
     from pipeline.device_words import measured_entry, measured_in_words
     from pipeline.device_work import Line
     from pipeline.devices import measure, open_link, prepare_sources
@@ -90,7 +91,7 @@ def _measure(
         made = {result.name: result for result in results}
         sources = held.enter_context(opened.scratch())
         prepare_sources([link.name for link in links], made, sources, loaded)
-        line = Line(loaded, opened, made, sources)
+        line = Line(loaded, opened, made, sources, TestImages(loaded, sources))
         done += measure(links, line, force=force, tell=session.console.line)
         opened.digests.save()
     remember_profile(profile, overrides, opened)

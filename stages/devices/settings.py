@@ -10,15 +10,24 @@ from pydantic import field_validator
 from stages.fields import Settings, setting
 
 DEVICE_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
-URL = r"(local|ssh://([A-Za-z0-9_][A-Za-z0-9._-]*@)?([A-Za-z0-9][A-Za-z0-9._-]*|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?/?)"
+URL = (
+    r"(local|adb://[A-Za-z0-9][A-Za-z0-9._:-]*/?|"
+    r"ssh://([A-Za-z0-9_][A-Za-z0-9._-]*@)?([A-Za-z0-9][A-Za-z0-9._-]*|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?/?)"
+)
 """`ssh://HOST`, where HOST may be an alias of the user's ssh configuration; no name begins with a dash,
 for OpenSSH would take it for an option."""
+
+
+IMAGES_BYTES = 256 << 20
+"""How many bytes of test images a device is sent where `accuracy_images` does not say how many images."""
 
 
 class DeviceSettings(Settings):
     """A device that bundles are measured on and shipped to."""
 
-    url: str = setting(..., "ssh://USER@HOST:PORT, or local for this machine", min_length=1, keyed=False)
+    url: str = setting(
+        ..., "ssh://USER@HOST:PORT, adb://SERIAL, or local for this machine", min_length=1, keyed=False
+    )
     python: str = setting(
         "python3",
         "the device's Python, 3.10 or later, with numpy and the runtimes",
@@ -29,6 +38,13 @@ class DeviceSettings(Settings):
         "kdpipe", "where kdpipe writes on the device; relative to the user's home", min_length=1, keyed=False
     )
     targets: list[str] | None = setting(None, "target names to measure there; null: all of `targets`")
+    accuracy_images: int | None = setting(
+        None,
+        "test images, evenly spread, run there to tell top-1; null: all, up to 256 MiB of them; 0: none",
+        unit="images",
+        ge=0,
+        keyed=False,
+    )
     identity: str | None = setting(
         None, "private key file for ssh; null: as ssh's own configuration says", min_length=1, keyed=False
     )
@@ -47,7 +63,7 @@ class DeviceSettings(Settings):
     @classmethod
     def _is_address(cls, url: str) -> str:
         if not re.fullmatch(URL, url):
-            raise ValueError(f"found {url!r}, expected ssh://USER@HOST:PORT, ssh://HOST or local")
+            raise ValueError(f"found {url!r}, expected ssh://USER@HOST:PORT, adb://SERIAL or local")
         port = re.search(r":([0-9]+)/?$", url)
         if port and "]" not in port[1] and not 1 <= int(port[1]) <= 65535:
             raise ValueError(f"no port {port[1]}: ports are 1 to 65535")

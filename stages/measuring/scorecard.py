@@ -11,7 +11,12 @@ from stages.measuring.intervals import wilson_interval
 
 def accuracy(logits: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
     """Top-1 in per cent with its 95 % Wilson interval; logits (n, classes), labels (n,)."""
-    correct = int((logits.argmax(axis=1) == labels).sum())
+    return top1(logits.argmax(axis=1), labels)
+
+
+def top1(predictions: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
+    """As `accuracy`, of predicted classes (n,)."""
+    correct = int((predictions == labels).sum())
     low, high = wilson_interval(correct, len(labels))
     return {
         "top1": round(100.0 * correct / len(labels), 4),
@@ -21,7 +26,12 @@ def accuracy(logits: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
 
 def agreement(logits: np.ndarray, predictions: np.ndarray) -> float:
     """Share of images, in per cent, with the same predicted class as `predictions` (n,)."""
-    return round(100.0 * float((logits.argmax(axis=1) == predictions).mean()), 4)
+    return alike(logits.argmax(axis=1), predictions)
+
+
+def alike(predictions: np.ndarray, others: np.ndarray) -> float:
+    """Share of images, in per cent, with the same predicted class; both (n,)."""
+    return round(100.0 * float((predictions == others).mean()), 4)
 
 
 def row(target: dict[str, Any], card: dict[str, Any]) -> dict[str, Any]:

@@ -80,6 +80,7 @@ VERBS: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
     "assemble": _of_files("assemble"),
     "fetch": _of_files("fetch"),
     "remove": _of_files("remove"),
+    "keep_newest": _of_files("keep_newest"),
     "selftest": _of_releases("selftest"),
     "switch": _of_releases("switch"),
     "releases": _of_releases("releases"),

@@ -2,6 +2,7 @@
 
 FOLDER/received/SHA256          a whole file that waits for its place
 FOLDER/received/SHA256.part     what has come of one so far
+FOLDER/images/SHA256/images.npy test images, which the next measurement need not send
 """
 
 from __future__ import annotations
@@ -114,6 +115,16 @@ def remove(request: dict[str, Any]) -> dict[str, Any]:
     return {}
 
 
+def keep_newest(request: dict[str, Any]) -> dict[str, Any]:
+    """Of the folders beside `place`, itself the newest from now on, only the newest `keep` stay."""
+    place = inside(root(request), request["place"])
+    os.utime(place)
+    beside = sorted((path for path in place.parent.iterdir() if path.is_dir()), key=_changed, reverse=True)
+    for path in beside[request["keep"] :]:
+        shutil.rmtree(path, ignore_errors=True)
+    return {}
+
+
 def listing(folder: Path) -> dict[str, dict[str, Any]]:
     """Every file below a folder: `sha256` and `size` by relative path."""
     return {
@@ -170,7 +181,7 @@ def locked(handle: int, name: str, wait_s: float = WAIT_S) -> Iterator[None]:
 
 
 def _known(folder: Path) -> dict[str, Path]:
-    """Files of the bundles that lie here, by the digest their manifest tells."""
+    """Files of the bundles that lie here, by the digest their manifest tells, and test images."""
     known: dict[str, Path] = {}
     for manifest in [
         *folder.glob("releases/*/manifest.json"),
@@ -179,11 +190,17 @@ def _known(folder: Path) -> dict[str, Path]:
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
             for path, entry in json.loads(manifest.read_text(encoding="utf-8"))["files"].items():
                 known.setdefault(entry["sha256"], inside(manifest.parent, path))
+    for images in folder.glob("images/*/images.npy"):
+        known.setdefault(images.parent.name, images)
     return known
 
 
 def _is(path: Path | None, sha256: str) -> bool:
     return path is not None and path.is_file() and file_sha256(path) == sha256
+
+
+def _changed(path: Path) -> int:
+    return path.stat().st_mtime_ns
 
 
 def _digest(sha256: str) -> str:

@@ -31,9 +31,9 @@ def measure(request: dict[str, Any]) -> dict[str, Any]:
 
 def _work(folder: Path, place: Path, request: dict[str, Any]) -> None:
     job = place.with_suffix(".job.json")
-    paths = {name: str(inside(folder, request[name])) for name in ("bundle", "timings")}
-    onnx = str(inside(folder, request["onnx"])) if request["onnx"] else None
-    job.write_text(json.dumps({**request, **paths, "onnx": onnx, "output": str(place)}), encoding="utf-8")
+    named = {name: request[name] for name in ("bundle", "onnx", "images", "timings")}
+    paths = {name: str(inside(folder, path)) if path else None for name, path in named.items()}
+    job.write_text(json.dumps({**request, **paths, "output": str(place)}), encoding="utf-8")
     log = place / "log.txt"
     with log.open("wb") as said:
         try:

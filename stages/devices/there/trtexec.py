@@ -2,42 +2,79 @@
 
 trtexec keeps one inference in the queue while another runs; the latency it tells is copy in, computing
 and copy out of one (samples/common/sampleReporting.cpp in NVIDIA/TensorRT), so the figures say "trtexec".
+TensorRT 11 turned its defaults round: graphs are on and copies left out, unless it is told otherwise.
 """
 
 from __future__ import annotations
 
 import json
+import re
 import subprocess
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from pipeline.errors import StageError
-from stages.devices.there import facts, sessions
+from stages.devices.there import sessions
 from stages.measuring import latency
 from stages.measuring.watch import Watch
 
 LAST_LINES = 5
 
 
-def build(job: dict[str, Any], output: Path) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Program:
+    """A trtexec. `version` as 10.13.0; `by_default`: it leaves copies out and captures graphs unasked."""
+
+    path: str
+    version: str
+    by_default: bool
+
+    def words(self, *, graph: bool, transfers: bool) -> list[str]:
+        """How inferences are launched, in this program's words."""
+        if self.by_default:
+            return ["--noCudaGraph"] * (not graph) + ["--includeDataTransfers"] * transfers
+        return ["--useSpinWait", *["--useCudaGraph"] * graph, *["--noDataTransfers"] * (not transfers)]
+
+
+def inspect(path: str) -> Program:
+    """What the program at `path` tells of itself: its banner has the version, its help the words it knows."""
+    said = subprocess.run(
+        [path, "--help"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
+    ).stdout
+    found = re.search(r"\[TensorRT v(\d+)\]", said)
+    number = int(found[1]) if found else 0
+    version = f"{number // 10000}.{number // 100 % 100}.{number % 100}" if found else "unknown"
+    return Program(path, version, by_default="--includeDataTransfers" in said)
+
+
+def build(program: Program, job: dict[str, Any], output: Path) -> dict[str, Any]:
     """Writes `model.engine` and, if timings are kept, `timing.cache`. Raises StageError if trtexec fails."""
-    program, settings = str(facts.trtexec()), job["build"]
+    settings, engine = job["build"], output / "model.engine"
+    batches = {word: settings[f"batch_{word}"] for word in ("min", "opt", "max")}
     command = [
-        program,
+        program.path,
         f"--onnx={job['onnx']}",
-        f"--saveEngine={output / 'model.engine'}",
+        f"--saveEngine={engine}",
         "--stronglyTyped",
         "--skipInference",
         f"--memPoolSize=workspace:{settings['workspace_mb']}",
         f"--builderOptimizationLevel={settings['optimization_level']}",
-        *(f"--{word}Shapes=input:{_shape(job, settings[f'batch_{word}'])}" for word in ("min", "opt", "max")),
+        *(f"--{word}Shapes=input:{_shape(job, batch)}" for word, batch in batches.items()),
     ]
+    timings, kept = output / "timing.cache", Path(job["timings"]) / f"trtexec-{program.version}.cache"
     if settings["timing_cache"]:
-        command.append(f"--timingCacheFile={output / 'timing.cache'}")
-    _run(command, job)
-    return {"built_by": "trtexec", "batches": [settings[f"batch_{word}"] for word in ("min", "opt", "max")]}
+        if kept.is_file():
+            timings.write_bytes(kept.read_bytes())
+        command.append(f"--timingCacheFile={timings}")
+    engine.unlink(missing_ok=True)
+    _run(command, job, makes=engine)
+    if timings.is_file():
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        kept.write_bytes(timings.read_bytes())
+    return {"built_by": f"trtexec {program.version}", "batches": list(batches.values())}
 
 
 class TrtExec:
@@ -45,26 +82,30 @@ class TrtExec:
 
     clock = "trtexec"
 
-    def __init__(self, job: dict[str, Any], folder: Path, program: str) -> None:
+    def __init__(self, job: dict[str, Any], folder: Path, program: Program) -> None:
         self._job, self._folder, self._program = job, folder, program
-        self.facts = {"threads": 1, "transfers": "included", "cuda_graph": False, "run_by": "trtexec"}
+        settings = job["settings"]
+        self._launch = program.words(graph=settings["cuda_graph"], transfers=settings["transfers"])
+        self.facts = {
+            "version": program.version,
+            "threads": 1,
+            "transfers": "included" if settings["transfers"] else "left out",
+            "cuda_graph": settings["cuda_graph"],
+            "run_by": "trtexec",
+        }
 
     def sample(
         self, images: np.ndarray, settings: dict[str, Any], watch: Watch
     ) -> tuple[latency.Samples, None]:
         """Samples as trtexec exports them; it does not tell CPU time, so contention is not judged."""
-        times = self._folder / "times.json"
-        seconds = max(settings["duration_s"], 1)
-        self._infer(
+        told = self._infer(
             images,
-            f"--exportTimes={times}",
+            "exportTimes",
+            *self._launch,
             f"--warmUp={round(settings['warmup_s'] * 1000)}",
-            f"--duration={seconds:g}",
+            f"--duration={max(settings['duration_s'], 1):g}",
             f"--iterations={settings['min_samples']}",
-            "--useSpinWait",
         )
-        told = json.loads(times.read_text(encoding="utf-8"))
-        times.unlink()
         ns = np.asarray([round(entry["latencyMs"] * 1e6) for entry in told], np.int64)
         samples = latency.Samples(
             ns=ns,
@@ -79,20 +120,46 @@ class TrtExec:
         return samples, None
 
     def logits(self, images: np.ndarray) -> np.ndarray:
-        exported = self._folder / "outputs.json"
-        self._infer(images, f"--exportOutput={exported}", "--warmUp=0", "--duration=0", "--iterations=1")
-        told = json.loads(exported.read_text(encoding="utf-8"))
-        exported.unlink()
+        # Without the copies the outputs would not be brought back.
+        copied = self._program.words(graph=False, transfers=True)
+        told = self._infer(images, "exportOutput", *copied, "--warmUp=0", "--duration=0", "--iterations=1")
         values = next(entry["values"] for entry in told if entry["name"] == "logits")
         return np.asarray(values, np.float32).reshape(len(images), -1)
 
-    def _infer(self, images: np.ndarray, *more: str) -> None:
-        fed = self._folder / "input.bin"
+    def _infer(self, images: np.ndarray, export: str, *more: str) -> list[dict[str, Any]]:
+        """Runs the engine on these images; the entries of the file that `export` names."""
+        fed, exported = self._folder / "input.bin", self._folder / f"{export}.json"
         sessions.as_input(images, self._job).tofile(fed)
-        engine = f"--loadEngine={self._folder / 'model.engine'}"
-        shape = f"--shapes=input:{_shape(self._job, len(images))}"
-        _run([self._program, engine, shape, f"--loadInputs=input:{fed}", *more], self._job)
-        fed.unlink()
+        command = [
+            self._program.path,
+            f"--loadEngine={self._folder / 'model.engine'}",
+            f"--shapes=input:{_shape(self._job, len(images))}",
+            f"--loadInputs=input:{fed}",
+            f"--{export}={exported}",
+            *more,
+        ]
+        try:
+            _run(command, self._job, makes=exported)
+            told: list[dict[str, Any]] = json.loads(_as_json(exported.read_text(encoding="utf-8")))
+        except ValueError as error:
+            raise StageError(
+                f"What trtexec told by --{export} cannot be read",
+                where=self._job["target"],
+                why=str(error),
+                mend=f"TensorRT {self._program.version} may write it in another form: please report it",
+            ) from error
+        finally:
+            fed.unlink(missing_ok=True)
+            exported.unlink(missing_ok=True)
+        return told
+
+
+def _as_json(text: str) -> str:
+    """trtexec writes numbers that are none as C++ prints them."""
+    return re.sub(r"(?<=[\s,\[])(-?)(nan|inf)\b", lambda word: NUMBERS[word[2]].format(word[1]), text)
+
+
+NUMBERS = {"nan": "NaN", "inf": "{}Infinity"}
 
 
 def _shape(job: dict[str, Any], batch: int) -> str:
@@ -103,14 +170,15 @@ def _shape(job: dict[str, Any], batch: int) -> str:
     return "x".join(map(str, sizes))
 
 
-def _run(command: list[str], job: dict[str, Any]) -> None:
+def _run(command: list[str], job: dict[str, Any], *, makes: Path) -> None:
+    """Raises StageError with its own words if it fails, or says that it passed and left nothing."""
     done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
     print(" ".join(command), done.stdout, sep="\n")
-    if done.returncode:
+    if done.returncode or not makes.is_file():
         lines = [line for line in done.stdout.splitlines() if "[E]" in line] or done.stdout.splitlines()
         raise StageError(
             "trtexec failed on the device",
             where=job["target"],
-            why="\n".join(lines[-LAST_LINES:]) or f"status {done.returncode}",
+            why="\n".join(lines[-LAST_LINES:]) or f"status {done.returncode}, {makes.name} was not written",
             mend="leave the target out of the device's targets",
         )

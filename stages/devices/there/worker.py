@@ -1,7 +1,8 @@
 """Measures one target of a bundle: latency first, on a process that has loaded nothing else.
 
 Leaves the samples of each combination (`stages.devices.carried`), `logits.npy` of the golden inputs,
-and `unfinished.json`, which the caller makes `result.json` once all is on the disk.
+`predictions.npy` of the test images (int32, n) if there are any, and `unfinished.json`, which the caller
+makes `result.json` once all is on the disk.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import json
 import os
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -77,9 +79,11 @@ def work(job: dict[str, Any], output: Path) -> dict[str, Any]:
             )
     assert session is not None
     peak = _memory("VmHWM")
-    step = min(len(images), job["batch_max"])
-    parts = [session.logits(images[start : start + step]) for start in range(0, len(images), step)]
-    np.save(output / "logits.npy", np.concatenate(parts).astype(np.float32))
+    np.save(output / "logits.npy", np.concatenate([*_logits(session, images, job)]).astype(np.float32))
+    if job["images"]:
+        test_images = np.load(job["images"], mmap_mode="r", allow_pickle=False)
+        predictions = [part.argmax(axis=1) for part in _logits(session, test_images, job)]
+        np.save(output / "predictions.npy", np.concatenate(predictions).astype(np.int32))
     return {
         "why_not": None,
         "built": True,
@@ -94,6 +98,16 @@ def work(job: dict[str, Any], output: Path) -> dict[str, Any]:
         "clock": session.clock,
         "clock_step_ns": latency.clock_step_ns(),
     }
+
+
+def _logits(session: sessions.Session, images: np.ndarray, job: dict[str, Any]) -> Iterator[np.ndarray]:
+    """The logits of uint8 images (n, H, W, C) by batches, each (batch, classes)."""
+    step = min(job["settings"]["accuracy_batch"], job["batch_max"])
+    for start in range(0, len(images), step):
+        part = np.ascontiguousarray(images[start : start + step])
+        # An engine takes no batch below its smallest: images go round, and their answers are left out.
+        fed = part[np.arange(max(len(part), job["batch_min"])) % len(part)]
+        yield session.logits(fed)[: len(part)]
 
 
 def _bind(allowed: set[int], threads: int, *, pinned: bool) -> tuple[int, ...]:

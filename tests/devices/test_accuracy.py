@@ -1,0 +1,91 @@
+"""Top-1 as it is on the device: the test images run there with the very file, judged here."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.command import document
+from tests.devices.place import Place
+
+TARGET = "onnxruntime-int8"
+
+
+def measured(place: Place, profile: Path, *more: str) -> dict[str, Any]:
+    ran = place.run("device", "measure", "board", profile, "--json", *more)
+    assert ran.returncode == 0, ran.stderr
+    (device,) = document(ran)["devices"]
+    return {**device, "told": ran.stderr}
+
+
+def test_top1_is_that_of_the_test_images_there_and_they_are_sent_once(place: Place) -> None:
+    home = place.home()
+    profile = place.profile({"board": place.device(home, targets=[TARGET])})
+    first = measured(place, profile)
+    (row,) = first["rows"]
+    on_host = place.artefact(profile, "measure")
+    labels = np.load(on_host / "predictions" / "labels.npy")
+    there = np.load(Path(first["path"]) / "predictions" / f"{TARGET}.npy")
+    assert row["accuracy_images"] == len(labels) == len(there)
+    assert row["top1"] == pytest.approx(100 * (there == labels).mean(), abs=1e-3)
+    low, high = row["top1_ci"]
+    assert low < row["top1"] < high
+    host = json.loads((on_host / "scorecard.json").read_text())["rows"]
+    (same,) = [one for one in host if one["model"] == "student" and one["target"] == TARGET]
+    for figure in ("top1", "agreement", "agreement_with_float"):
+        assert row[figure] == pytest.approx(same[figure], abs=1.0), "the same file, on the same processor"
+    assert row["agreement_with_host"] > 99
+    assert row["accuracy_why_not"] is None
+    again = measured(place, profile, "--force")
+    assert f"{len(labels)} test images are there (0 bytes sent)" in again["told"]
+    assert again["rows"][0]["top1"] == row["top1"]
+
+
+def test_an_image_that_changed_on_the_device_is_sent_anew(place: Place) -> None:
+    home = place.home()
+    profile = place.profile({"board": place.device(home, targets=[TARGET], accuracy_images=50)})
+    first = measured(place, profile)
+    assert first["rows"][0]["accuracy_images"] == 50
+    (kept,) = (home / "images").glob("*/images.npy")
+    images = np.load(kept)
+    assert images.shape == (50, 16, 16, 1)
+    np.save(kept, images[:, ::-1])
+    again = measured(place, profile, "--force")
+    assert again["rows"][0]["top1"] == first["rows"][0]["top1"]
+    np.testing.assert_array_equal(np.load(kept), images)
+
+
+def test_only_a_few_sets_of_images_stay_on_the_device(place: Place) -> None:
+    home = place.home()
+    for count in (20, 21, 22, 23):
+        device = place.device(home, targets=[TARGET], accuracy_images=count)
+        measured(place, place.profile({"board": device}))
+    kept = sorted(len(np.load(file)) for file in (home / "images").glob("*/images.npy"))
+    assert kept == [21, 22, 23]
+
+
+def test_without_images_it_is_said_that_top1_was_not_measured(place: Place) -> None:
+    profile = place.profile({"board": place.device(place.home(), targets=[TARGET], accuracy_images=0)})
+    (row,) = measured(place, profile)["rows"]
+    assert row["latency"]
+    assert row["top1"] is None
+    assert row["accuracy_why_not"] == "accuracy_images of the device is 0"
+    words = place.run("device", "measure", "board", profile).stdout
+    assert f"{TARGET}: top-1 not measured: accuracy_images of the device is 0" in words
+
+
+def test_a_device_without_room_for_the_images_is_told(place: Place) -> None:
+    home = place.home()
+    profile = place.profile({"board": place.device(home, targets=[TARGET])})
+    home.mkdir()
+    (home / "images").write_text("in the way")  # nothing can be written there
+    ran = place.run("device", "measure", "board", profile)
+    assert ran.returncode == 1
+    assert "devices.board.accuracy_images" in ran.stderr
+    assert "Traceback" not in ran.stderr
+    shutil.rmtree(home)

@@ -1,0 +1,78 @@
+"""Devices over adb, with a stand-in for the program: its words, its exit codes, its faults."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.command import document, kdpipe
+from tests.devices import adb
+from tests.devices.place import PACKED, Place
+
+
+@pytest.fixture
+def board(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, Path]:
+    """(the file of the device's state, the device's /data/local/tmp)"""
+    folder, state, home = adb.stand_in(tmp_path)
+    monkeypatch.setenv("PATH", adb.path_with(folder))
+    return state, home
+
+
+def test_check_measure_and_ship_over_adb(place: Place, board: tuple[Path, Path]) -> None:
+    _, home = board
+    profile = place.profile({"phone": {"url": "adb://BOARD01", "python": place.python, "targets": PACKED}})
+    told = kdpipe("device", "check", "phone", profile, "--json")
+    assert told.returncode == 0, told.stderr
+    (facts,) = document(told)["devices"]
+    assert facts["folder"]["path"] == str(home / "kdpipe"), (
+        "not below the shell's HOME, which is no place to write"
+    )
+    assert not (home / "kdpipe").exists(), "check leaves nothing"
+    ran = place.run("device", "measure", "phone", profile, "--json")
+    assert ran.returncode == 0, ran.stderr
+    rows = document(ran)["devices"][0]["rows"]
+    assert [row["target"] for row in rows] == PACKED
+    assert all(row["golden"]["passed"] and row["top1"] is not None for row in rows)
+    shipped = place.run("ship", "phone", profile, "--json")
+    assert shipped.returncode == 0, shipped.stderr
+    assert (home / "kdpipe" / "current").readlink().name == document(shipped)["current"]
+    assert (home / "kdpipe" / "current" / "predict.py").is_file()
+
+
+@pytest.mark.parametrize(
+    ("state", "said"),
+    [
+        ("gone", "adb devices"),
+        ("unauthorized", "allow USB debugging"),
+        ("dies", "answer is missing"),
+    ],
+)
+def test_a_device_that_does_not_answer_is_told(
+    place: Place, board: tuple[Path, Path], state: str, said: str
+) -> None:
+    board[0].write_text(state)
+    profile = place.profile({"phone": {"url": "adb://BOARD01", "python": place.python}})
+    told = kdpipe("device", "check", "phone", profile)
+    assert told.returncode == 4
+    assert said in told.stderr
+    assert "Traceback" not in told.stderr
+
+
+def test_a_device_without_python_is_told_what_it_needs(place: Place, board: tuple[Path, Path]) -> None:
+    profile = place.profile({"phone": {"url": "adb://BOARD01", "python": "python3-of-none"}})
+    told = kdpipe("device", "check", "phone", profile)
+    assert told.returncode == 4
+    assert "no such Python" in told.stderr
+    for way in ("/data/local/tmp", "Termux", "adb root", "devices.phone.python"):
+        assert way in told.stderr
+
+
+def test_without_adb_it_is_told_what_to_install(
+    place: Place, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    profile = place.profile({"phone": {"url": "adb://BOARD01"}})
+    told = kdpipe("device", "check", "phone", profile)
+    assert told.returncode == 4
+    assert "platform tools" in told.stderr
