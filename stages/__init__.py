@@ -50,9 +50,9 @@ STAGES: tuple[Stage, ...] = (
         name="quantize",
         summary="Quantise the student's ONNX file to INT8, one recipe for each family of targets.",
         module="stages.quantize",
-        version=1,
-        inputs=("export",),
-        reads=("data", "quantize", "targets"),
+        version=2,
+        inputs=("train", "distill", "export"),
+        reads=("seed", "compute", "data", "distill", "quantize", "targets"),
         data=True,
     ),
     Stage(

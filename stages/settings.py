@@ -23,6 +23,7 @@ from stages.measuring.settings import MeasureSettings
 from stages.methods.settings import BUILT_IN as METHODS
 from stages.methods.settings import MethodSettings
 from stages.models.settings import ModelSettings
+from stages.quantisation_aware.settings import QuantisationAwareSettings
 from stages.runtimes.settings import BuildSettings, TargetSettings
 from stages.training.settings import ComputeSettings, RecipeSettings, TrainSettings
 
@@ -141,6 +142,9 @@ class QuantizeSettings(Settings):
         le=100.0,
     )
     prove: bool = setting(True, "false: a proof that fails is noted, and the files are written all the same")
+    distill: QuantisationAwareSettings = setting(
+        QuantisationAwareSettings, "a short fine-tune of the student under the rounding of its INT8 file"
+    )
 
 
 class PackageSettings(Settings):
