@@ -4,9 +4,9 @@
 
 Needs root, OpenSSH's server and a Python 3.10 or later that every account can run (--python). Makes the
 account `kdpipe-edge` with a key of its own, an sshd on a free port of the loopback interface that lets nobody
-else in, and there a virtual environment with numpy, onnxruntime, openvino and Pillow: nothing of kdpipe. Then it
-runs what a user would, each as one command, and prints the command, its exit code, seconds and what it said.
-All that is made is taken away in the end; --keep leaves the account and its files.
+else in, and there a virtual environment with numpy, onnxruntime, openvino and Pillow: nothing of kdpipe.
+Then it runs what a user would, each as one command, and prints the command, its exit code, its seconds and
+what it said. All that is made is taken away in the end; --keep leaves the account and its files.
 """
 
 from __future__ import annotations
