@@ -10,7 +10,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from pipeline.stage import Context, Metrics, StageRecord
-from stages.reporting import charts, parts, speed
+from stages.reporting import charts, parts, payoff, speed
 from stages.reporting.model_card import distillation_sentence, model_card
 
 TEMPLATES = Path(charts.__file__).parent
@@ -28,6 +28,7 @@ def run(context: Context) -> Metrics:
         "student": _history(inputs["distill"] / "history.csv"),
         "student alone": _history(inputs["distill"] / "baseline" / "history.csv"),
     }
+    pays = payoff.rows(scorecard, _json(inputs["build"] / "build.json"), inputs["measure"])
     title = context.settings.report.title or context.settings.name
 
     environment = Environment(
@@ -57,6 +58,7 @@ def run(context: Context) -> Metrics:
         evaluated=parts.evaluated_rows(judged),
         stages=_stages(context.history),
         comparisons=speed.comparison_rows(scorecard),
+        payoff=payoff.table(pays),
         load=speed.load_rows(scorecard),
         conditions=speed.condition_rows(scorecard),
         why_no_energy=speed.why_no_energy(scorecard),
@@ -65,6 +67,7 @@ def run(context: Context) -> Metrics:
     (context.output / "report.html").write_text(page, encoding="utf-8")
     summary = _summary(context, scorecard, judged, student, teacher)
     summary["gates"] = gates["judgements"]
+    summary["precisions"] = pays
     text = json.dumps(summary, indent=2, ensure_ascii=False)
     (context.output / "summary.json").write_text(text + "\n", encoding="utf-8")
     card = model_card(context.settings.name, scorecard, student, teacher)

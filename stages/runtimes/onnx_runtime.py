@@ -29,6 +29,8 @@ LEVELS = {
     "all": "ORT_ENABLE_ALL",
 }
 
+_FLOAT_LAYERS = ("Conv", "FusedConv", "ConvTranspose", "Gemm", "FusedGemm", "MatMul", "FusedMatMul")
+_CONVERSIONS = ("QuantizeLinear", "DequantizeLinear")
 _INTEGER_OPERATORS = ("QLinear", "QGemm", "MatMulInteger", "ConvInteger", "DynamicQuantize", "QAttention")
 
 
@@ -90,7 +92,10 @@ class OnnxRuntime:
             else "any CPU, this or a later ONNX Runtime",
         }
         if source.precision == "int8":
+            kinds = [node.op_type for node in model.graph.node]
             facts["integer_operators"] = integer
+            facts["float_layers"] = sum(kind in _FLOAT_LAYERS for kind in kinds)
+            facts["conversions"] = sum(kind in _CONVERSIONS for kind in kinds)
         return facts
 
     def load(self, folder: Path, source: Source, threads: int) -> OnnxRuntimeSession:

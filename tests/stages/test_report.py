@@ -77,6 +77,23 @@ def test_the_page_tells_how_far_latencies_can_be_trusted(page: Path, whole_line:
                 assert html.escape(entry["energy"]["why_not"]) in conditions
 
 
+def test_the_page_tells_whether_a_precision_pays(page: Path, whole_line: Line) -> None:
+    text = page.read_text(encoding="utf-8")
+    told = text[text.index('id="precision"') : text.index('id="load"')]
+    (found,) = json.loads((page.parent / "summary.json").read_text(encoding="utf-8"))["precisions"]
+    assert (found["target"], found["against"]) == ("onnxruntime-int8", "onnxruntime-fp32")
+    assert found["speed"]["in_turns"] is True
+    assert found["pays"] in told
+    assert f"{found['accuracy']['points']:+.2f}" in told
+    assert found["accuracy"]["images"] > 100
+    for reason in found["why"]:
+        assert html.escape(reason) in told
+    rows = json.loads((whole_line.folder / "build" / "build.json").read_text(encoding="utf-8"))["targets"]
+    facts = next(row["facts"] for row in rows if row["target"] == "onnxruntime-int8")
+    assert facts["integer_operators"] > 0
+    assert {"float_layers", "conversions"} <= set(facts)
+
+
 def test_the_summary_is_for_scripts(page: Path) -> None:
     summary = json.loads((page.parent / "summary.json").read_text(encoding="utf-8"))
     assert summary["schema_version"] == 1
