@@ -14,11 +14,13 @@ from stages.data.load import DataSet
 from stages.data.load import load as load_data
 from stages.onnx_files.calibration import audit, divide, doubts
 from stages.onnx_files.quantising import RECIPES, Recipe, prepare
-from stages.onnx_files.ranges import Ranges, find_ranges, float_activations
+from stages.onnx_files.ranges import Method, Ranges, find_ranges, float_activations
 from stages.quantising.bench import Bench, open_bench, top1
-from stages.quantising.making import Made, judge, make
+from stages.quantising.exclusion import relieved
+from stages.quantising.making import Judged, Made, judge
 from stages.quantising.proving import figures_of, tell
 from stages.quantising.reasons import kept_by_the_profile
+from stages.quantising.sweeping import calibrated, methods_of
 from stages.runtimes import registry
 from stages.runtimes.settings import TargetSettings
 
@@ -41,24 +43,27 @@ def run(context: Context) -> Metrics:
     source = prepare(onnx.load(context.inputs["export"] / "student.onnx"))
     kept_float = kept_by_the_profile(source, context.settings.quantize.exclude)
     bench, images = _bench(context, card)
-    ranges = _ranges(source, recipes, kept_float, bench)
+    found = _ranges(source, recipes, kept_float, bench)
 
     report: dict[str, Any] = {
         "needed": True,
         "settings": bench.settings.model_dump(),
         "images": images,
-        "ranges": _told(ranges),
-        "constant_tensors": ranges.constant(),
-        "float_nodes": sorted(kept_float),
+        "ranges": {},
+        "constant_tensors": next(iter(found.values())).constant(),
+        "float_nodes": kept_float,
         "validation_images": len(bench.labels),
         "float_top1": top1(bench.float_validation, bench.labels),
         "files": {},
     }
     metrics: Metrics = {"files": len(recipes), "float_top1": report["float_top1"]}
     for recipe in recipes:
-        made = make(source, ranges, recipe, kept_float, bench)
-        figures = _leave(made, bench, context)
+        made, calibration = calibrated(source, found, recipe, kept_float, bench)
+        made, judged, sensitivity = relieved(made, judge(made, bench), bench)
+        figures = _leave(made, judged, bench, context)
+        figures |= {"calibration": calibration, "sensitivity": sensitivity}
         report["files"][recipe.name] = figures
+        report["ranges"][calibration["method"]] = _told(made.ranges)
         metrics[f"{recipe.name}_size_bytes"] = figures["size_bytes"]
         metrics[f"{recipe.name}_agreement"] = figures["agreement"]
         metrics[f"{recipe.name}_top1"] = figures["top1"]
@@ -99,24 +104,17 @@ def _bench(context: Context, card: Mapping[str, Any]) -> tuple[Bench, dict[str, 
 
 def _ranges(
     source: onnx.ModelProto, recipes: Sequence[Recipe], kept_float: Mapping[str, str], bench: Bench
-) -> Ranges:
-    """One calibration for all recipes: what they do with the ranges differs, not the ranges."""
+) -> dict[Method, Ranges]:
+    """By method. One calibration for all recipes: what they do with the ranges differs, not the ranges."""
     op_types = sorted({kind for recipe in recipes for kind in recipe.op_types})
-    settings = bench.settings
-    return find_ranges(
-        source,
-        float_activations(source, op_types, set(kept_float)),
-        lambda: bench.calibration_feeds(settings.method),
-        method=settings.method,
-        percentile=settings.percentile,
-    )
+    tensors = float_activations(source, op_types, set(kept_float))
+    methods = methods_of(bench.settings)
+    return find_ranges(source, tensors, lambda: bench.calibration_feeds(bench.settings.method), methods)
 
 
-def _leave(made: Made, bench: Bench, context: Context) -> dict[str, Any]:
-    """Judges, writes and proves a finished file; returns its figures."""
-    judged = judge(made, bench)
-    path = context.output / made.recipe.file
-    figures, fault = figures_of(made, judged, path, bench)
+def _leave(made: Made, judged: Judged, bench: Bench, context: Context) -> dict[str, Any]:
+    """Writes and proves a finished file; returns its figures."""
+    figures, fault = figures_of(made, judged, context.output / made.recipe.file, bench)
     if fault and bench.settings.prove:
         raise fault
     if fault:

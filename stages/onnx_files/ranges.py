@@ -15,36 +15,58 @@ import onnx
 from onnx import TensorProto, helper
 
 from pipeline.errors import StageError
+from stages.onnx_files.histograms import Histograms
 from stages.onnx_files.metadata import INPUT
 from stages.onnx_files.sessions import open_session
 
 GROUP = 16
 """Images whose extremes are taken together by moving_average, before the mean over the groups."""
 
-BINS = 4096
-"""Histogram bins of percentile, over a tensor's whole range."""
-
-ENTROPY_BINS = 2048
-ENTROPY_LEVELS = 128
-ENTROPY_STRIDE = 8
-"""Bins of absolute values, levels of INT8 on one side of zero, and bins between two candidates."""
+ALIKE = 1e-3
+"""Of a range: a quarter of one of its 255 steps."""
 
 _LOW, _HIGH = ":min", ":max"
 
 
 @dataclass(frozen=True)
+class Method:
+    """A way to find the range of an activation.
+
+    minmax: the lowest and the highest value of all. moving_average: the mean over groups of 16
+    images of the groups' extremes, which one odd image moves little. percentile: the range that
+    holds `percentile` per cent of the values, as much cut off at either end. entropy: the range
+    whose 8-bit form loses least information (Kullback-Leibler divergence; S. Migacz, "8-bit
+    inference with TensorRT", GTC 2017).
+    """
+
+    name: str
+    percentile: float = 100.0
+
+    def __str__(self) -> str:
+        return f"percentile {self.percentile:g}" if self.name == "percentile" else self.name
+
+
+@dataclass(frozen=True)
 class Ranges:
-    """low, high: float64 (tensors,) in the order of `tensors`."""
+    """low, high: float64 (tensors,) in the order of `tensors`. method: how they were found."""
 
     tensors: tuple[str, ...]
     low: np.ndarray
     high: np.ndarray
+    method: Method
 
     def constant(self) -> list[str]:
         """Tensors that are the same number for every image: they carry nothing."""
         return [
             name for name, low, high in zip(self.tensors, self.low, self.high, strict=True) if low == high
         ]
+
+    def alike(self, other: Ranges) -> bool:
+        """Whether no end differs by more than `ALIKE` of its range: INT8 files made of both are the same,
+        but for a rounding here and there."""
+        width = np.maximum(self.high - self.low, other.high - other.low)
+        moved = np.maximum(np.abs(self.low - other.low), np.abs(self.high - other.high))
+        return bool((moved <= ALIKE * width).all())
 
 
 Feeds = Callable[[], Iterable[np.ndarray]]
@@ -70,32 +92,43 @@ def float_activations(model: onnx.ModelProto, op_types: Sequence[str], skipped: 
 
 
 def find_ranges(
-    model: onnx.ModelProto, tensors: Sequence[str], feeds: Feeds, *, method: str, percentile: float
-) -> Ranges:
-    """The range of each tensor over the images, by one of four methods.
+    model: onnx.ModelProto, tensors: Sequence[str], feeds: Feeds, methods: Sequence[Method]
+) -> dict[Method, Ranges]:
+    """The range of each tensor over the images by each of the methods, in the order of `methods`.
 
-    minmax: the lowest and the highest value of all. moving_average: the mean over groups of 16
-    images of the groups' extremes, which one odd image moves little. percentile: the range that
-    holds `percentile` per cent of the values, as much cut off at either end. entropy: the range
-    whose 8-bit form loses least information (Kullback-Leibler divergence; S. Migacz, "8-bit
-    inference with TensorRT", GTC 2017).
+    The images are run once for extremes, and once more if a method needs histograms, however many do.
 
     Raises StageError if a tensor takes a value that is not finite, or the input never changes.
     """
     lows, highs = _extremes(model, tensors, feeds)
     _require_usable(tensors, lows, highs)
     low, high = lows.min(axis=0), highs.max(axis=0)
-    if method == "moving_average":
-        groups = range(0, len(lows), GROUP)
-        low = np.mean([lows[start : start + GROUP].min(axis=0) for start in groups], axis=0)
-        high = np.mean([highs[start : start + GROUP].max(axis=0) for start in groups], axis=0)
-    elif method == "percentile":
-        low, high = _by_percentile(model, tensors, feeds, low, high, percentile)
-    elif method == "entropy":
-        low, high = _by_entropy(model, tensors, feeds, low, high)
-    elif method != "minmax":
-        raise ValueError(f"no calibration method is called {method!r}")
-    return Ranges(tuple(tensors), low.astype(np.float64), high.astype(np.float64))
+    histograms = Histograms(low, high)
+    if any(method.name in ("percentile", "entropy") for method in methods):
+        for values in _activations(model, tensors, feeds):
+            for index, value in enumerate(values):
+                histograms.add(index, value)
+    found = {}
+    for method in methods:
+        if method.name == "minmax":
+            span = low, high
+        elif method.name == "moving_average":
+            span = _grouped(lows, np.min), _grouped(highs, np.max)
+        elif method.name == "percentile":
+            span = histograms.percentile(method.percentile)
+        elif method.name == "entropy":
+            span = histograms.entropy()
+        else:
+            raise ValueError(f"no calibration method is called {method.name!r}")
+        low_ends, high_ends = (side.astype(np.float64) for side in span)
+        found[method] = Ranges(tuple(tensors), low_ends, high_ends, method)
+    return found
+
+
+def _grouped(extremes: np.ndarray, extreme: Callable[..., np.ndarray]) -> np.ndarray:
+    """float32 (tensors,): the mean over groups of images of the groups' extremes."""
+    starts = range(0, len(extremes), GROUP)
+    return np.mean([extreme(extremes[start : start + GROUP], axis=0) for start in starts], axis=0)
 
 
 def _extremes(model: onnx.ModelProto, tensors: Sequence[str], feeds: Feeds) -> tuple[np.ndarray, np.ndarray]:
@@ -148,75 +181,3 @@ def _activations(model: onnx.ModelProto, tensors: Sequence[str], feeds: Feeds) -
     outputs = [name + _HIGH for name in tensors]
     for image in feeds():
         yield session.run(outputs, {INPUT: image})
-
-
-def _by_percentile(
-    model: onnx.ModelProto,
-    tensors: Sequence[str],
-    feeds: Feeds,
-    low: np.ndarray,
-    high: np.ndarray,
-    percentile: float,
-) -> tuple[np.ndarray, np.ndarray]:
-    counts = np.zeros((len(tensors), BINS), dtype=np.int64)
-    for values in _activations(model, tensors, feeds):
-        for index, value in enumerate(values):
-            if low[index] < high[index]:
-                counts[index] += np.histogram(value, BINS, (low[index], high[index]))[0]
-    cut = (100.0 - percentile) / 200.0
-    found_low, found_high = low.astype(np.float64), high.astype(np.float64)
-    for index, count in enumerate(counts):
-        if not count.any():
-            continue
-        edges = np.linspace(low[index], high[index], BINS + 1)
-        share = np.cumsum(count) / count.sum()
-        first = int(np.searchsorted(share, cut, side="right"))
-        last = int(np.searchsorted(share, 1.0 - cut, side="left"))
-        found_low[index], found_high[index] = edges[min(first, last)], edges[min(last, BINS - 1) + 1]
-    return found_low, found_high
-
-
-def _by_entropy(
-    model: onnx.ModelProto, tensors: Sequence[str], feeds: Feeds, low: np.ndarray, high: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    largest = np.maximum(np.abs(low), np.abs(high)).astype(np.float64)
-    counts = np.zeros((len(tensors), ENTROPY_BINS), dtype=np.int64)
-    for values in _activations(model, tensors, feeds):
-        for index, value in enumerate(values):
-            if low[index] < high[index]:
-                counts[index] += np.histogram(np.abs(value), ENTROPY_BINS, (0.0, largest[index]))[0]
-    threshold = np.array([entropy_bins(count) / ENTROPY_BINS for count in counts], dtype=np.float64) * largest
-    return np.maximum(low, -threshold), np.minimum(high, threshold)
-
-
-def entropy_bins(count: np.ndarray) -> int:
-    """How many of the histogram's bins to keep, so that 128 levels tell most of what it told.
-
-    count: int64 (bins,), of absolute values from 0 up. What lies beyond the kept bins is clipped
-    into the last. The first bin, which ReLU fills with zeros, counts like its neighbour.
-    """
-    count = count.astype(np.float64)
-    if len(count) > 1:
-        count[0] = count[1]
-    if not count.any():
-        return len(count)
-    candidates = range(ENTROPY_LEVELS, len(count) + 1, ENTROPY_STRIDE)
-    return min(candidates, key=lambda kept: (_divergence(count, kept), -kept))
-
-
-def _divergence(count: np.ndarray, kept: int) -> float:
-    """Kullback-Leibler divergence of the clipped histogram from its form on 128 levels."""
-    reference = count[:kept].copy()
-    occupied = reference > 0
-    reference[-1] += count[kept:].sum()
-    if not occupied.any():
-        return float("inf")
-    level = np.arange(kept) * ENTROPY_LEVELS // kept
-    mass = np.bincount(level, weights=count[:kept], minlength=ENTROPY_LEVELS)
-    spread = np.bincount(level, weights=occupied, minlength=ENTROPY_LEVELS)
-    coarse = np.where(occupied, mass[level] / np.maximum(spread[level], 1.0), 0.0)
-    wanted, had = reference / reference.sum(), coarse / coarse.sum()
-    both = wanted > 0
-    if (had[both] <= 0).any():
-        return float("inf")
-    return float(np.sum(wanted[both] * np.log(wanted[both] / had[both])))

@@ -17,6 +17,7 @@ from stages.onnx_files.quantised_proof import quantisation_fault, row_by_row
 from stages.onnx_files.quantising import Recipe, count_nodes
 from stages.quantising.bench import Bench, content, top1
 from stages.quantising.making import Judged, Made, likeness
+from stages.quantising.reasons import float_layers
 
 AGREEMENT_LEAST = 80.0
 """Per cent of equal predictions under which the stage says so loudly."""
@@ -39,6 +40,7 @@ def figures_of(
         "size_bytes": len(written),
         "sha256": hashlib.sha256(written).hexdigest(),
         **count_nodes(made.model),
+        "float_layers": float_layers(made.model, made.kept_float),
         "agreement": parity["top1_agreement"],
         "top1": top1(judged.logits, bench.labels),
         "against_float": judged.against_float,

@@ -15,7 +15,7 @@ import torch
 from stages.onnx_files.exporting import export_network
 from stages.onnx_files.lint import tensorrt_ready
 from stages.onnx_files.quantising import RECIPES, count_nodes, float_nodes, prepare, quantised
-from stages.onnx_files.ranges import find_ranges, float_activations
+from stages.onnx_files.ranges import Method, find_ranges, float_activations
 
 CARD: dict[str, Any] = {
     "model": "test_vit",
@@ -51,10 +51,9 @@ def _int8(name: str) -> onnx.ModelProto:
         model,
         float_activations(model, recipe.op_types, skipped),
         lambda: [_images(12)[index : index + 1] for index in range(12)],
-        method="minmax",
-        percentile=99.9,
+        [Method("minmax")],
     )
-    return quantised(model, ranges, recipe, per_channel=True, skipped=skipped, card=CARD)
+    return quantised(model, ranges[Method("minmax")], recipe, per_channel=True, skipped=skipped, card=CARD)
 
 
 @pytest.mark.parametrize("name", list(RECIPES))

@@ -10,7 +10,10 @@ import pytest
 from onnx import TensorProto, helper
 
 from pipeline.errors import StageError
-from stages.onnx_files.ranges import ENTROPY_BINS, entropy_bins, find_ranges, float_activations
+from stages.onnx_files.histograms import ENTROPY_BINS, entropy_bins
+from stages.onnx_files.ranges import Method, find_ranges, float_activations
+
+NAMES = ["minmax", "moving_average", "percentile", "entropy"]
 
 
 def _graph(operator: str = "Relu") -> onnx.ModelProto:
@@ -34,13 +37,8 @@ def _find(
     images: Iterable[np.ndarray], method: str, percentile: float = 99.0, operator: str = "Relu"
 ) -> dict[str, list[float]]:
     listed = [image.astype(np.float32).reshape(1, -1) for image in images]
-    found = find_ranges(
-        _graph(operator),
-        ("input", "middle", "logits"),
-        lambda: listed,
-        method=method,
-        percentile=percentile,
-    )
+    chosen = Method(method, percentile)
+    found = find_ranges(_graph(operator), ("input", "middle", "logits"), lambda: listed, [chosen])[chosen]
     return {name: [low, high] for name, low, high in zip(found.tensors, found.low, found.high, strict=True)}
 
 
@@ -88,11 +86,12 @@ def test_entropy_keeps_all_of_an_even_spread() -> None:
     assert entropy_bins(np.zeros(ENTROPY_BINS, dtype=np.int64)) == ENTROPY_BINS
 
 
-@pytest.mark.parametrize("method", ["minmax", "moving_average", "percentile", "entropy"])
+@pytest.mark.parametrize("method", NAMES)
 def test_a_dead_tensor_is_told_and_stays_harmless(method: str) -> None:
     images = [-np.abs(image) - 0.1 for image in _normal(4)]
     listed = [image.astype(np.float32).reshape(1, -1) for image in images]
-    found = find_ranges(_graph(), ("input", "middle"), lambda: listed, method=method, percentile=99.0)
+    chosen = Method(method, 99.0)
+    found = find_ranges(_graph(), ("input", "middle"), lambda: listed, [chosen])[chosen]
     assert found.constant() == ["middle"]
     assert np.isfinite(found.low).all()
 

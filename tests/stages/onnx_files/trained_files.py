@@ -51,11 +51,13 @@ def exported_cnn() -> Path:
 def quantize_context(
     source: Path, targets: tuple[str, ...] = BOTH, notes: Notes | None = None, **settings: Any
 ) -> Context:
-    """What the engine would hand to the stage quantize."""
+    """What the engine would hand to the stage quantize: one way to calibrate and no look at layers, unless
+    the test says so."""
+    quick = {"images": 64, "holdout": 64, "method": "moving_average", "sensitivity": "never"}
     return Context(
         settings=SimpleNamespace(
             data=digits_settings(),
-            quantize=QuantizeSettings(**{"images": 64, **settings}),
+            quantize=QuantizeSettings(**{**quick, **settings}),
             targets=[TargetSettings(name=name) for name in targets],
         ),
         inputs={"export": source},
