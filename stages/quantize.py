@@ -7,14 +7,17 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
 
+from pipeline.errors import StageError
 from pipeline.stage import Context, Metrics
 from stages.data.load import DataSet
 from stages.data.load import load as load_data
-from stages.onnx_files.calibration import audit, divide, doubts
+from stages.onnx_files.calibration import audit, divide, doubts, provenance
 from stages.onnx_files.quantising import RECIPES, Recipe, prepare
 from stages.onnx_files.ranges import Method, Ranges, find_ranges, float_activations
+from stages.quantisation_aware.recovering import recovered
 from stages.quantising.bench import Bench, open_bench, top1
 from stages.quantising.exclusion import relieved
 from stages.quantising.making import Judged, Made, judge
@@ -23,14 +26,15 @@ from stages.quantising.reasons import kept_by_the_profile
 from stages.quantising.sweeping import calibrated, methods_of
 from stages.runtimes import registry
 from stages.runtimes.settings import TargetSettings
+from stages.settings import QuantizeSettings
 
 
 def run(context: Context) -> Metrics:
     """Writes the INT8 files that the targets need, and `calibration.json`.
 
     Ranges come from training images alone, and what is chosen is chosen on others of them; every file is
-    then compared with the float file on the validation images. Raises UsageError for a pattern of
-    `quantize.exclude` that matches no node, StageError if calibration cannot find usable ranges or a file
+    then compared with the float file on the validation images; one that loses too much is made again of a
+    student fine-tuned under its rounding. Raises UsageError for a pattern of `quantize.exclude` that matches no node, StageError if calibration cannot find usable ranges or a file
     does not pass its proof.
     """
     recipes = needed_recipes(context.settings.targets)
@@ -60,10 +64,15 @@ def run(context: Context) -> Metrics:
     for recipe in recipes:
         made, calibration = calibrated(source, found, recipe, kept_float, bench)
         made, judged, sensitivity = relieved(made, judge(made, bench), bench)
-        figures = _leave(made, judged, bench, context)
-        figures |= {"calibration": calibration, "sensitivity": sensitivity}
-        report["files"][recipe.name] = figures
         report["ranges"][calibration["method"]] = _told(made.ranges)
+        made, judged, tuned = recovered(made, judged, bench, context)
+        figures = _leave(made, judged, bench, context)
+        figures |= {
+            "calibration": calibration,
+            "sensitivity": sensitivity,
+            "quantisation_aware": tuned,
+        }
+        report["files"][recipe.name] = figures
         metrics[f"{recipe.name}_size_bytes"] = figures["size_bytes"]
         metrics[f"{recipe.name}_agreement"] = figures["agreement"]
         metrics[f"{recipe.name}_top1"] = figures["top1"]
@@ -87,8 +96,20 @@ def _bench(context: Context, card: Mapping[str, Any]) -> tuple[Bench, dict[str, 
     calibration, holdout = divide(
         data.train.labels, settings.images, settings.holdout, context.settings.data.split_seed
     )
+    if not len(holdout):
+        raise StageError(
+            "There are too few training images to quantise.",
+            where="stage quantize, calibration",
+            why=f"the {len(data.train)} training images hold no class twice, so that none can be held out",
+            mend="give more training images, or drop the int8 targets",
+        )
     images = audit(data.train.images, data.train.labels, calibration, data.classes, card["preprocessing"])
-    for doubt in doubts(images):
+    images |= provenance(
+        data.train.images, calibration, holdout, data.validation.images, len(data.validation)
+    )
+    images["holdout"] = len(holdout)
+    images["doubts"] = [*doubts(images), *_too_few(settings, calibration, holdout)]
+    for doubt in images["doubts"]:
         context.progress.note(doubt)
     bench = open_bench(
         context.inputs["export"] / "student.onnx",
@@ -100,6 +121,16 @@ def _bench(context: Context, card: Mapping[str, Any]) -> tuple[Bench, dict[str, 
         holdout=holdout,
     )
     return bench, images
+
+
+def _too_few(settings: QuantizeSettings, calibration: np.ndarray, holdout: np.ndarray) -> list[str]:
+    """What to say if there are fewer training images than were asked for."""
+    if len(calibration) == settings.images and len(holdout) == settings.holdout:
+        return []
+    return [
+        f"{len(calibration)} images are calibrated with and {len(holdout)} held out, not {settings.images} "
+        f"and {settings.holdout}: the training set has no more."
+    ]
 
 
 def _ranges(

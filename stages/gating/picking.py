@@ -12,6 +12,9 @@ SAME_SPEED = 0.02
 """Two p50 nearer than this share cannot be told apart, whatever their intervals say: each comes from one
 process, and another process of the same file differs by as much."""
 
+NAMED = 3
+"""Layers that stayed in float, named before the rest is only counted."""
+
 Row = Mapping[str, Any]
 
 
@@ -115,7 +118,7 @@ def _why_not(
     allowed = _allowed_drop(judgements, row["target"])
     lost = float_top1 - row["top1"]
     if allowed is None and lost > ACCURACY_BUDGET_POINTS:
-        return f"loses {lost:.2f} points against the float student"
+        return f"loses {lost:.2f} points against the float student{_left_float(row)}"
     plain = next(
         (one for one in measured if one["runtime"] == row["runtime"] and one["precision"] == "fp32"), None
     )
@@ -124,11 +127,22 @@ def _why_not(
     turns = _in_turns(plain, row, comparisons)
     ratio = turns["ratio"] if turns else _p50(row) / _p50(plain)
     if turns["verdict"] == "slower" if turns else ratio >= 1.0:
-        return f"is not faster than {plain['target']} here ({ratio:.2f} times its p50)"
+        return f"is not faster than {plain['target']} here ({ratio:.2f} times its p50){_left_float(row)}"
     lost = plain["top1"] - row["top1"]
     if lost > (ACCURACY_BUDGET_POINTS if allowed is None else allowed):
-        return f"loses {lost:.2f} points against {plain['target']}"
+        return f"loses {lost:.2f} points against {plain['target']}{_left_float(row)}"
     return ""
+
+
+def _left_float(row: Row) -> str:
+    """Of an INT8 row that is kept out, how many of its layers computed in float; part of a sentence."""
+    names = row.get("float_layers")
+    if row["precision"] != "int8" or names is None:
+        return ""
+    if not names:
+        return "; none of its layers stayed in float"
+    named = ", ".join(names[:NAMED]) + (", …" if len(names) > NAMED else "")
+    return f"; {len(names)} of its layers stayed in float ({named})"
 
 
 def _allowed_drop(judgements: Sequence[Mapping[str, Any]], target: str) -> float | None:

@@ -64,6 +64,7 @@ def row(target: dict[str, Any], card: dict[str, Any]) -> dict[str, Any]:
         "sha256": target.get("sha256"),
         "versions": target.get("versions", {}),
         "facts": {},
+        "float_layers": target.get("float_layers"),
         "flags": [],
     }
 

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
+from stages.data.channels import evenly_spread
 from stages.onnx_files.sessions import RUN_BATCH, Batches
+
+COMPARED = 20_000
+"""So many validation images are compared with the calibration images at the most."""
 
 _STREAM = 3
 """Tells this draw from others made with the same seed."""
@@ -94,8 +99,45 @@ def audit(
     }
 
 
+def provenance(
+    training: Batches, chosen: np.ndarray, holdout: np.ndarray, validation: Batches, validation_count: int
+) -> dict[str, Any]:
+    """Where the calibration images come from, and what of their content speaks against them: JSON-ready.
+
+    chosen, holdout: indices of training images. Images are compared byte for byte, with up to 20,000 of the
+    validation images, evenly spread. Returns `drawn_from`, `indices` and `holdout_indices`; how many of the
+    calibration images are `repeated` (another one before them is the same), `blank` (one value everywhere),
+    `in_holdout` and `in_validation` (an image there is the same); and `validation_compared`.
+    """
+    own, blank = _contents(training, chosen)
+    held = set(_contents(training, holdout)[0])
+    looked_at = evenly_spread(validation_count, COMPARED)
+    judged = set(_contents(validation, looked_at)[0])
+    return {
+        "drawn_from": "train",
+        "indices": chosen.tolist(),
+        "holdout_indices": holdout.tolist(),
+        "repeated": len(own) - len(set(own)),
+        "blank": blank,
+        "in_holdout": sum(image in held for image in own),
+        "in_validation": sum(image in judged for image in own),
+        "validation_compared": len(looked_at),
+    }
+
+
+def _contents(images: Batches, indices: np.ndarray) -> tuple[list[bytes], int]:
+    """A digest of each image, and how many of them have one value everywhere."""
+    found, blank = [], 0
+    for start in range(0, len(indices), RUN_BATCH):
+        part = images.batch(indices[start : start + RUN_BATCH])
+        found += [hashlib.blake2b(image.tobytes(), digest_size=16).digest() for image in part]
+        flat = part.reshape(len(part), -1)
+        blank += int((flat.min(axis=1) == flat.max(axis=1)).sum())
+    return found, blank
+
+
 def doubts(found: Mapping[str, Any]) -> list[str]:
-    """What in an audit should make one look twice: sentences, none if all is well."""
+    """What in an audit, with or without the provenance, should make one look twice: sentences."""
     remarks = []
     absent = [entry["class"] for entry in found["per_class"] if not entry["images"]]
     if absent:
@@ -104,6 +146,7 @@ def doubts(found: Mapping[str, Any]) -> list[str]:
             f"{len(absent)} classes have no calibration image ({named}): raise quantize.images, "
             "or the ranges that they need may be missed."
         )
+    remarks += _doubts_of_content(found)
     least, most = _STD_LIMITS
     if any(abs(mean) > _MEAN_LIMIT for mean in found["normalised_mean"]) or any(
         not least <= std <= most for std in found["normalised_std"]
@@ -113,6 +156,25 @@ def doubts(found: Mapping[str, Any]) -> list[str]:
             f"deviation {found['normalised_std']} after it, expected about 0 and 1): are data.mean and "
             "data.std those of these images?"
         )
+    return remarks
+
+
+def _doubts_of_content(found: Mapping[str, Any]) -> list[str]:
+    count, remarks = found["count"], []
+    if found.get("blank"):
+        remarks.append(
+            f"{found['blank']} of {count} calibration images are blank: they tell nothing of ranges."
+        )
+    if found.get("repeated"):
+        remarks.append(
+            f"{found['repeated']} of {count} calibration images repeat another of them, byte for byte."
+        )
+    for split, key in (("held-out", "in_holdout"), ("validation", "in_validation")):
+        if found.get(key):
+            remarks.append(
+                f"{found[key]} of {count} calibration images occur among the {split} images as well, byte "
+                "for byte: what is measured there flatters."
+            )
     return remarks
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import onnx
 
@@ -37,6 +38,12 @@ def float_layers(model: onnx.ModelProto, why: Mapping[str, str]) -> list[dict[st
     return [
         {"layer": name, "why": why.get(name, REFUSED)} for name, floats in _weighted(model).items() if floats
     ]
+
+
+def names_left_float(file: Path) -> list[str]:
+    """Names of the student's own weighted nodes that compute in float in an INT8 file, in graph order."""
+    own = float_nodes(model := onnx.load(file), [])
+    return [name for name, floats in _weighted(model).items() if floats and name not in own]
 
 
 def _weighted(model: onnx.ModelProto) -> dict[str, bool]:

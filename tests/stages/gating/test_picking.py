@@ -76,6 +76,25 @@ def test_an_int8_that_loses_more_than_is_allowed_against_its_float_is_never_pick
     assert pick(rows, float_top1=98.0, judgements=tight)["target"] == "onnxruntime-fp32"
 
 
+def test_an_int8_that_is_kept_out_tells_how_many_of_its_layers_stayed_float() -> None:
+    layers = ["stem/Conv", "blocks.0/Conv", "blocks.1/Conv", "head/Gemm"]
+    rows = [
+        row("onnxruntime-fp32", 98.0, 0.5),
+        row("onnxruntime-int8", 96.0, 0.3, float_layers=layers),
+        row("openvino-fp32", 98.0, 0.6),
+        row("openvino-int8", 98.0, 0.7, float_layers=layers[:1]),
+        row("tensorrt-fp32", 98.2, 0.8),
+        row("tensorrt-int8", 97.1, 0.7, float_layers=[]),
+    ]
+    said = why(pick(rows, float_top1=98.0))
+    assert said["onnxruntime-int8"] == (
+        "loses 2.00 points against the float student; "
+        "4 of its layers stayed in float (stem/Conv, blocks.0/Conv, blocks.1/Conv, …)"
+    )
+    assert said["openvino-int8"].endswith("; 1 of its layers stayed in float (stem/Conv)")
+    assert said["tensorrt-int8"].endswith("points against tensorrt-fp32; none of its layers stayed in float")
+
+
 def test_a_missed_gate_excludes_and_an_undecided_one_stands_back() -> None:
     rows = [row("a-fp32", 98.0, 0.1), row("b-fp32", 98.0, 0.2), row("c-fp32", 98.0, 0.3)]
     judgements = [gate("a-fp32", "missed"), gate("b-fp32", "undecided"), gate("c-fp32", "passed")]
