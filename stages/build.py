@@ -16,7 +16,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from pipeline.errors import StageError
+from pipeline.errors import MachineCannot, StageError
 from pipeline.stage import Context, Metrics
 from stages.measuring.machine import usable_cores
 from stages.runtimes import parity, registry, tensorrt_options
@@ -116,8 +116,8 @@ def _build(one: Wanted, context: Context) -> tuple[dict[str, Any], dict[str, Any
         row["disproved"] = True  # unless the check returns
         facts["checked"], checked = _check(one, runtime, source, folder, context)
         row["disproved"] = False
-    except StageError as error:
-        if one.required:
+    except (MachineCannot, StageError) as error:
+        if one.required and isinstance(error, StageError):
             raise
         shutil.rmtree(folder)
         why = f"{error.what}: {error.why}" if error.why else error.what

@@ -251,9 +251,13 @@ def run_onnxruntime(module: Any, folder: Path, threads: int) -> Any:
 def run_openvino(module: Any, folder: Path, threads: int) -> Any:
     core = module.Core()
     settings = {"INFERENCE_NUM_THREADS": threads, "NUM_STREAMS": 1, "PERFORMANCE_HINT": "LATENCY"}
-    if folder.name.endswith("-fp32"):
-        settings["INFERENCE_PRECISION_HINT"] = "f32"
+    hint = {"fp32": "f32", "bf16": "bf16"}.get(folder.name.rpartition("-")[2])
+    if hint:
+        settings["INFERENCE_PRECISION_HINT"] = hint
     compiled = core.compile_model(str(next(folder.glob("*.xml"))), "CPU", settings)
+    found = compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name()
+    if hint == "bf16" and found != "bfloat16":
+        raise Unavailable(f"the processor does not compute bfloat16; OpenVINO would run it in {found}")
     return lambda part: compiled({"input": part})[compiled.output("logits")].copy()
 
 

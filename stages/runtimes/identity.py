@@ -16,6 +16,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from stages.measuring.machine import computes_bf16
+
 DISTRIBUTIONS: dict[str, tuple[str, ...]] = {
     "ncnn": ("ncnn", "pnnx", "onnxruntime"),
     "onnxruntime": ("onnxruntime",),
@@ -44,6 +46,10 @@ CUDA_DISTRIBUTIONS = (
 """Counted beside them if they are installed."""
 
 
+_BF16_ON_CPU = "openvino-bf16"
+"""Built only where the processor computes bfloat16: whether it does is part of the key."""
+
+
 def build_machine(settings: Any) -> dict[str, str]:
     """By name, what of this machine the build stage's output depends on.
 
@@ -56,6 +62,8 @@ def build_machine(settings: Any) -> dict[str, str]:
     for runtime in runtimes:
         needed.update(DISTRIBUTIONS.get(runtime) or _plugin_distributions(runtime))
     facts = {"architecture": platform.machine(), "system": platform.system().lower()}
+    if _BF16_ON_CPU in map(_target_name, getattr(settings, "targets", ())):
+        facts["bf16"] = "computed" if computes_bf16() else "not computed"
     on_gpu = any(runtime in ON_GPU for runtime in runtimes)
     beside = (*IN_PLACE_OF_ONNXRUNTIME, *(CUDA_DISTRIBUTIONS if on_gpu else ()))
     found = installed_versions((*needed, *beside))
