@@ -20,6 +20,7 @@ FLAGS = (
     "avx_vnni",
     "amx_int8",
     "amx_bf16",
+    "bf16",
     "asimddp",
     "i8mm",
     "sve",
@@ -74,6 +75,11 @@ def cpu_flags() -> list[str]:
     found = re.search(r"^(?:flags|Features)\s*:\s*(.+)$", _cpuinfo(), re.MULTILINE)
     present = set(found.group(1).split()) if found else set()
     return [flag for flag in FLAGS if flag in present]
+
+
+def computes_bf16() -> bool:
+    """Whether this processor multiplies bfloat16 in hardware (x86's AVX512 or AMX, Arm's BF16)."""
+    return not {"avx512_bf16", "amx_bf16", "bf16"}.isdisjoint(cpu_flags())
 
 
 def usable_cores() -> int:

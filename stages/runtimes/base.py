@@ -92,7 +92,8 @@ class Runtime(Protocol):
             building again faster (TensorRT's timings); nothing in it ships.
 
         The facts are JSON-ready and equal for equal work: no times, hosts or paths.
-        Raises StageError with the builder's own messages if the file is refused.
+        Raises StageError with the builder's own messages if the file is refused, MachineCannot if
+        this machine has not what this precision needs.
         """
 
     def load(self, folder: Path, source: Source, threads: int) -> Session:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import importlib.util
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline.errors import StageError
+from pipeline.errors import MachineCannot, StageError
 from pipeline.stage import Progress
 from stages.runtimes.base import Ability, Recipe, Source
 from stages.runtimes.identity import DISTRIBUTIONS, installed_versions
@@ -23,12 +23,12 @@ INSTALL = "pip install 'kdpipe[openvino]'"
 
 
 class OpenVino:
-    """Builds and runs targets `openvino-fp32` and `openvino-int8`."""
+    """Builds and runs targets `openvino-fp32`, `openvino-bf16` and `openvino-int8`."""
 
     name = "openvino"
-    precisions: tuple[str, ...] = ("fp32", "int8")
+    precisions: tuple[str, ...] = ("fp32", "bf16", "int8")
     not_offered = {  # noqa: RUF012 - never changed
-        "fp16": "OpenVINO computes fp16 on few CPUs and otherwise goes back to fp32 without saying so"
+        "fp16": "OpenVINO computes fp16 on few CPUs and otherwise takes another type without saying so"
     }
     recipe: Recipe = "signed"
     distributions = DISTRIBUTIONS["openvino"]
@@ -48,8 +48,14 @@ class OpenVino:
     def build(
         self, source: Source, output: Path, settings: BuildSettings, progress: Progress, work: Path
     ) -> dict[str, Any]:
-        """Writes `model.xml` and `model.bin`, weights as exact as in the source."""
+        """Writes `model.xml` and `model.bin`, weights as exact as in the source.
+
+        For bf16 too: weights and activations become bf16 when the file is loaded, because every session
+        asks for that. Raises MachineCannot for bf16 on a processor that has none.
+        """
         openvino = import_openvino()
+        if source.precision == "bf16":
+            require_bf16(openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"))
         try:
             model = openvino.Core().read_model(str(source.onnx))
         except RuntimeError as error:
@@ -66,7 +72,8 @@ class OpenVino:
         openvino.save_model(model, str(output / FILE), compress_to_fp16=False)
         return {
             "operators": len(model.get_ops()),
-            "weights": "as in the source",
+            "weights": "as in the source"
+            + ("; rounded to bf16 when the file is loaded" if source.precision == "bf16" else ""),
             "portable": "any CPU, this or a later OpenVINO",
         }
 
@@ -84,9 +91,8 @@ class OpenVinoSession:
             "NUM_STREAMS": 1,
             "PERFORMANCE_HINT": "LATENCY",
         }
-        if source.precision == "fp32":
-            # On processors with AMX the default is bfloat16: fast, but not what was asked for.
-            config["INFERENCE_PRECISION_HINT"] = "f32"
+        if source.precision in HINTS:
+            config["INFERENCE_PRECISION_HINT"] = HINTS[source.precision]
         try:
             self._compiled = openvino.Core().compile_model(str(file), "CPU", config)
         except RuntimeError as error:
@@ -107,9 +113,14 @@ class OpenVinoSession:
             "threads": int(self._compiled.get_property("INFERENCE_NUM_THREADS")),
         }
         if source.precision == "int8":
-            integer, heavy = _integer_layers(self._compiled)
+            integer, heavy = _layers_in(self._compiled, "i8", "u8")
             self.facts["effective_precision"] = f"int8+{float_type}" if integer else float_type
             self.facts["integer_layers"] = f"{integer} of {heavy}"
+        elif source.precision == "bf16":
+            short, heavy = _layers_in(self._compiled, "bf16")
+            self.facts["bf16_layers"] = f"{short} of {heavy}"
+            if float_type != "bf16" or (heavy and not short):
+                raise _not_bf16(file.name, float_type, self.facts["bf16_layers"])
 
     def logits(self, images: np.ndarray) -> np.ndarray:
         import numpy as np
@@ -136,6 +147,10 @@ class OpenVinoSession:
         return call
 
 
+HINTS = {"fp32": "f32", "bf16": "bf16"}
+"""What is asked for by name. Without, processors with AMX take bfloat16: fast, but for fp32 not what was
+asked for."""
+
 _SHORT = {"float": "fp32", "f32": "fp32", "float16": "fp16", "f16": "fp16", "bfloat16": "bf16"}
 
 
@@ -143,16 +158,35 @@ def _type_name(hint: Any) -> str:
     return str(hint.get_type_name()) if hasattr(hint, "get_type_name") else str(hint)
 
 
-def _integer_layers(compiled: Any) -> tuple[int, int]:
-    """How many of the layers that multiply run in integers, and how many there are."""
-    heavy = integer = 0
+def require_bf16(capabilities: Sequence[str]) -> None:
+    """Raises MachineCannot unless the processor's capabilities, as OpenVINO lists them, have bfloat16."""
+    if "BF16" not in capabilities:
+        raise MachineCannot(
+            "this processor does not compute bfloat16",
+            why=f"OpenVINO lists {', '.join(capabilities)} and would run the target in fp32",
+            mend="build on a processor with AVX512-BF16, AMX or Arm's BF16, or take openvino-fp32",
+        )
+
+
+def _not_bf16(where: str, found: str, layers: str) -> StageError:
+    return StageError(
+        "OpenVINO does not compute this target in bfloat16 here",
+        where=where,
+        why=f"asked for bf16, it reads back {found}, with {layers} layers in bf16",
+        mend="run it on a processor with AVX512-BF16, AMX or Arm's BF16, or take openvino-fp32",
+    )
+
+
+def _layers_in(compiled: Any, *types: str) -> tuple[int, int]:
+    """How many of the layers that multiply run in one of these types, and how many there are."""
+    heavy = chosen = 0
     for node in compiled.get_runtime_model().get_ordered_ops():
         info = node.get_rt_info()
         kind = str(info["layerType"].astype(str)) if "layerType" in info else ""
         if kind in ("Convolution", "FullyConnected", "MatMul", "Deconvolution"):
             heavy += 1
-            integer += str(info["runtimePrecision"].astype(str)).lower() in ("i8", "u8")
-    return integer, heavy
+            chosen += str(info["runtimePrecision"].astype(str)).lower() in types
+    return chosen, heavy
 
 
 def _select_by_slice(model: Any) -> None:

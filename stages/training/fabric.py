@@ -25,6 +25,7 @@ from lightning_fabric.strategies import DDPStrategy
 
 from pipeline.errors import KdpipeError, MachineCannot, StageError, UsageError
 from pipeline.stage import Context, Metrics
+from stages.measuring import machine
 from stages.training.settings import ComputeSettings
 
 Work = Callable[[Fabric, Context], Metrics]
@@ -104,16 +105,7 @@ def computes_bf16(kind: str, index: int = 0) -> bool:
     """Whether the device multiplies bfloat16 in hardware; emulation is slower than float32."""
     if kind == "cuda":
         return torch.cuda.get_device_capability(index)[0] >= 8
-    if kind == "cpu":
-        try:
-            text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
-        except OSError:
-            return False
-        for line in text.splitlines():
-            name, _, flags = line.partition(":")
-            if name.strip() in ("flags", "Features"):
-                return not {"avx512_bf16", "amx_bf16", "bf16"}.isdisjoint(flags.split())
-    return False
+    return kind == "cpu" and machine.computes_bf16()
 
 
 def available_cores() -> int:

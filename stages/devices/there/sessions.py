@@ -131,12 +131,16 @@ class OpenVino:
             "NUM_STREAMS": 1,
             "PERFORMANCE_HINT": "LATENCY",
         }
-        if job["precision"] == "fp32":
-            config["INFERENCE_PRECISION_HINT"] = "f32"
+        hint = {"fp32": "f32", "bf16": "bf16"}.get(job["precision"])
+        if hint:
+            config["INFERENCE_PRECISION_HINT"] = hint
         try:
             self._compiled = openvino.Core().compile_model(str(next(folder.glob("*.xml"))), "CPU", config)
         except RuntimeError as error:
             raise Unavailable(f"OpenVINO {openvino.__version__} refuses the file: {error}") from error
+        found = self._compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name()
+        if job["precision"] == "bf16" and found != "bfloat16":
+            raise Unavailable(f"the processor does not compute bfloat16: OpenVINO would run it in {found}")
         self._job = job
         self.facts = {
             "version": openvino.__version__,

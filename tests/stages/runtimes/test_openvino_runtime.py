@@ -8,12 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.errors import StageError
+from pipeline.errors import MachineCannot, StageError
 from pipeline.stage import Silent
 from stages.runtimes import parity
 from stages.runtimes.base import Source
 from stages.runtimes.images import natural_images
-from stages.runtimes.openvino_runtime import RUNTIME, OpenVinoSession
+from stages.runtimes.openvino_runtime import RUNTIME, OpenVinoSession, import_openvino, require_bf16
 from stages.runtimes.settings import BuildSettings
 from tests.stages.runtimes.networks import source_of
 
@@ -106,3 +106,42 @@ def test_importing_openvino_sends_no_usage_event() -> None:
     )
     told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert told.stdout.strip() == "[]"
+
+
+HAS_BF16 = "BF16" in import_openvino().Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+needs_bf16 = pytest.mark.skipif(not HAS_BF16, reason="this processor does not compute bfloat16")
+
+
+@needs_bf16
+@pytest.mark.parametrize("name", ["cnn", "mobilenet", "vit"])
+def test_bf16_is_read_back_from_what_was_compiled(name: str, tmp_path: Path) -> None:
+    source = source_of(name, "bf16")
+    session = _built(source, tmp_path / "built")
+    assert session.facts["effective_precision"] == "bf16"
+    short, _, heavy = session.facts["bf16_layers"].partition(" of ")
+    assert int(short) == int(heavy) > 0
+    agreement = parity.check(session, source, (1, 2, 7), name)
+    assert 1e-4 < agreement.relative < 0.1, "rounded, and not by much"
+
+
+@needs_bf16
+def test_the_same_file_computes_in_the_precision_of_its_target(tmp_path: Path) -> None:
+    rounded = _built(source_of("cnn", "bf16"), tmp_path / "bf16")
+    exact = _built(source_of("cnn"), tmp_path / "fp32")
+    assert (tmp_path / "bf16/model.bin").read_bytes() == (tmp_path / "fp32/model.bin").read_bytes()
+    images = natural_images(source_of("cnn").image_shape, 8)
+    assert not np.allclose(rounded.logits(images), exact.logits(images), atol=1e-4)
+
+
+@pytest.mark.skipif(HAS_BF16, reason="this processor computes bfloat16")
+def test_bf16_is_not_built_on_a_processor_without_it(tmp_path: Path) -> None:
+    with pytest.raises(MachineCannot, match="bfloat16"):
+        _built(source_of("cnn", "bf16"), tmp_path / "built")
+
+
+def test_a_processor_without_bfloat16_is_told_in_a_sentence() -> None:
+    require_bf16(["BF16", "FP32"])
+    with pytest.raises(MachineCannot, match="does not compute bfloat16") as caught:
+        require_bf16(["FP32", "INT8", "BIN"])
+    assert "FP32, INT8, BIN" in caught.value.why
+    assert "openvino-fp32" in caught.value.mend
