@@ -95,7 +95,7 @@ STAGES: tuple[Stage, ...] = (
         name="report",
         summary="Write the report: one self-contained HTML page.",
         module="stages.report",
-        version=3,
+        version=4,
         inputs=(
             "train",
             "distill",

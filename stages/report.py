@@ -10,7 +10,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from pipeline.stage import Context, Metrics, StageRecord
-from stages.reporting import charts, parts, payoff, speed
+from stages.reporting import charts, int8, parts, payoff, speed
 from stages.reporting.model_card import distillation_sentence, model_card
 
 TEMPLATES = Path(charts.__file__).parent
@@ -23,6 +23,7 @@ def run(context: Context) -> Metrics:
     scorecard["recommendation"] = gates["pick"]
     judged = _json(inputs["evaluate"] / "metrics.json")
     student, teacher = (_json(inputs["export"] / f"{role}.json") for role in ("student", "teacher"))
+    calibration = _json(inputs["quantize"] / "calibration.json")
     histories = {
         "teacher": _history(inputs["train"] / "history.csv"),
         "student": _history(inputs["distill"] / "history.csv"),
@@ -62,6 +63,8 @@ def run(context: Context) -> Metrics:
         load=speed.load_rows(scorecard),
         conditions=speed.condition_rows(scorecard),
         why_no_energy=speed.why_no_energy(scorecard),
+        int8=int8.int8_rows(calibration),
+        calibration_doubts=int8.calibration_doubts(calibration),
         facts=parts.facts(scorecard),
     )
     (context.output / "report.html").write_text(page, encoding="utf-8")

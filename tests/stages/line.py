@@ -29,7 +29,7 @@ TINY: dict[str, Any] = {
         "methods": [{"name": "msdcrd"}, {"name": "kd"}],
     },
     "export": {"parity_images": 16},
-    "quantize": {"images": 32},
+    "quantize": {"images": 32, "holdout": 64, "sensitivity_images": 16},
     "targets": ["onnxruntime-fp32", "onnxruntime-int8", "tensorrt-fp16"],
     "measure": {
         "batch_sizes": [1, 4],

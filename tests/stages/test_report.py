@@ -94,6 +94,22 @@ def test_the_page_tells_whether_a_precision_pays(page: Path, whole_line: Line) -
     assert {"float_layers", "conversions"} <= set(facts)
 
 
+def test_the_page_tells_how_int8_files_came_about(page: Path, whole_line: Line) -> None:
+    text = page.read_text(encoding="utf-8")
+    told = text[text.index('id="int8"') : text.index('id="conditions"')]
+    calibration = json.loads(
+        (whole_line.folder / "quantize" / "calibration.json").read_text(encoding="utf-8")
+    )
+    for figures in calibration["files"].values():
+        assert figures["file"] in told
+        assert figures["calibration"]["method"] in told
+        assert f"<td>{figures['against_float']['points']:+.2f}</td>" in told
+        for layer in figures["float_layers"]:
+            assert html.escape(layer["layer"]) in told
+    for doubt in calibration["images"]["doubts"]:
+        assert html.escape(doubt) in told
+
+
 def test_the_summary_is_for_scripts(page: Path) -> None:
     summary = json.loads((page.parent / "summary.json").read_text(encoding="utf-8"))
     assert summary["schema_version"] == 1
