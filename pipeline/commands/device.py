@@ -124,7 +124,8 @@ check = Command(
 
 measure = Command(
     "measure",
-    help="Measure the profile's targets on devices, several at once; TensorRT's engines are built there.\n\n"
+    help="Measure latency, memory and top-1 of the profile's targets on devices, several at once; TensorRT's "
+    "engines are built there.\n\n"
     "Brings the bundle up to date first. What broke off goes on: files where they ended, "
     "measurements by target.",
     params=[
