@@ -36,12 +36,22 @@ class TensorRt:
         self, source: Source, output: Path, settings: BuildSettings, progress: Progress, work: Path
     ) -> dict[str, Any]:
         facts = tensorrt_family.build(self.name, source, output, settings, progress, work, keeps_timings=True)
-        return {**facts, "portable": "this GPU model and exactly this TensorRT version"}
+        return {**facts, "portable": _portable(settings)}
 
     def load(self, folder: Path, source: Source, threads: int) -> TensorRtSession:
         from stages.runtimes.tensorrt_session import TensorRtSession
 
         return TensorRtSession(self.name, folder, source)
+
+
+def _portable(settings: BuildSettings) -> str:
+    gpus = {
+        "none": "this GPU model",
+        "same_compute_capability": "GPUs of this compute capability",
+        "ampere_plus": "GPUs from Ampere on",
+    }[settings.hardware_compatible]
+    later = "this TensorRT version and later ones of its major" if settings.version_compatible else ""
+    return f"{gpus} and {later or 'exactly this TensorRT version'}"
 
 
 RUNTIME = TensorRt()

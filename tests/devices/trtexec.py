@@ -16,7 +16,8 @@ import math, os, sys, time
 VERSION = {version}
 ELEVEN = VERSION >= 110000
 BUILDING = {{"onnx", "saveEngine", "stronglyTyped", "skipInference", "memPoolSize",
-    "builderOptimizationLevel", "minShapes", "optShapes", "maxShapes", "timingCacheFile"}}
+    "builderOptimizationLevel", "minShapes", "optShapes", "maxShapes", "timingCacheFile",
+    "refit", "hardwareCompatibilityLevel"}}
 RUNNING = {{"loadEngine", "shapes", "loadInputs", "exportTimes", "exportOutput", "warmUp", "duration",
     "iterations", "useSpinWait", "useCudaGraph", "noDataTransfers", "noCudaGraph", "includeDataTransfers"}}
 KNOWN = BUILDING | RUNNING

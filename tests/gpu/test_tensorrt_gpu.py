@@ -131,6 +131,9 @@ def test_classic_engine_is_inspected_and_its_timings_are_kept_and_reused(tmp_pat
     source = source_of("cnn", "fp16")
     facts, _ = _built(classic, source, tmp_path / "first")
     assert facts["engine_layers"]["layers"] > 0
+    assert facts["engine_layers_why_not"] is None
+    assert sum(facts["engine_layers"]["by_type"].values()) > 0
+    assert "other" not in facts["engine_layers"]["by_type"], "types are told, for the sizes are set"
     timings = (tmp_path / "first" / "timing.cache").read_bytes()
     assert len(timings) > 100
     assert len(list((tmp_path / "work").glob("*.cache"))) == 1
@@ -138,3 +141,31 @@ def test_classic_engine_is_inspected_and_its_timings_are_kept_and_reused(tmp_pat
     sidecar = json.loads((tmp_path / "second" / "engine.json").read_text())
     assert sidecar["compute_capability"]
     assert sidecar["gpu"]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"refit": True},
+        {"hardware_compatible": "ampere_plus"},
+        {"version_compatible": True, "trust_engine_host_code": True},
+    ],
+    ids=["refit", "hardware", "version"],
+)
+def test_classic_engine_with_options_is_built_and_agrees(options: dict[str, Any], tmp_path: Path) -> None:
+    classic = registry.get("tensorrt")
+    ability = classic.ability_to_build()
+    if not ability.can:
+        pytest.skip(ability.why_not)
+    source = source_of("cnn", "fp16")
+    settings = SETTINGS.model_copy(update=options)
+    folder = tmp_path / "built"
+    folder.mkdir()
+    facts = classic.build(source, folder, settings, Silent(), tmp_path / "work")
+    sidecar = json.loads((folder / "engine.json").read_text())
+    key, value = next(iter(options.items()))
+    assert sidecar[key] == value
+    assert facts["tuned_for_batch"] == 4
+    session = classic.load(folder, source, 1)
+    parity.check(session, source, (1, 2, 7), "tensorrt-fp16")
+    assert session.facts["tuned_for_batch"] == 4

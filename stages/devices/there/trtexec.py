@@ -20,6 +20,7 @@ from pipeline.errors import StageError
 from stages.devices.there import sessions
 from stages.measuring import latency
 from stages.measuring.watch import Watch
+from stages.runtimes import tensorrt_options
 
 LAST_LINES = 5
 
@@ -63,6 +64,7 @@ def build(program: Program, job: dict[str, Any], output: Path) -> dict[str, Any]
         f"--memPoolSize=workspace:{settings['workspace_mb']}",
         f"--builderOptimizationLevel={settings['optimization_level']}",
         *(f"--{word}Shapes=input:{_shape(job, batch)}" for word, batch in batches.items()),
+        *_options(job),
     ]
     timings, kept = output / "timing.cache", Path(job["timings"]) / f"trtexec-{program.version}.cache"
     if settings["timing_cache"]:
@@ -75,6 +77,21 @@ def build(program: Program, job: dict[str, Any], output: Path) -> dict[str, Any]
         kept.parent.mkdir(parents=True, exist_ok=True)
         kept.write_bytes(timings.read_bytes())
     return {"built_by": f"trtexec {program.version}", "batches": list(batches.values())}
+
+
+def _options(job: dict[str, Any]) -> list[str]:
+    """The build section's further wishes. Raises StageError for the one that takes TensorRT's package."""
+    options = tensorrt_options.options_of("tensorrt", job["build"])
+    if options.version_compatible:
+        raise StageError(
+            "trtexec builds no version-compatible engine here",
+            where=f"{job['target']}, build.version_compatible",
+            why="such an engine runs host code when it is loaded, which only the package is told to allow",
+            mend="install TensorRT's Python package on the device, or --set build.version_compatible=false",
+        )
+    level = {"ampere_plus": "ampere+", "same_compute_capability": "sameComputeCapability"}
+    wanted = level.get(options.hardware_compatible)
+    return ["--refit"] * options.refit + [f"--hardwareCompatibilityLevel={wanted}"] * bool(wanted)
 
 
 class TrtExec:

@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 from pipeline.console import Console
 from pipeline.errors import StageError, UsageError
 from pipeline.progress import ConsoleListener, Rhythm
+from stages.devices.there import trtexec
 from stages.runtimes import (
     tensorrt_build,
     tensorrt_faults,
@@ -34,6 +35,7 @@ from stages.runtimes.settings import BuildSettings
 from stages.runtimes.tensorrt_options import Options
 from stages.runtimes.tensorrt_phases import Phases, to_go_s
 from stages.runtimes.tensorrt_sidecar import Here
+from tests.devices.trtexec import stand_in
 from tests.stages.runtimes import sdk_stand_in
 from tests.stages.runtimes.networks import exported
 
@@ -433,3 +435,27 @@ def test_a_hardware_compatible_engine_fits_what_it_says(
     else:
         with pytest.raises(StageError, match="another GPU"):
             tensorrt_sidecar.read(tmp_path, here)
+
+
+# By the command line, on a device without the package
+
+
+def test_trtexec_is_told_the_options_that_it_can_follow(tmp_path: Path) -> None:
+    program = trtexec.inspect(str(stand_in(tmp_path / "bin", 110100) / "trtexec"))
+    (tmp_path / "student.onnx").write_bytes(b"network")
+    job = {
+        "onnx": str(tmp_path / "student.onnx"),
+        "target": "tensorrt-fp32",
+        "timings": str(tmp_path / "timings"),
+        "input": "uint8_nhwc",
+        "image_shape": [24, 24, 3],
+        "build": BuildSettings(refit=True, hardware_compatible="ampere_plus", batch_opt=2).model_dump(),
+    }
+    trtexec.build(program, job, tmp_path)
+    asked = (tmp_path / "bin" / "commands.txt").read_text(encoding="utf-8")
+    assert "--refit" in asked
+    assert "--hardwareCompatibilityLevel=ampere+" in asked
+    assert "--optShapes=input:2x24x24x3" in asked
+    allowed = BuildSettings(version_compatible=True, trust_engine_host_code=True, batch_opt=2)
+    with pytest.raises(StageError, match="no version-compatible engine"):
+        trtexec.build(program, {**job, "build": allowed.model_dump()}, tmp_path)
