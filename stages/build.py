@@ -98,6 +98,7 @@ def _build(one: Wanted, context: Context) -> tuple[dict[str, Any], dict[str, Any
         "sha256": None,
         "versions": {},
         "facts": {},
+        "float_layers": None,
         "disproved": False,
     }
     figures: dict[str, Any] = {"model": one.model, "target": one.target, "built": False}
@@ -107,6 +108,7 @@ def _build(one: Wanted, context: Context) -> tuple[dict[str, Any], dict[str, Any
         return _not_built(one, row, figures, ability.why_not, ability.mend, context)
 
     source = _source(one, runtime, precision, context)
+    row["float_layers"] = _float_layers(source)
     folder = context.output / one.folder
     folder.mkdir(parents=True)
     started = time.perf_counter()
@@ -170,6 +172,18 @@ def _source(one: Wanted, runtime: Runtime, precision: str, context: Context) -> 
         std=tuple(preprocessing["std"]),
         images=images if images.is_file() else None,
     )
+
+
+def _float_layers(source: Source) -> list[str] | None:
+    """The layers of an INT8 file that compute in float; None for another precision or an unreadable file."""
+    from stages.quantising.reasons import names_left_float
+
+    if source.precision != "int8":
+        return None
+    try:
+        return names_left_float(source.onnx)
+    except Exception:  # protobuf's own class; the builder says more of a damaged file
+        return None
 
 
 def _check(
