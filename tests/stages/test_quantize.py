@@ -255,8 +255,7 @@ def test_the_methods_find_different_ranges() -> None:
     for method in ("minmax", "moving_average", "percentile", "entropy"):
         context = quantize_context(exported_cnn(), ("onnxruntime-int8",), method=method, percentile=99.0)
         quantize.run(context)
-        ranges = _report(context.output)["ranges"]
-        assert isinstance(ranges, dict)
+        (ranges,) = _report(context.output)["ranges"].values()  # type: ignore[attr-defined]
         found[method] = ranges["stem.0/Conv"]
     widths = {method: high - low for method, (low, high) in found.items()}
     assert len(set(widths.values())) == 4
@@ -265,14 +264,19 @@ def test_the_methods_find_different_ranges() -> None:
 
 def test_poor_agreement_is_said_loudly_and_is_no_failure() -> None:
     notes = Notes()
-    context = quantize_context(exported(), notes=notes, method="percentile", percentile=51.0)
+    bad: dict[str, Any] = {"method": "percentile", "percentile": 51.0, "agreement": 0.0}
+    context = quantize_context(exported(), notes=notes, **bad)
     metrics = quantize.run(context)
     assert metrics["x86_agreement"] < 80
     assert any("WARNING" in note and "quantize.method" in note for note in notes.notes)
 
 
 def test_agreement_below_the_profile_s_limit_fails_unless_proofs_are_off() -> None:
-    bad: dict[str, Any] = {"method": "percentile", "percentile": 51.0, "agreement": 90.0}
+    bad: dict[str, Any] = {"method": "percentile", "percentile": 51.0}
+    with pytest.raises(StageError, match="predicts other classes than the float file") as caught:
+        quantize.run(quantize_context(exported(), **bad))
+    assert "expected at least 50 % (quantize.agreement)" in caught.value.why
+    bad["agreement"] = 90.0
     with pytest.raises(StageError, match="predicts other classes than the float file") as caught:
         quantize.run(quantize_context(exported(), **bad))
     assert "expected at least 90 % (quantize.agreement)" in caught.value.why
@@ -308,3 +312,63 @@ def test_good_agreement_is_not_talked_about() -> None:
     notes = Notes()
     quantize.run(quantize_context(exported_cnn(), notes=notes))
     assert notes.notes == []
+
+
+def test_images_are_training_images_and_what_is_chosen_is_chosen_on_others() -> None:
+    data = digits()
+    images: Any = _report(_files())["images"]
+    drawn, held = images["indices"], images["holdout_indices"]
+    assert (len(drawn), len(held)) == (64, 64) == (images["count"], images["holdout"])
+    assert not set(drawn) & set(held)
+    assert max(drawn + held) < len(data.train)
+    assert images["drawn_from"] == "train"
+    assert images["validation_compared"] == len(data.validation)
+    assert (images["blank"], images["in_holdout"], images["doubts"]) == (0, 0, [])
+
+
+def test_auto_tries_every_method_and_takes_the_one_that_agrees_best() -> None:
+    notes = Notes()
+    context = quantize_context(exported_cnn(), notes=notes, method="auto", images=40)
+    quantize.run(context)
+    report: Any = _report(context.output)
+    for name, file in (("x86", X86), ("signed", SIGNED)):
+        calibration = report["files"][name]["calibration"]
+        rows = calibration["tried"]
+        assert [row["method"] for row in rows] == [
+            "moving_average",
+            "minmax",
+            "percentile 99.9",
+            "percentile 99.99",
+            "percentile 99.999",
+            "entropy",
+        ]
+        tried = [row for row in rows if row["same_ranges_as"] is None]
+        assert len(tried) >= 4
+        best = max(tried, key=lambda row: (row["agreement"], -row["logit_rms_relative_to_std"]))
+        assert best["chosen"]
+        assert [row["method"] for row in rows if row["chosen"]] == [calibration["method"]]
+        assert report["files"][name]["holdout"]["agreement"] == best["agreement"]
+        assert calibration["method"] in report["ranges"]
+        assert any(file in note and f"calibrated by {calibration['method']}" in note for note in notes.notes)
+
+
+def test_a_method_with_the_ranges_of_another_is_told_and_not_tried() -> None:
+    notes = Notes()
+    context = quantize_context(
+        exported_cnn(), ("onnxruntime-int8",), notes=notes, method="auto", images=10, holdout=20
+    )
+    quantize.run(context)
+    rows: Any = _report(context.output)["files"]["x86"]["calibration"]["tried"]  # type: ignore[index]
+    minmax = next(row for row in rows if row["method"] == "minmax")
+    assert minmax["same_ranges_as"] == "moving_average", "ten images are one group"
+    assert minmax["agreement"] is None
+    assert any("minmax finds the ranges of moving_average" in note for note in notes.notes)
+
+
+def test_what_a_file_loses_is_held_against_the_budget() -> None:
+    files: Any = _report(_files())["files"]
+    for figures in files.values():
+        budget, cost = figures["budget"], figures["against_float"]
+        assert budget["lost"] == -cost["points"]
+        assert budget["lost_ci"] == [-cost["ci"][1], -cost["ci"][0]]
+        assert budget["missed"] == (budget["lost"] > budget["points"])

@@ -51,9 +51,10 @@ def exported_cnn() -> Path:
 def quantize_context(
     source: Path, targets: tuple[str, ...] = BOTH, notes: Notes | None = None, **settings: Any
 ) -> Context:
-    """What the engine would hand to the stage quantize: one way to calibrate and no look at layers, unless
-    the test says so."""
-    quick = {"images": 64, "holdout": 64, "method": "moving_average", "sensitivity": "never"}
+    """What the engine would hand to the stage quantize: one way to calibrate, no look at layers and no
+    fine-tune, unless the test says so."""
+    quick: dict[str, Any] = {"images": 64, "holdout": 64, "method": "moving_average"}
+    quick |= {"sensitivity": "never", "distill": {"when": "never"}}
     return Context(
         settings=SimpleNamespace(
             data=digits_settings(),
