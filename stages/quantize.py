@@ -33,9 +33,9 @@ def run(context: Context) -> Metrics:
     """Writes the INT8 files that the targets need, and `calibration.json`.
 
     Ranges come from training images alone, and what is chosen is chosen on others of them; every file is
-    then compared with the float file on the validation images; one that loses too much is made again of a
-    student fine-tuned under its rounding. Raises UsageError for a pattern of `quantize.exclude` that matches no node, StageError if calibration cannot find usable ranges or a file
-    does not pass its proof.
+    then compared with the float file on the validation images, and one that loses too much is made again of
+    the student fine-tuned under its rounding. Raises UsageError for a pattern of `quantize.exclude` that
+    matches no node, StageError if calibration cannot find usable ranges or a file does not pass its proof.
     """
     recipes = needed_recipes(context.settings.targets)
     if not recipes:

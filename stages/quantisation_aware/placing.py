@@ -162,8 +162,7 @@ def _is_its(weight: RoundedWeight, network: nn.Module) -> bool:
     if not isinstance(module, nn.Conv2d | nn.Linear):
         return False
     own = module.weight.detach().float().cpu().numpy()
-    shaped = weight.values if weight.values.shape == own.shape else weight.values.T
-    if shaped.shape != own.shape:
-        return False
-    step = np.abs(shaped).max() / weight.levels
-    return bool(np.abs(shaped - own).max() <= 0.51 * step)
+    step = np.abs(weight.values).max() / weight.levels
+    # A product has the weight of a linear layer transposed, which a square one's shape does not tell.
+    forms = [form for form in (weight.values, weight.values.T) if form.shape == own.shape]
+    return any(np.abs(form - own).max() <= 0.51 * step for form in forms)

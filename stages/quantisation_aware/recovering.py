@@ -1,11 +1,12 @@
 """Wins back what an INT8 file lost: a short fine-tune under its rounding, and the same file made again.
 
-Light until a file is to be recovered: then PyTorch is imported, and not before.
+What trains is imported once a file is to be recovered, and not before.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import functools
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,20 +18,18 @@ from pipeline.errors import StageError
 from pipeline.stage import Context
 from stages.onnx_files.quantised_proof import paired_accuracy
 from stages.onnx_files.quantising import prepare
-from stages.onnx_files.ranges import Ranges
+from stages.onnx_files.ranges import Ranges, find_ranges
 from stages.quantising.bench import Bench, content, top1
 from stages.quantising.making import Judged, Made, judge, make
 
-Calibrate = Callable[[onnx.ModelProto], Ranges]
-"""Finds the range of every activation of a prepared float graph, as it was done for the first file."""
-
 
 def recovered(
-    made: Made, judged: Judged, bench: Bench, context: Context, calibrate: Calibrate
+    made: Made, judged: Judged, bench: Bench, context: Context
 ) -> tuple[Made, Judged, dict[str, Any] | None]:
     """The INT8 file to go on with: the given one, or that of the student fine-tuned under its rounding.
 
-    The fine-tuned file is taken if it is right on more validation images. The third value is what is to
+    The fine-tuned file is taken if it is right on more validation images; then the float network that it
+    was made from is left beside it as `student.tuned.RECIPE.onnx`. The third value is what is to
     be told of it in `calibration.json`; None if there was no fine-tune (`quantize.distill.when`). Reads
     the artefacts `train` and `distill`. Raises StageError if the fine-tune diverges, or the
     fine-tuned student exports to another graph.
@@ -48,15 +47,16 @@ def recovered(
         )
         return made, judged, {**facts, "kept": False}
     source = _source(folder / "tuned.onnx", made)
-    # As it was trained with; fresh ones for what was not simulated.
-    ranges = with_ranges(calibrate(source), found["ranges"])
+    ranges = with_ranges(_calibrated(source, made, bench), found["ranges"])
     again = make(source, ranges, made.recipe, made.kept_float, bench)
     judged_again = judge(again, bench)
     facts |= _compared(judged, judged_again, bench)
     _tell(made, facts, bench)
-    if facts["kept"]:
-        return again, judged_again, facts
-    return made, judged, facts
+    if not facts["kept"]:
+        return made, judged, facts
+    tuned = context.output / f"student.tuned.{made.recipe.name}.onnx"
+    tuned.write_bytes((folder / "tuned.onnx").read_bytes())
+    return again, judged_again, facts
 
 
 def _tuned(made: Made, folder: Path, bench: Bench, context: Context) -> dict[str, Any]:
@@ -94,6 +94,13 @@ def _source(file: Path, made: Made) -> onnx.ModelProto:
             mend="--set quantize.distill.when=never",
         )
     return source
+
+
+def _calibrated(source: onnx.ModelProto, made: Made, bench: Bench) -> Ranges:
+    """Fresh ranges of the fine-tuned graph, found as the first file's were: for what was not simulated."""
+    method = made.ranges.method
+    feeds = functools.partial(bench.calibration_feeds, method.name)
+    return find_ranges(source, made.ranges.tensors, feeds, [method])[method]
 
 
 def with_ranges(ranges: Ranges, learned: Mapping[str, tuple[float, float]]) -> Ranges:

@@ -95,7 +95,7 @@ class Rounding(nn.Module):
 
     def range(self) -> tuple[float, float]:
         """The range of floats from which the quantiser makes the grid as it is now."""
-        return self.grid.at(math.exp(float(self.log_scale)))
+        return self.grid.at(math.exp(self.log_scale.item()))
 
 
 class WeightRounding(nn.Module):
