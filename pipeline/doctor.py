@@ -30,7 +30,10 @@ DISTRIBUTIONS = (
     "onnx",
     "onnxscript",
     "onnxruntime",
+    "onnxruntime-gpu",
     "openvino",
+    "ncnn",
+    "pnnx",
     "tensorrt",
     "tensorrt-rtx",
     "pydantic",
@@ -89,6 +92,7 @@ def examine(store: Path, tell: Callable[[str], None]) -> Facts:
     facts["targets"] = targets()
     tell("exporting a small network and running it in ONNX Runtime")
     facts["build"] = small_build()
+    facts["warnings"] = warnings(facts["versions"])
     facts["problems"] = problems(facts)
     facts["core"] = not facts["problems"]
     return facts
@@ -104,6 +108,17 @@ def problems(facts: Facts) -> list[str]:
     if not facts["build"]["works"]:
         found.append(f"small build: {facts['build']['why_not']}")
     return found
+
+
+def warnings(versions: dict[str, str | None]) -> list[str]:
+    """What is installed side by side but does not go together, with the remedy, a sentence each."""
+    if versions.get("onnxruntime") and versions.get("onnxruntime-gpu"):
+        return [
+            "onnxruntime and onnxruntime-gpu are both installed and write the same folder: the one installed "
+            "last runs. For a GPU: pip uninstall --yes onnxruntime onnxruntime-gpu && "
+            "pip install 'onnxruntime-gpu[cuda,cudnn]'"
+        ]
+    return []
 
 
 def versions() -> dict[str, str | None]:

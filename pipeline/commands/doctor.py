@@ -45,6 +45,8 @@ def in_words(facts: dict[str, Any]) -> str:
         _section("targets", "\n".join(_target_lines(facts["targets"]))),
         _section("small build", _build_line(facts["build"])),
     ]
+    if facts["warnings"]:
+        parts.append(_section("warnings", "\n".join(facts["warnings"])))
     if facts["core"]:
         parts.append("every stage can run here")
     else:

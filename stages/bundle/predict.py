@@ -25,6 +25,8 @@ HERE = Path(__file__).resolve().parent
 IMPORTS = {
     "ncnn": "ncnn",
     "onnxruntime": "onnxruntime",
+    "onnxruntime_cuda": "onnxruntime",
+    "onnxruntime_tensorrt": "onnxruntime",
     "openvino": "openvino",
     "tensorrt": "tensorrt",
     "tensorrt_rtx": "tensorrt_rtx",
@@ -244,7 +246,19 @@ def run_onnxruntime(module: Any, folder: Path, threads: int) -> Any:
     options.inter_op_num_threads = 1
     options.log_severity_level = 3
     file = next(folder.glob("*.onnx"))
-    session = module.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
+    runtime = folder.name.rpartition("-")[0]
+    provider, settings = "CPUExecutionProvider", {}
+    if runtime != "onnxruntime":
+        told = json.loads((folder / "provider.json").read_text(encoding="utf-8"))
+        provider, settings = told["provider"], told["options"]
+        module.preload_dlls()
+    if runtime == "onnxruntime_tensorrt":
+        settings |= {"trt_engine_cache_enable": "1", "trt_engine_cache_path": str(folder)}
+    if provider not in module.get_available_providers():
+        raise Unavailable(f"the installed ONNX Runtime has no {provider}")
+    session = module.InferenceSession(str(file), options, providers=[(provider, settings)], enable_fallback=0)
+    if session.get_providers()[0] != provider:  # it goes on without one whose libraries are missing
+        raise Unavailable(f"ONNX Runtime cannot load {provider} here")
     return lambda part: session.run(["logits"], {"input": part})[0]
 
 
@@ -328,6 +342,8 @@ def run_tensorrt(module: Any, folder: Path, threads: int) -> Any:
 RUNNERS = {
     "ncnn": run_ncnn,
     "onnxruntime": run_onnxruntime,
+    "onnxruntime_cuda": run_onnxruntime,
+    "onnxruntime_tensorrt": run_onnxruntime,
     "openvino": run_openvino,
     "tensorrt": run_tensorrt,
     "tensorrt_rtx": run_tensorrt,

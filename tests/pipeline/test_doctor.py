@@ -39,6 +39,12 @@ class TestFacts:
         assert found["torch"][0].isdigit()
         assert set(found) == set(doctor.DISTRIBUTIONS)
 
+    def test_two_packages_of_one_folder_are_a_warning(self) -> None:
+        assert doctor.warnings({"onnxruntime": "1.31.1", "onnxruntime-gpu": None}) == []
+        assert doctor.warnings({"onnxruntime": None, "onnxruntime-gpu": "1.31.1"}) == []
+        (told,) = doctor.warnings({"onnxruntime": "1.31.1", "onnxruntime-gpu": "1.31.1"})
+        assert "pip uninstall --yes onnxruntime onnxruntime-gpu" in told
+
     def test_the_processor(self) -> None:
         found = doctor.cpu()
         assert found["model"]

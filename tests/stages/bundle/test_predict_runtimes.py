@@ -1,0 +1,83 @@
+"""The bundle's program runs targets of every runtime, or says why it cannot."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import pytest
+
+from pipeline.stage import Silent
+from stages.bundle import predict
+from stages.runtimes import parity, registry
+from stages.runtimes.base import Source
+from stages.runtimes.images import natural_images
+from stages.runtimes.settings import BuildSettings
+from tests.stages.runtimes.networks import CLASSES, MEAN, STD, source_of
+
+
+def _bundle(folder: Path, target: str, source: Source) -> Path:
+    """A bundle of one target, whose files the caller puts into the folder that is returned."""
+    models = folder / "models" / target
+    models.mkdir(parents=True)
+    shutil.copyfile(Path(predict.__file__), folder / "predict.py")
+    (folder / "labels.txt").write_text("\n".join(map(str, range(CLASSES))), encoding="utf-8")
+    height, _, channels = source.image_shape
+    facts = {"image_size": height, "channels": channels, "resize": "bilinear", "scale": 1 / 255}
+    entry = {"runtime": target.rpartition("-")[0], "batch_max": 1, "top1": None}
+    manifest = {
+        "default_target": target,
+        "input": source.input,
+        "preprocessing": {**facts, "mean": MEAN, "std": STD},
+        "targets": {target: entry},
+        "files": {},
+    }
+    (folder / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
+    return models
+
+
+def _predict(folder: Path, images: np.ndarray) -> subprocess.CompletedProcess[str]:
+    np.save(folder / "images.npy", images)
+    command = [sys.executable, "-I", "predict.py", "images.npy", "--json", "--top", str(CLASSES)]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+@pytest.mark.parametrize("preprocessing", [True, False])
+def test_ncnn_gives_the_probabilities_of_the_source(
+    precision: str, preprocessing: bool, tmp_path: Path
+) -> None:
+    runtime = registry.get("ncnn")
+    if not runtime.ability_to_build().can:
+        pytest.skip(runtime.ability_to_build().why_not)
+    source = source_of("cnn", precision, preprocessing=preprocessing)
+    models = _bundle(tmp_path, f"ncnn-{precision}", source)
+    runtime.build(source, models, BuildSettings(), Silent(), tmp_path / "work")
+    images = natural_images(source.image_shape, 5)
+    done = _predict(tmp_path, images)
+    assert done.returncode == 0, done.stderr
+    told: list[list[dict[str, Any]]] = json.loads(done.stdout)["predictions"]
+    expected = predict.softmax(parity.source_logits(source.onnx, source, images))
+    for row, wanted in zip(told, expected, strict=True):
+        found = {int(entry["label"]): entry["probability"] for entry in row}
+        np.testing.assert_allclose([found[label] for label in range(CLASSES)], wanted, atol=1e-3)
+
+
+@pytest.mark.skipif(
+    "CUDAExecutionProvider" in onnxruntime.get_available_providers(), reason="onnxruntime-gpu is installed"
+)
+def test_a_gpu_target_does_not_run_on_the_cpu_unasked(tmp_path: Path) -> None:
+    source = source_of("cnn")
+    models = _bundle(tmp_path, "onnxruntime_cuda-fp32", source)
+    shutil.copyfile(source.onnx, models / "model.onnx")
+    sidecar = {"provider": "CUDAExecutionProvider", "options": {"use_tf32": "0"}}
+    (models / "provider.json").write_text(json.dumps(sidecar), encoding="utf-8")
+    done = _predict(tmp_path, natural_images(source.image_shape, 1))
+    assert done.returncode == 4
+    assert "the installed ONNX Runtime has no CUDAExecutionProvider" in done.stderr
