@@ -32,7 +32,7 @@ def pick(
 
     The fastest by p50 at batch 1 of the targets that passed every gate (of those with an undecided gate
     only if none passed all); of those whose p50 cannot be told from it the most accurate, then the
-    smallest. Never a fp16 or int8 file that is no faster than the same runtime's fp32, or loses more
+    smallest. Never a fp16, bf16 or int8 file that is no faster than the same runtime's fp32, or loses more
     accuracy against it than a gate, else `ACCURACY_BUDGET_POINTS`, allows.
 
     Returns `target` (None: nothing to ship), `reason`, `undecided` (of the target's gates, in words),
