@@ -123,7 +123,7 @@ def _line(
         if folder is None:
             shutil.rmtree(place, ignore_errors=True)  # what an earlier call left
         found = _function(DEBUG_LINE)(
-            loaded.settings(("data", "targets")), artefacts, asked, place, listener.progress("debug")
+            loaded.settings(("build", "data", "targets")), artefacts, asked, place, listener.progress("debug")
         )
     return {**about, **asked, **found}
 
@@ -207,8 +207,8 @@ def _function(place: str) -> Callable[..., dict[str, Any]]:
 debug = Command(
     "debug",
     help="Find the first layer at which a conversion goes wrong, and cut a minimal model that shows it.\n\n"
-    "Looks at every conversion of a profile's student on real test images (PyTorch to ONNX, to fp16 or INT8, "
-    "to the built target), or at any two ONNX files. Exits with 3 if one diverges.",
+    "Looks at every conversion of a profile's student on real test images (PyTorch to ONNX, to fp16, bf16 or "
+    "INT8, to the built target), or at any two ONNX files. Exits with 3 if one diverges.",
     params=[
         click.Argument(["profile"], type=ProfilePath(), metavar="[PROFILE]", required=False),
         set_option(),
@@ -252,7 +252,7 @@ debug = Command(
             metavar="X",
             heading="What to look at",
             help="Largest difference of a layer, root mean square, as a share of its values' spread. "
-            "Default: 0.001 for fp32, 0.05 for fp16, 0.5 for INT8.",
+            "Default: 0.001 for fp32, 0.05 for fp16, 0.15 for bf16, 0.5 for INT8.",
         ),
         Option(
             ["--output"],

@@ -1,6 +1,6 @@
 """Every conversion of one network of the line, each beside the step before it, on real test images.
 
-PyTorch -> the exported ONNX file -> its fp16 or INT8 form -> the built target. What a target computes
+PyTorch -> the exported ONNX file -> its fp16, bf16 or INT8 form -> the built target. What a target computes
 is told of the very file that ships; layer by layer where its runtime lets its values be seen (ONNX
 Runtime, OpenVINO), else by its logits alone.
 """
@@ -28,9 +28,11 @@ from stages.models.card import load as load_network
 from stages.onnx_files.metadata import INPUT, feed, image_shape
 from stages.runtimes import registry
 from stages.runtimes.base import Runtime, Source
+from stages.runtimes.identity import ON_GPU
 from stages.runtimes.parity import compare, source_logits
+from stages.runtimes.precision_kinds import HALVES
 
-TOLERANCES = {"fp32": 1e-3, "fp16": 0.05, "int8": 0.5}
+TOLERANCES = {"fp32": 1e-3, "fp16": 0.05, "bf16": 0.15, "int8": 0.5}
 """By precision, where --tolerance says nothing: root mean square of a layer's differences over the spread of
 its values. A healthy INT8 student comes to 0.05 to 0.3 in its last layers."""
 
@@ -54,6 +56,7 @@ class _Line:
     card: dict[str, Any]
     images: np.ndarray
     output: Path
+    keep_float: Sequence[str]
 
     @property
     def exported(self) -> Path:
@@ -86,15 +89,16 @@ def debug_line(
 ) -> dict[str, Any]:
     """The JSON-ready result; a minimal model in a folder of `output` for every step that diverges.
 
-    settings: with `data` and `targets`. folders: of the artefacts of train, distill, export, quantize
-    and build. asking: the fields of Asked. Raises UsageError for a target that the profile does not have.
+    settings: with `build`, `data` and `targets`. folders: of the artefacts of train, distill, export,
+    quantize and build. asking: the fields of Asked. Raises UsageError for a target that the profile does
+    not have.
     """
     asked = Asked(**asking)
     targets = _targets(settings, asked)
     test = load_data(settings.data).test
     chosen = np.linspace(0, len(test.labels) - 1, min(asked.images, len(test.labels))).astype(np.int64)
     card = json.loads((folders["export"] / f"{asked.model}.json").read_text(encoding="utf-8"))
-    line = _Line(folders, asked, card, test.images.batch(chosen), output)
+    line = _Line(folders, asked, card, test.images.batch(chosen), output, settings.build.keep_float)
     steps = []
     for done, step in enumerate(_steps(line, targets)):
         progress.update(done + 1, done + 1, "steps", step=step["step"])
@@ -129,10 +133,10 @@ def _steps(line: _Line, targets: list[str]) -> Iterator[dict[str, Any]]:
         if precision == "int8":
             source = line.folders["quantize"] / f"{line.asked.model}.int8.{runtime.recipe}.onnx"
         if source.name not in seen and precision == "int8":
-            yield _files(line, line.exported, source, precision)
-        if precision == "fp16" and "fp16" not in seen:
-            seen.add("fp16")
-            yield _half(line)
+            yield _files(line, _float_form(line, runtime.recipe), source, precision)
+        if precision in HALVES and runtime.name in ON_GPU and precision not in seen:
+            seen.add(precision)
+            yield _half(line, precision)
         seen.add(source.name)
         yield _target(line, name, runtime, line.source(source, precision))
 
@@ -165,6 +169,12 @@ def _from_torch(line: _Line) -> dict[str, Any]:
     return conclude(case, line.output / "torch")
 
 
+def _float_form(line: _Line, recipe: str | None) -> Path:
+    """What an INT8 file was made from: the exported file, or the student fine-tuned under its rounding."""
+    tuned = line.folders["quantize"] / f"{line.asked.model}.tuned.{recipe}.onnx"
+    return tuned if tuned.is_file() else line.exported
+
+
 def _files(line: _Line, reference: Path, suspect: Path, precision: str) -> dict[str, Any]:
     return compare_graphs(
         f"{reference.name} -> {suspect.name}",
@@ -177,20 +187,23 @@ def _files(line: _Line, reference: Path, suspect: Path, precision: str) -> dict[
     )
 
 
-def _half(line: _Line) -> dict[str, Any]:
-    """The fp16 form is made while a target is built and not kept: it is made again, as it is."""
+def _half(line: _Line, precision: str) -> dict[str, Any]:
+    """The 16-bit form is made while a target is built and not kept: it is made again, as it is, and
+    looked at with every rounding written out, which ONNX Runtime would leave out on a CPU."""
     from stages.runtimes.precision import convert_to_half
+    from stages.runtimes.precision_proof import as_computed
 
     whole = read_graph(line.exported)
-    half, _ = convert_to_half(whole.model, line.source(line.exported, "fp16"), line.images)
+    source = line.source(line.exported, precision)
+    half, _ = convert_to_half(whole.model, source, line.images, line.keep_float)
     return compare_graphs(
-        f"{line.exported.name} -> its fp16 form",
-        read_graph(half),
+        f"{line.exported.name} -> its {precision} form",
+        read_graph(as_computed(half)),
         line.feeds(),
         whole,
         line.feeds(),
-        line.tolerance("fp16"),
-        line.output / "fp16",
+        line.tolerance(precision),
+        line.output / precision,
     )
 
 
@@ -231,7 +244,7 @@ def _layers(
         built = read_graph(next(folder.glob("*.onnx")))
         return compare_graphs(title, built, feeds, graph, feeds, tolerance, output)
     if runtime.name == "openvino":
-        return conclude(_openvino_case(title, graph, feeds, folder, tolerance), output)
+        return conclude(_openvino_case(title, graph, feeds, folder, tolerance, source.precision), output)
     return {
         **skipped(title, f"{runtime.name} does not let the values of its layers be seen: logits alone"),
         "status": "healthy",
@@ -240,7 +253,7 @@ def _layers(
 
 
 def _openvino_case(
-    title: str, graph: Graph, feeds: Mapping[str, np.ndarray], folder: Path, tolerance: float
+    title: str, graph: Graph, feeds: Mapping[str, np.ndarray], folder: Path, tolerance: float, precision: str
 ) -> Case:
     from stages.debugging.openvino_layers import target_values, value_names
 
@@ -248,7 +261,8 @@ def _openvino_case(
     named = value_names(file)
 
     def suspect(names: Sequence[str]) -> dict[str, np.ndarray]:
-        computed = target_values(file, [name for name in names if name not in feeds], feeds[INPUT])
+        wanted = [name for name in names if name not in feeds]
+        computed = target_values(file, wanted, feeds[INPUT], bf16=precision == "bf16")
         return {**feeds, **computed}
 
     return Case(

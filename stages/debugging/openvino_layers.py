@@ -16,16 +16,19 @@ def value_names(file: Path) -> set[str]:
     return {name for op in model.get_ordered_ops() for output in op.outputs() for name in output.get_names()}
 
 
-def target_values(file: Path, names: Sequence[str], image_input: np.ndarray) -> dict[str, np.ndarray]:
-    """The values of these names on the CPU, without bfloat16. Layers that OpenVINO would fuse are
-    kept apart by asking for what lies between them."""
+def target_values(
+    file: Path, names: Sequence[str], image_input: np.ndarray, *, bf16: bool = False
+) -> dict[str, np.ndarray]:
+    """The values of these names on the CPU, in bfloat16 only if asked for. Layers that OpenVINO would
+    fuse are kept apart by asking for what lies between them."""
     openvino = import_openvino()
     core = openvino.Core()
     model = core.read_model(str(file))
     present = {name for output in model.outputs for name in output.get_names()}
     model.add_outputs([name for name in names if name not in present])
+    hint = "bf16" if bf16 else "f32"
     compiled = core.compile_model(
-        model, "CPU", {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": 1}
+        model, "CPU", {"INFERENCE_PRECISION_HINT": hint, "INFERENCE_NUM_THREADS": 1}
     )
     results: Mapping = compiled({0: image_input})
     return {name: np.array(results[compiled.output(name)]) for name in names}

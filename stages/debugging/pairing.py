@@ -15,8 +15,8 @@ Pairs = dict[str, tuple[str, ...]]
 """By value of the suspect: the values of the reference that it may stand for (the nearest counts)."""
 
 _CONVERSIONS = ("QuantizeLinear", "DequantizeLinear", "Cast")
-_SUFFIXES = ("_DequantizeLinear_Output", "__fp16", "__fp32")
-"""What ONNX Runtime's quantiser and kdpipe's fp16 conversion add to the name of what they convert."""
+_SUFFIXES = ("_DequantizeLinear_Output", "__fp16", "__bf16", "__fp32")
+"""What ONNX Runtime's quantiser and kdpipe's 16-bit conversions add to the name of what they convert."""
 
 _FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE)
 

@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from stages.runtimes import registry, tensorrt_family
 from stages.runtimes.base import Source
 
 
-def prepare(targets: Iterable[str], inputs: Mapping[str, Path], output: Path) -> None:
+def prepare(
+    targets: Iterable[str], inputs: Mapping[str, Path], output: Path, keep_float: Sequence[str] = ()
+) -> None:
     """Writes `TARGET.onnx` for each TensorRT target into `output`.
 
-    inputs: the folders of `export` and `quantize`. fp16 is put into the graph here, for the device builds
-    strongly typed and may have nothing but TensorRT. Raises StageError if a graph cannot be converted.
+    inputs: the folders of `export` and `quantize`. fp16 and bf16 are put into the graph here, for the device
+    builds strongly typed and may have nothing but TensorRT; nodes that match `keep_float` (shell wildcards)
+    stay in fp32. Raises StageError if a graph cannot be converted.
     """
     card = json.loads((inputs["export"] / "student.json").read_text(encoding="utf-8"))
     preprocessing = card["preprocessing"]
     size = preprocessing["image_size"]
+    images = inputs["export"] / "images.npy"
     for target in targets:
         runtime = registry.check_target(target)
         precision = registry.target_parts(target)[1]
@@ -30,6 +34,7 @@ def prepare(targets: Iterable[str], inputs: Mapping[str, Path], output: Path) ->
             input=card["input"],
             mean=tuple(preprocessing["mean"]),
             std=tuple(preprocessing["std"]),
+            images=images if images.is_file() else None,
         )
-        model, _ = tensorrt_family.prepare(source)
+        model, _ = tensorrt_family.prepare(source, keep_float)
         (output / f"{target}.onnx").write_bytes(model.SerializeToString(deterministic=True))

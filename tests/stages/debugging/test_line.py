@@ -19,7 +19,10 @@ from stages.runtimes.settings import BuildSettings, TargetSettings
 from tests.stages.onnx_files.trained import MOBILENET, TINY, artefact, digits_settings, folder
 from tests.stages.onnx_files.trained_files import exported, quantised
 
-TARGETS = ("onnxruntime-fp32", "onnxruntime-int8", "openvino-fp32", "openvino-int8", "tensorrt_rtx-fp16")
+TARGETS = (
+    "onnxruntime-fp32", "onnxruntime-int8", "openvino-fp32", "openvino-bf16", "openvino-int8",
+    "tensorrt_rtx-fp16", "tensorrt_rtx-bf16",
+)  # fmt: skip
 
 
 def _settings() -> SimpleNamespace:
@@ -60,10 +63,13 @@ def test_a_sound_line_is_healthy_step_by_step(tmp_path: Path) -> None:
         "student.onnx -> student.int8.x86.onnx",
         "student.int8.x86.onnx -> onnxruntime-int8",
         "student.onnx -> openvino-fp32",
+        "student.onnx -> openvino-bf16",
         "student.onnx -> student.int8.signed.onnx",
         "student.int8.signed.onnx -> openvino-int8",
         "student.onnx -> its fp16 form",
         "student.onnx -> tensorrt_rtx-fp16",
+        "student.onnx -> its bf16 form",
+        "student.onnx -> tensorrt_rtx-bf16",
     ]
     for name, step in steps.items():
         assert step["healthy"], (name, step)
