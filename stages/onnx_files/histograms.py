@@ -33,8 +33,9 @@ class Histograms:
         """values: any shape, of the tensor at `index`."""
         if self.low[index] == self.high[index]:
             return
-        scale = np.float32(BINS / 2 / self.largest[index])
-        places = (values.ravel() * scale + np.float32(BINS / 2)).astype(np.int32)
+        half = np.float32(BINS / 2)
+        # Divided first: a factor for the tiniest of ranges would overflow.
+        places = (values.ravel() / np.float32(self.largest[index]) * half + half).astype(np.int32)
         np.clip(places, 0, BINS - 1, out=places)
         self.counts[index] += np.bincount(places, minlength=BINS)
 
