@@ -10,14 +10,14 @@ from pipeline.errors import UsageError
 from stages.runtimes import registry
 from tests.stages.runtimes.plugins import install_plugin, numpy_runtime
 
-HEAVY = "('torch', 'numpy', 'onnx', 'onnxruntime', 'openvino', 'tensorrt_rtx')"
+HEAVY = "('torch', 'numpy', 'onnx', 'onnxruntime', 'openvino', 'tensorrt_rtx', 'ncnn')"
 
 
-@pytest.mark.parametrize("name", ["onnxruntime", "openvino", "tensorrt", "tensorrt_rtx"])
+@pytest.mark.parametrize("name", sorted(registry.BUILT_IN))
 def test_built_in_runtimes_keep_to_the_interface(name: str) -> None:
     runtime = registry.get(name)
     assert runtime.name == name
-    assert set(runtime.precisions) | set(runtime.not_offered) == {"fp32", "fp16", "int8"}
+    assert set(runtime.precisions) | set(runtime.not_offered) == {"fp32", "fp16", "bf16", "int8"}
     assert runtime.recipe == ("x86" if name == "onnxruntime" else "signed")
     assert runtime.distributions
 
@@ -45,7 +45,11 @@ def test_precision_that_is_not_offered_says_why_and_what_is() -> None:
         registry.check_target("onnxruntime-fp16")
     assert "fp16" in caught.value.why
     assert "onnxruntime-fp32, onnxruntime-int8" in caught.value.mend
-    assert registry.check_target("tensorrt-fp16").name == "tensorrt"
+    with pytest.raises(UsageError, match="does not offer bf16") as caught:
+        registry.check_target("onnxruntime-bf16")
+    assert "openvino-bf16" in caught.value.why
+    for name in ("tensorrt-fp16", "tensorrt-bf16"):
+        assert registry.check_target(name).name == "tensorrt"
 
 
 def test_third_party_runtime_is_found_by_its_entry_point(plugin_folder: Path) -> None:
