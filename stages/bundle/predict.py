@@ -270,7 +270,7 @@ def run_openvino(module: Any, folder: Path, threads: int) -> Any:
         settings["INFERENCE_PRECISION_HINT"] = hint
     compiled = core.compile_model(str(next(folder.glob("*.xml"))), "CPU", settings)
     found = compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name()
-    if hint == "bf16" and found != "bfloat16":
+    if hint == "bf16" and found != "bf16":
         raise Unavailable(f"the processor does not compute bfloat16; OpenVINO would run it in {found}")
     return lambda part: compiled({"input": part})[compiled.output("logits")].copy()
 

@@ -139,7 +139,7 @@ class OpenVino:
         except RuntimeError as error:
             raise Unavailable(f"OpenVINO {openvino.__version__} refuses the file: {error}") from error
         found = self._compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name()
-        if job["precision"] == "bf16" and found != "bfloat16":
+        if job["precision"] == "bf16" and found != "bf16":
             raise Unavailable(f"the processor does not compute bfloat16: OpenVINO would run it in {found}")
         self._job = job
         self.facts = {

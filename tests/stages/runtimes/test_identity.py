@@ -11,6 +11,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from stages.measuring.machine import computes_bf16
 from stages.runtimes.identity import build_machine, gpu_facts, installed_versions
 from tests.stages.runtimes.plugins import install_plugin, numpy_runtime
 
@@ -87,3 +88,9 @@ def test_the_drivers_tool_is_asked_where_there_is_no_listing(tmp_path: Path) -> 
 
 def test_gpu_facts_are_never_empty() -> None:
     assert all(gpu_facts().values())
+
+
+def test_whether_the_processor_computes_bf16_counts_for_openvino_bf16_alone() -> None:
+    told = "computed" if computes_bf16() else "not computed"
+    assert build_machine(_targets("onnxruntime-fp32", "openvino-bf16"))["bf16"] == told
+    assert "bf16" not in build_machine(_targets("openvino-int8", "tensorrt_rtx-bf16"))

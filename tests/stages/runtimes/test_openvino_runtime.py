@@ -10,6 +10,8 @@ import pytest
 
 from pipeline.errors import MachineCannot, StageError
 from pipeline.stage import Silent
+from stages.bundle import predict
+from stages.devices.there import sessions
 from stages.runtimes import parity
 from stages.runtimes.base import Source
 from stages.runtimes.images import natural_images
@@ -145,3 +147,18 @@ def test_a_processor_without_bfloat16_is_told_in_a_sentence() -> None:
         require_bf16(["FP32", "INT8", "BIN"])
     assert "FP32, INT8, BIN" in caught.value.why
     assert "openvino-fp32" in caught.value.mend
+
+
+@needs_bf16
+def test_the_bundle_and_a_device_compute_in_bf16_too(tmp_path: Path) -> None:
+    source = source_of("cnn", "bf16")
+    images = natural_images(source.image_shape, 8)
+    expected = _built(source, tmp_path / "openvino-bf16").logits(images)
+    openvino = import_openvino()
+    in_bundle = predict.run_openvino(openvino, tmp_path / "openvino-bf16", 1)(images)
+    np.testing.assert_array_equal(in_bundle, expected)
+    job = {"precision": "bf16", "input": "uint8_nhwc"}
+    on_device = sessions.OpenVino(job, tmp_path / "openvino-bf16", 1).logits(images)
+    np.testing.assert_array_equal(on_device, expected)
+    exact = parity.source_logits(source.onnx, source, images)
+    assert not np.allclose(in_bundle, exact, atol=1e-4)
