@@ -26,7 +26,7 @@ def device_in_words(told: Mapping[str, Any]) -> str:
         ["Python", f"{told['python']['version']}  {told['python']['executable']}"],
         ["numpy", _version(told["numpy"])],
         *([name, _version(runtime)] for name, runtime in told["runtimes"].items()),
-        ["trtexec", told["trtexec"] or "not there"],
+        ["trtexec", f"{told['trtexec_version']}  {told['trtexec']}" if told["trtexec"] else "not there"],
         *(["target", f"{one['target']}: {one['why_not'] or 'can be measured'}"] for one in told["targets"]),
     ]
     return columns(rows, "ll")

@@ -151,7 +151,7 @@ def _key_parts(line: Line, name: str, targets: Sequence[str], facts: Mapping[str
             "cuda": facts["gpu"],
             "numpy": facts["numpy"],
             "runtimes": facts["runtimes"],
-            "trtexec": bool(facts["trtexec"]),
+            "trtexec": facts["trtexec_version"],
         },
     }
 

@@ -41,6 +41,8 @@ text = " ".join(words[raw:]).replace("/data/local/tmp", FOLDER)
 there = {{"HOME": "/proc", "PATH": "/usr/bin:/bin"}}
 shell = ["/bin/sh", "-c", text]
 done = subprocess.run(shell, stdin=sys.stdin, stdout=subprocess.PIPE, cwd="/", env=there)
+if state == "noisy" and " fetch" in text:
+    done.stdout = done.stdout.replace(b'"bytes": "', b'"bytes": "AAAA', 1)
 if state == "dies":
     sys.exit(0)  # the cable was pulled: adb tells nothing
 sys.stdout.buffer.write(done.stdout if raw else done.stdout.replace(b"\\n", b"\\r\\n"))

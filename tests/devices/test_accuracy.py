@@ -50,7 +50,13 @@ def test_an_image_that_changed_on_the_device_is_sent_anew(place: Place) -> None:
     home = place.home()
     profile = place.profile({"board": place.device(home, targets=[TARGET], accuracy_images=50)})
     first = measured(place, profile)
-    assert first["rows"][0]["accuracy_images"] == 50
+    (row,) = first["rows"]
+    assert row["accuracy_images"] == 50
+    predictions = place.artefact(profile, "measure") / "predictions"
+    labels, on_host = (np.load(predictions / f"{name}.npy") for name in ("labels", f"student-{TARGET}"))
+    spread = np.arange(50) * len(labels) // 50
+    assert row["top1"] == pytest.approx(100 * (on_host == labels)[spread].mean(), abs=4)
+    assert row["agreement_with_host"] >= 96
     (kept,) = (home / "images").glob("*/images.npy")
     images = np.load(kept)
     assert images.shape == (50, 16, 16, 1)

@@ -40,6 +40,19 @@ def test_check_measure_and_ship_over_adb(place: Place, board: tuple[Path, Path])
     assert (home / "kdpipe" / "current" / "predict.py").is_file()
 
 
+def test_results_that_arrive_damaged_are_not_taken(place: Place, board: tuple[Path, Path]) -> None:
+    state, _ = board
+    settings = {"url": "adb://BOARD01", "python": place.python, "targets": PACKED[:1], "accuracy_images": 10}
+    profile = place.profile({"phone": settings})
+    state.write_text("noisy")
+    refused = place.run("device", "measure", "phone", profile)
+    assert refused.returncode == 1
+    assert "arrived damaged from the device" in refused.stderr
+    state.write_text("device")
+    ran = place.run("device", "measure", "phone", profile)
+    assert ran.returncode == 0, ran.stderr
+
+
 @pytest.mark.parametrize(
     ("state", "said"),
     [

@@ -13,6 +13,7 @@ import pytest
 
 from tests.command import document, environment, kdpipe
 from tests.devices.place import PACKED, Place
+from tests.ssh_server import device_python
 
 
 def test_check_tells_what_is_there_and_leaves_nothing(place: Place) -> None:
@@ -87,6 +88,22 @@ def test_two_devices_at_once_and_one_that_does_not_answer(place: Place) -> None:
     assert gone.returncode == 4
     assert "Connection refused" in gone.stderr
     assert "Traceback" not in gone.stderr
+
+
+def test_a_device_that_fails_does_not_stop_the_others(place: Place) -> None:
+    bare = device_python(place.folder / "no numpy")
+    devices = {
+        "bare": place.device(place.home()) | {"python": bare},
+        "whole": place.device(place.home(), targets=["onnxruntime-fp32"], accuracy_images=0),
+    }
+    ran = place.run("device", "measure", "bare", "whole", place.profile(devices), "--json")
+    assert ran.returncode == 4
+    told = document(ran)
+    assert "no numpy" in told["error"]["what"]
+    found = {device["name"]: device for device in told["devices"]}
+    assert found["bare"]["status"] == "failed"
+    assert found["bare"]["error"]["exit_code"] == 4
+    assert [row["target"] for row in found["whole"]["rows"]] == ["onnxruntime-fp32"]
 
 
 def test_engines_are_built_on_the_device(place: Place) -> None:

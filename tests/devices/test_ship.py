@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import fcntl
+import threading
 from pathlib import Path
 
 import numpy as np
+import pytest
 
+from stages.devices.there import releases as there
 from tests.command import document
 from tests.devices.place import Place
 from tests.ssh_server import device_python
@@ -63,3 +67,80 @@ def test_a_release_that_fails_its_self_test_does_not_become_current(place: Place
     assert refused.returncode == 4
     assert "onnxruntime is not installed" in refused.stderr
     assert current(home) == first
+
+
+def test_rollback_goes_back_one_release_at_a_time(place: Place) -> None:
+    home = place.home()
+    profile = place.profile({"board": place.device(home)})
+    versions = (
+        "package.targets=[onnxruntime-fp32]",
+        "package.targets=[onnxruntime-int8]",
+        "package.targets=[onnxruntime-fp32,onnxruntime-int8]",
+    )
+    digests = [
+        document(place.run("ship", "board", profile, "--json", "--set", one))["current"] for one in versions
+    ]
+    assert len(set(digests)) == 3
+    for expected in (digests[1], digests[0]):
+        rolled = place.run("ship", "board", profile, "--rollback", "--json")
+        assert rolled.returncode == 0, rolled.stderr
+        assert current(home) == expected
+    nothing = place.run("ship", "board", profile, "--rollback")
+    assert nothing.returncode == 2
+    assert "no earlier release" in nothing.stderr
+    assert current(home) == digests[0]
+
+
+def test_two_that_switch_take_turns(tmp_path: Path) -> None:
+    (tmp_path / "releases" / "a").mkdir(parents=True)
+    (tmp_path / "releases" / "a" / "manifest.json").write_text("{}")
+    request = {"folder": str(tmp_path), "digest": "a", "ship": True, "keep": 3}
+    second = threading.Thread(target=there.switch, args=(request,))
+    with (tmp_path / ".lock").open("ab") as first:
+        fcntl.flock(first, fcntl.LOCK_EX)
+        second.start()
+        second.join(timeout=2)
+        assert second.is_alive(), "it waits for the first"
+        assert not (tmp_path / "current").exists()
+    second.join()
+    assert (tmp_path / "current").exists()
+
+
+def test_there_is_a_release_in_use_at_every_moment(tmp_path: Path) -> None:
+    for digest in ("a", "b"):
+        (tmp_path / "releases" / digest).mkdir(parents=True)
+        (tmp_path / "releases" / digest / "manifest.json").write_text("{}")
+    request = {"folder": str(tmp_path), "ship": True, "keep": 3}
+    there.switch({**request, "digest": "a"})
+    manifest, missing, ended = tmp_path / "current" / "manifest.json", [0], threading.Event()
+
+    def look() -> None:
+        while not ended.is_set():
+            missing[0] += not manifest.is_file()
+
+    reader = threading.Thread(target=look)
+    reader.start()
+    for turn in range(300):
+        there.switch({**request, "digest": "ab"[turn % 2]})
+    ended.set()
+    reader.join()
+    assert missing[0] == 0
+
+
+@pytest.mark.parametrize("runtime", ["openvino", "ncnn"])
+def test_the_self_test_on_the_device_runs_every_runtime_that_is_there(place: Place, runtime: str) -> None:
+    pytest.importorskip(runtime)
+    python = device_python(place.folder / f"with {runtime}", "numpy", "onnxruntime", runtime)
+    device = place.device(place.home()) | {"python": python}
+    profile = place.profile({"board": device, "plain": place.device(place.home())}, package={"targets": None})
+    targets = f"targets=[onnxruntime-fp32,{runtime}-fp32]"
+    shipped = place.run("ship", "board", profile, "--json", "--set", targets)
+    assert shipped.returncode == 0, shipped.stderr
+    said = "\n".join(document(shipped)["self_test"])
+    for target in ("onnxruntime-fp32", f"{runtime}-fp32"):
+        assert f"{target}: passed" in said
+    without = place.run("ship", "plain", profile, "--json", "--set", targets)
+    assert without.returncode == 0, without.stderr
+    assert f"{runtime}-fp32: not tested, {runtime} is not installed" in "\n".join(
+        document(without)["self_test"]
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +74,19 @@ def test_graphs_and_copies_are_as_the_profile_says(
     assert ("--useCudaGraph" in timed) == (version < 110000)
 
 
+def test_an_engine_for_larger_batches_is_given_none_that_is_smaller(
+    place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", path_with(trtexec.stand_in(tmp_path / "bin", 110100)))
+    batches = {"batch_min": 4, "batch_opt": 4, "batch_max": 8}
+    wanted = profile(place, tmp_path / "home", batch_sizes=[4])
+    ran = place.run("device", "measure", "board", wanted, "--json", "--set", f"build={json.dumps(batches)}")
+    assert ran.returncode == 0, ran.stderr
+    (row,) = document(ran)["devices"][0]["rows"]
+    assert row["accuracy_images"] % 8, "the last images are fewer than a batch"
+    assert row["agreement_with_float"] > 95
+
+
 @pytest.mark.parametrize(
     ("fault", "said"),
     [
@@ -86,7 +100,7 @@ def test_what_trtexec_says_is_told(
 ) -> None:
     folder = trtexec.stand_in(tmp_path / "bin", 101300, fault)
     monkeypatch.setenv("PATH", path_with(folder))
-    ran = place.run("device", "measure", "board", profile(place, tmp_path / "home"))
+    ran = place.run("device", "measure", "board", profile(place, tmp_path / "home"), "--force")
     assert ran.returncode == 1
     assert said in ran.stderr
     assert "Traceback" not in ran.stderr

@@ -13,7 +13,7 @@ import numpy as np
 
 from pipeline.errors import StageError
 from pipeline.stage import Silent
-from stages.devices.there import cuda, facts, sessions, trtexec
+from stages.devices.there import cuda, facts, sessions, trtexec, trtexec_program
 from stages.measuring import latency
 from stages.measuring.watch import Watch
 from stages.runtimes import probe, tensorrt_options, tensorrt_process, tensorrt_timings
@@ -33,7 +33,7 @@ def build(job: dict[str, Any], output: Path) -> dict[str, Any]:
     if told.get("builds"):
         built = _by_python(job, output, told)
     elif package == "tensorrt" and (program := facts.trtexec()):
-        built = {**trtexec.build(trtexec.inspect(program), job, output), "runs_why_not": None}
+        built = {**trtexec.build(trtexec_program.inspect(program), job, output), "runs_why_not": None}
     else:
         why = told.get("error") or told.get("builds_why_not")
         more = " and there is no trtexec" if package == "tensorrt" else ""
@@ -57,7 +57,7 @@ def load(job: dict[str, Any], folder: Path) -> sessions.Session:
     """The engine that `build` left in `folder`, run by what built it."""
     if probe.ask(job["runtime"]).get("runs"):
         return TensorRt(job, folder)
-    return trtexec.TrtExec(job, folder, trtexec.inspect(str(facts.trtexec())))
+    return trtexec.TrtExec(job, folder, trtexec_program.inspect(str(facts.trtexec())))
 
 
 def _by_python(job: dict[str, Any], output: Path, told: dict[str, Any]) -> dict[str, Any]:

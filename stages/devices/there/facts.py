@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from stages.devices.there import trtexec_program
 from stages.measuring import machine
 from stages.runtimes import probe
 
@@ -36,7 +37,8 @@ except Exception as error:
 
 
 def facts(folder: str) -> dict[str, Any]:
-    """`machine` (as the scorecard tells it), `board`, `python`, `numpy`, `runtimes`, `trtexec`, `folder`.
+    """`machine` (as the scorecard tells it), `board`, `python`, `numpy`, `runtimes`, `trtexec` and its version,
+    `folder`.
 
     Each of `numpy` and `runtimes` has `version`, or `error`; a TensorRT also `builds` and `runs`.
     """
@@ -46,13 +48,15 @@ def facts(folder: str) -> dict[str, Any]:
     with ThreadPoolExecutor() as pool:  # each asks a process of its own
         asked = {name: pool.submit(how, name) for name, how in ASKED.items()}
     told = {name: answer.result() for name, answer in asked.items()}
+    program = trtexec()
     return {
         "machine": machine.describe(),
         "board": board(),
         "python": {"version": platform.python_version(), "executable": sys.executable},
         "numpy": told.pop("numpy"),
         "runtimes": told,
-        "trtexec": trtexec(),
+        "trtexec": program,
+        "trtexec_version": trtexec_program.inspect(program).version if program else None,
         "gpu": probe.cuda_device(),
         "folder": {"path": str(place), "free_bytes": disk.free, "writable": os.access(nearest, os.W_OK)},
         "load_average": machine.load_average(),
