@@ -18,10 +18,13 @@ import pytest
 from onnx import numpy_helper
 
 from pipeline.errors import StageError, UsageError
-from stages import quantize
+from pipeline.stage import Context
+from stages import build, quantize
+from stages.debugging.line import debug_line
 from stages.onnx_files.lint import tensorrt_ready
 from stages.onnx_files.sessions import open_session
 from stages.quantisation_aware.reading import read_rounding
+from stages.runtimes.settings import BuildSettings
 from stages.training import checkpoint
 from tests.stages.onnx_files.trained import digits
 from tests.stages.onnx_files.trained_files import Notes
@@ -112,6 +115,21 @@ def test_the_float_network_it_was_made_from_lies_beside_it() -> None:
     assert not (made("signed", "never") / "student.tuned.signed.onnx").exists()
 
 
+def test_debug_holds_it_against_the_float_network_it_was_made_from(tmp_path: Path) -> None:
+    context = coarse.context()
+    folders = {**context.inputs, "quantize": made("signed", "always"), "build": tmp_path / "build"}
+    folders["build"].mkdir()
+    settings = SimpleNamespace(
+        data=context.settings.data, targets=context.settings.targets, build=BuildSettings()
+    )
+    build.run(Context(settings=settings, inputs=folders, output=folders["build"], work=tmp_path))
+    asked = {"model": "student", "target": None, "tolerance": None, "images": 8}
+    found = debug_line(settings, folders, asked, tmp_path / "out", Notes())
+    assert "student.tuned.signed.onnx -> student.int8.signed.onnx" in [
+        step["step"] for step in found["steps"]
+    ]
+
+
 def test_a_file_within_its_budget_is_left_alone() -> None:
     context = coarse.context(when="missed")
     wide = context.settings.quantize.model_copy(update={"budget_points": 100.0})
@@ -181,7 +199,9 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 from pipeline.stage import Context
-from stages import quantize
+from pipeline.stage import Context
+from stages import build, quantize
+from stages.debugging.line import debug_line
 from stages.settings import profile_model
 profile = profile_model()(
     data={{"name": "digits", "image_size": 16, "validation": 0.2}},
