@@ -111,7 +111,19 @@ def rehearse(folder: Path, edge: Edge, profile: Path, store: Path) -> list[Step]
         ("predict there, again", edge.ssh(predict)),
         ("self-test there", edge.ssh(f"{edge.python} kdpipe/current/predict.py --selftest")),
     ]
-    return [take(name, command, {str(mine): "edge.yaml", str(store): "STORE"}) for name, command in commands]
+    return [
+        take(
+            name,
+            command,
+            {
+                str(mine): "edge.yaml",
+                f"--store {store}": "--store STORE",
+                f"{store}/": "STORE/",
+                f"{folder}/": "KEYS/",
+            },
+        )
+        for name, command in commands
+    ]
 
 
 def take(name: str, command: list[str], short: dict[str, str]) -> Step:

@@ -89,7 +89,9 @@ def take(
             failed.append(error)
             tell(f"{link.name}: {target} failed: {error.what}")
             continue
-        tell(f"{link.name}: {target} done in {time.monotonic() - begun:.1f} s")
+        why_not = json.loads((work / target / "result.json").read_text(encoding="utf-8"))["why_not"]
+        seconds = time.monotonic() - begun
+        tell(f"{link.name}: {target} " + ("cannot be measured" if why_not else f"done in {seconds:.1f} s"))
     if failed:
         raise failed[0]
     return {"targets": list(targets), "skipped": skipped, "images": images.count if images else 0}

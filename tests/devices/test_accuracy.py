@@ -90,7 +90,7 @@ def test_a_device_without_room_for_the_images_is_told(place: Place) -> None:
     profile = place.profile({"board": place.device(home, targets=[TARGET])})
     home.mkdir()
     (home / "images").write_text("in the way")  # nothing can be written there
-    ran = place.run("device", "measure", "board", profile)
+    ran = place.run("device", "measure", "board", profile, "--force")
     assert ran.returncode == 1
     assert "devices.board.accuracy_images" in ran.stderr
     assert "Traceback" not in ran.stderr

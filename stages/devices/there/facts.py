@@ -37,8 +37,8 @@ except Exception as error:
 
 
 def facts(folder: str) -> dict[str, Any]:
-    """`machine` (as the scorecard tells it), `board`, `python`, `numpy`, `runtimes`, `trtexec` and its version,
-    `folder`.
+    """`machine` (as the scorecard tells it), `board`, `python`, `numpy`, `runtimes`, `trtexec` and its
+    version, `folder`.
 
     Each of `numpy` and `runtimes` has `version`, or `error`; a TensorRT also `builds` and `runs`.
     """
