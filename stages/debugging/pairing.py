@@ -10,6 +10,7 @@ from __future__ import annotations
 from onnx import TensorProto
 
 from stages.debugging.graphs import Graph
+from stages.runtimes.precision_kinds import ROUNDED
 
 Pairs = dict[str, tuple[str, ...]]
 """By value of the suspect: the values of the reference that it may stand for (the nearest counts)."""
@@ -51,7 +52,10 @@ def _bare(name: str, known: set[str]) -> str | None:
 
 
 def _rounds(graph: Graph, name: str) -> bool:
-    """A cast to integers: it is the rounding that was asked for."""
+    """A cast to integers, or to 16 bits where a float of the same numbers follows: it is the rounding that
+    was asked for."""
+    if name.endswith(ROUNDED):
+        return True
     node = graph.nodes[graph.producers[name]]
     return node.op_type == "Cast" and all(
         attribute.i not in _FLOATS for attribute in node.attribute if attribute.name == "to"

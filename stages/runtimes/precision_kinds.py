@@ -40,6 +40,10 @@ class Half:
         return result
 
 
+ROUNDED = "__rounded"
+"""Ends the name of a 16-bit value in a graph whose roundings are written out; the float behind it has the
+bare name."""
+
 HALVES = {
     "fp16": Half("fp16", 65504.0, 2.0**-14, "tensor(float16)", 13, frozenset({"Celu"})),
     "bf16": Half(

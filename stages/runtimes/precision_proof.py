@@ -15,7 +15,7 @@ import numpy as np
 from pipeline.errors import StageError
 from stages.runtimes.base import Source
 from stages.runtimes.parity import LIMITS, compare, source_logits
-from stages.runtimes.precision_kinds import HALVES, Half
+from stages.runtimes.precision_kinds import HALVES, ROUNDED, Half
 from stages.runtimes.precision_ranges import activation_magnitudes, elem_type
 
 if TYPE_CHECKING:
@@ -87,7 +87,7 @@ def _rounding(original: onnx.NodeProto, narrow: Mapping[str, int]) -> list[onnx.
     for place, name in enumerate(original.output):
         if name not in narrow:
             continue
-        rounded = f"{name}__rounded"
+        rounded = f"{name}{ROUNDED}"
         if node.op_type == "Cast":
             node.output[place] = rounded
         else:
