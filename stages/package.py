@@ -23,6 +23,9 @@ from stages.bundle import predict
 from stages.bundle.tolerance import TOLERANCE
 from stages.reporting.model_card import model_card
 
+NO_NEED = ("cuda", "gpu", "pnnx")
+"""Of what a target's versions name, what no pip can install or only its builder needs."""
+
 
 def run(context: Context) -> Metrics:
     build_folder, measure_folder = context.inputs["build"], context.inputs["measure"]
@@ -118,7 +121,9 @@ def _requirements(targets: dict[str, dict[str, Any]], default: str) -> str:
 
 
 def _pins(target: dict[str, Any]) -> list[str]:
-    return [f"{name}=={version}" for name, version in sorted(target["versions"].items())]
+    return [
+        f"{name}=={version}" for name, version in sorted(target["versions"].items()) if name not in NO_NEED
+    ]
 
 
 def _listing(folder: Path) -> dict[str, dict[str, Any]]:

@@ -138,6 +138,20 @@ def test_the_requirements_pin_the_measured_runtime(bundle: Path) -> None:
     assert f"onnxruntime=={onnxruntime.__version__}" in text
 
 
+def test_the_requirements_name_nothing_that_pip_cannot_install(whole_line: Line, tmp_path: Path) -> None:
+    shutil.copytree(whole_line.folder, tmp_path / "line")
+    file = tmp_path / "line" / "build" / "build.json"
+    told = json.loads(file.read_text(encoding="utf-8"))
+    for target in told["targets"]:
+        target["versions"] |= {"gpu": "NVIDIA H100", "cuda": "13.0"}
+    file.write_text(json.dumps(told), encoding="utf-8")
+    Line(tmp_path / "line", whole_line.profile).stage("package", tmp_path / "package")
+    text = (tmp_path / "package" / "bundle" / "requirements.txt").read_text(encoding="utf-8")
+    assert "onnxruntime==" in text
+    assert "gpu" not in text
+    assert "cuda" not in text
+
+
 def test_the_model_card_states_measured_values(whole_line: Line, bundle: Path) -> None:
     card = (bundle / "MODEL_CARD.md").read_text(encoding="utf-8")
     scorecard = json.loads((whole_line.folder / "measure" / "scorecard.json").read_text(encoding="utf-8"))
