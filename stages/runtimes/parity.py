@@ -144,15 +144,23 @@ def find_agreement(session: Session, source: Source, batches: tuple[int, ...], n
     for start in range(0, len(images), largest):
         first = min(start, len(images) - largest)  # a full batch to the last: an engine may want that
         found[first : first + largest] = run(largest, first)
-    worst, rows_rms = compare(found, reference), 0.0
+    overall = compare(found, reference)
+    worst, rows_rms = overall, 0.0
     for batch in batches:
         rows = run(batch, 0)
         rows_rms = max(rows_rms, compare(rows, found[:batch]).rms)
         part = compare(rows, reference[:batch])
         if part.rms > worst.rms:
             worst = part
-    # The spread of one image's logits says little: that of all images is the yardstick.
-    return replace(worst, reference_std=float(reference.std()), images=len(images), rows_rms=rows_rms)
+    # The spread of one image's logits says little, and so does the share of right ones among one or
+    # two: all images are the yardstick.
+    return replace(
+        worst,
+        reference_std=float(reference.std()),
+        top1_agreement=overall.top1_agreement,
+        images=len(images),
+        rows_rms=rows_rms,
+    )
 
 
 def agreement_fault(

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +51,27 @@ def test_equal_logits_pass() -> None:
 def test_gross_differences_are_refused(change: Callable[[np.ndarray], np.ndarray], message: str) -> None:
     with pytest.raises(StageError, match=message):
         parity.check(_Distorted(change), source_of("cnn"), (1, 2, 7), "student onnxruntime-fp32")
+
+
+def test_one_image_decided_otherwise_is_one_of_all(tmp_path: Path) -> None:
+    """The first image is a batch of its own: alone it would be an agreement of none."""
+    images = natural_images(source_of("cnn").image_shape, 20, seed=1)
+    np.save(tmp_path / "images.npy", images)
+    source = replace(source_of("cnn"), images=tmp_path / "images.npy")
+    (first,) = parity.source_logits(source.onnx, source, images[:1])
+
+    def swapped(logits: np.ndarray) -> np.ndarray:
+        """The first image's best class changes places with its worst, in whatever batch it comes."""
+        mine = np.isclose(logits, first, atol=1e-6).all(axis=1)
+        logits[np.ix_(mine, [first.argmax(), first.argmin()])] = first.min(), first.max()
+        return logits
+
+    limits = parity.Limits(relative=10.0, top1_agreement=0.9)
+    agreement = parity.check(_Distorted(swapped), source, (1, 2, 7), "student openvino-int8", limits)
+    assert 0.9 < agreement.top1_agreement < 1.0
+    limits = parity.Limits(relative=10.0, top1_agreement=0.99)
+    with pytest.raises(StageError, match="predicts other classes"):
+        parity.check(_Distorted(swapped), source, (1, 2, 7), "student openvino-int8", limits)
 
 
 @pytest.mark.parametrize(
