@@ -81,7 +81,6 @@ def profile_of(data: Path, teacher: Path) -> dict[str, Any]:
             "method": "minmax",
             "per_channel": False,
             "sensitivity": "never",
-            "distill": {"epochs": 2, "fraction": 0.25},
         },
         "targets": ["openvino-int8"],
     }

@@ -47,7 +47,11 @@ def test_all_faults_at_once_in_order_of_place() -> None:
         ),
         ("p.yaml:10:19", "train.augment.flip: found 'yes', expected true or false", "write true"),
         ("p.yaml:10:29", "train.augment.pad: found 90, expected a whole number from 0 to 64", ""),
-        ("p.yaml:11:1", "unknown key 'epochs'", "'epochs' belongs under train or distill or quantize.distill"),
+        (
+            "p.yaml:11:1",
+            "unknown key 'epochs'",
+            "'epochs' belongs under train or distill or quantize.distill",
+        ),
         (
             "p.yaml:12:7",
             "seed: found 1.0, expected a whole number of at least 0 and below 2147483648",
