@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from pipeline.console import Console
 from pipeline.errors import StageError, UsageError
 from pipeline.progress import ConsoleListener, Rhythm
-from stages.devices.there import trtexec
+from stages.devices.there import trtexec, trtexec_program
 from stages.runtimes import (
     tensorrt_build,
     tensorrt_faults,
@@ -441,7 +441,7 @@ def test_a_hardware_compatible_engine_fits_what_it_says(
 
 
 def test_trtexec_is_told_the_options_that_it_can_follow(tmp_path: Path) -> None:
-    program = trtexec.inspect(str(stand_in(tmp_path / "bin", 110100) / "trtexec"))
+    program = trtexec_program.inspect(str(stand_in(tmp_path / "bin", 110100) / "trtexec"))
     (tmp_path / "student.onnx").write_bytes(b"network")
     job = {
         "onnx": str(tmp_path / "student.onnx"),
