@@ -269,5 +269,5 @@ def test_unknown_runtimes_and_precisions_are_refused_before_anything_runs() -> N
         build.check(_settings("onnxrt-fp32"))
     with pytest.raises(UsageError, match="openvino does not offer fp16") as caught:
         build.check(_settings("onnxruntime-fp32", "openvino-fp16"))
-    assert "openvino-fp32, openvino-int8" in caught.value.mend
+    assert "openvino-fp32, openvino-bf16, openvino-int8" in caught.value.mend
     build.check(_settings("tensorrt-fp16", "tensorrt_rtx-int8"))

@@ -199,9 +199,7 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 from pipeline.stage import Context
-from pipeline.stage import Context
-from stages import build, quantize
-from stages.debugging.line import debug_line
+from stages import quantize
 from stages.settings import profile_model
 profile = profile_model()(
     data={{"name": "digits", "image_size": 16, "validation": 0.2}},
