@@ -194,5 +194,5 @@ def prepare_sources(
     wanted = {target for name in names for target in targets_of(name, profile) if is_built_there(target)}
     if wanted:
         inputs = {stage: made[stage].path for stage in ("export", "quantize")}
-        keep_float = profile.settings(("build",)).build.keep_float
-        resolve(DEVICE_SOURCES)(sorted(wanted), inputs, output, keep_float)
+        settings = profile.settings(("build",)).build
+        resolve(DEVICE_SOURCES)(sorted(wanted), inputs, output, settings)

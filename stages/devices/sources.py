@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from stages.runtimes import registry, tensorrt_family
 from stages.runtimes.base import Source
+from stages.runtimes.settings import BuildSettings
 
 
 def prepare(
-    targets: Iterable[str], inputs: Mapping[str, Path], output: Path, keep_float: Sequence[str] = ()
+    targets: Iterable[str], inputs: Mapping[str, Path], output: Path, settings: BuildSettings | None = None
 ) -> None:
     """Writes `TARGET.onnx` for each TensorRT target into `output`.
 
     inputs: the folders of `export` and `quantize`. fp16 and bf16 are put into the graph here, for the device
-    builds strongly typed and may have nothing but TensorRT; nodes that match `keep_float` (shell wildcards)
-    stay in fp32. Raises StageError if a graph cannot be converted.
+    builds strongly typed and may have nothing but TensorRT; of the settings (None: the defaults) that
+    conversion's count. Raises StageError if a graph cannot be converted.
     """
     card = json.loads((inputs["export"] / "student.json").read_text(encoding="utf-8"))
     preprocessing = card["preprocessing"]
@@ -36,5 +37,5 @@ def prepare(
             std=tuple(preprocessing["std"]),
             images=images if images.is_file() else None,
         )
-        model, _ = tensorrt_family.prepare(source, keep_float)
+        model, _ = tensorrt_family.prepare(source, settings)
         (output / f"{target}.onnx").write_bytes(model.SerializeToString(deterministic=True))

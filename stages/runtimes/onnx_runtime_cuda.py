@@ -49,7 +49,7 @@ class OnnxRuntimeCuda:
         from stages.runtimes.onnx_runtime_gpu_session import nodes_by_provider
         from stages.runtimes.tensorrt_family import prepare
 
-        model, facts = prepare(source, settings.keep_float)
+        model, facts = prepare(source, settings, progress.note)
         onnx.save(model, str(output / onnx_runtime_gpu.FILE))
         onnx_runtime_gpu.write_sidecar(output, CUDA, OPTIONS)
         nodes = nodes_by_provider(output, CUDA, OPTIONS, source)

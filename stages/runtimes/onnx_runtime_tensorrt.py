@@ -51,7 +51,7 @@ class OnnxRuntimeTensorRt:
         from stages.runtimes.onnx_runtime_gpu_session import nodes_by_provider
         from stages.runtimes.tensorrt_family import prepare
 
-        model, facts = prepare(source, settings.keep_float)
+        model, facts = prepare(source, settings, progress.note)
         onnx.save(model, str(output / onnx_runtime_gpu.FILE))
         options = profile_options(model.graph.input[0].name, source, settings)
         progress.update(0, 1, "engines", target=f"{self.name}-{source.precision}")

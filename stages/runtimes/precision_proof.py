@@ -14,7 +14,7 @@ import numpy as np
 
 from pipeline.errors import StageError
 from stages.runtimes.base import Source
-from stages.runtimes.parity import LIMITS, compare, source_logits
+from stages.runtimes.parity import compare, source_logits
 from stages.runtimes.precision_kinds import HALVES, ROUNDED, Half
 from stages.runtimes.precision_ranges import activation_magnitudes, elem_type
 
@@ -29,9 +29,10 @@ def prove(
     source: Source,
     images: np.ndarray,
     known: Mapping[str, float],
+    limit: float,
 ) -> None:
     """Raises StageError if a value of the converted graph is not finite on the images where it is in the
-    float graph, or if the logits differ beyond the precision's limit.
+    float graph, or if the logits differ by more than `limit` of their spread (root mean square).
 
     images: uint8 (n, H, W, C). known: by name, the largest absolute values of the float graph on them.
     """
@@ -39,13 +40,12 @@ def prove(
     _require_finite(computed, half, source, images, known)
     reference = source_logits(whole.SerializeToString(), source, images)
     agreement = compare(source_logits(computed.SerializeToString(), source, images), reference)
-    limit = LIMITS[half.name]
     if agreement.relative > limit and agreement.max_abs > 1e-3:
         raise StageError(
             f"the {half.name} form of the model computes something else than the model",
             where=source.onnx.name,
-            why=f"logits differ by {agreement.rms:.3g} (root mean square), {agreement.relative:.0%} of their "
-            f"spread; {limit:.0%} is the limit",
+            why=f"logits differ by {agreement.rms:.3g} (root mean square), {agreement.relative:.3g} of "
+            f"their spread; {limit:g} is the limit (build.limit_{half.name})",
             mend=remedy(half),
         )
 

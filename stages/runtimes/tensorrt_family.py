@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib.util
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -127,7 +127,9 @@ def build(
     }
 
 
-def prepare(source: Source, keep_float: Sequence[str] = ()) -> tuple[onnx.ModelProto, dict[str, Any]]:
+def prepare(
+    source: Source, settings: BuildSettings | None = None, note: Callable[[str], None] = lambda text: None
+) -> tuple[onnx.ModelProto, dict[str, Any]]:
     """The graph as TensorRT takes it, and what was done to it.
 
     TensorRT takes uint8 images but computes nothing with them: they become float at once. fp16 and bf16
@@ -141,7 +143,14 @@ def prepare(source: Source, keep_float: Sequence[str] = ()) -> tuple[onnx.ModelP
     model = cast_images_first(onnx.load(str(source.onnx)))
     if source.precision not in HALVES:
         return model, {}
-    half, report = precision.to_half(model, source, keep_float)
+    settings = settings or BuildSettings()
+    half, report = precision.to_half(
+        model,
+        source,
+        settings.keep_float,
+        limit=getattr(settings, f"limit_{source.precision}"),
+        note=None if settings.prove else note,
+    )
     return half, {source.precision: report.facts()}
 
 

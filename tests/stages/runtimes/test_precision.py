@@ -13,6 +13,8 @@ from stages.runtimes.images import natural_images
 from stages.runtimes.parity import compare, source_logits
 from stages.runtimes.precision import to_half
 from stages.runtimes.precision_proof import as_computed
+from stages.runtimes.settings import BuildSettings
+from stages.runtimes.tensorrt_family import prepare
 from tests.stages.runtimes.networks import source_of
 
 
@@ -232,3 +234,32 @@ def test_an_overflow_between_two_nodes_shows_in_the_graph_with_its_roundings() -
     source = replace(source_of("cnn", "fp16", preprocessing=False), mean=(0.0,) * 3, std=(0.001,) * 3)
     images = np.full((1, 4, 4, 3), 255, np.uint8)  # 1000 after normalising, a million after the first node
     assert np.isinf(source_logits(as_computed(model).SerializeToString(), source, images)).all()
+
+
+def test_the_profiles_limit_is_the_proofs() -> None:
+    source = source_of("cnn", "bf16")
+    with pytest.raises(StageError, match="computes something else") as caught:
+        prepare(source, BuildSettings(limit_bf16=1e-6))
+    assert "1e-06 is the limit (build.limit_bf16)" in caught.value.why
+    prepare(source, BuildSettings(limit_bf16=0.3))
+
+
+def test_without_proofs_a_form_that_differs_is_kept_and_noted() -> None:
+    source = source_of("cnn", "bf16")
+    notes: list[str] = []
+    half, facts = prepare(source, BuildSettings(limit_bf16=1e-6, prove=False), notes.append)
+    assert TensorProto.BFLOAT16 in _nodes_by_type(half).values()
+    assert facts["bf16"]["bf16_nodes"] > 0
+    (said,) = notes
+    assert "the bf16 form of the model computes something else" in said
+    assert said.endswith("kept all the same (build.prove: false)")
+
+
+def test_without_proofs_an_overflow_is_kept_and_noted_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    source = source_of("cnn", "fp16")
+    model = onnx.load(str(source.onnx))
+    _scale_weight(model, 0, 3e4)
+    monkeypatch.setattr(precision, "IN_HAND", 1e-9)
+    notes: list[str] = []
+    to_half(model, source, note=notes.append)
+    assert "not finite" in notes[0]
