@@ -73,7 +73,7 @@ def build(
     label = f"{package}-{source.precision}"
     options = tensorrt_options.options_of(package, settings.model_dump())
     progress.update(0.0, 100.0, "%", target=label, phase="preparing the graph")
-    prepared, facts = prepare(source, settings.keep_float)
+    prepared, facts = prepare(source, settings, progress.note)
     if facts.get(source.precision, {}).get("advice"):
         progress.note(f"{label}: {facts[source.precision]['advice']}")
     told = probe.ask(package)
@@ -133,8 +133,9 @@ def prepare(
     """The graph as TensorRT takes it, and what was done to it.
 
     TensorRT takes uint8 images but computes nothing with them: they become float at once. fp16 and bf16
-    are put into the graph, because a strongly typed network does what its graph says; the nodes that
-    match `keep_float` (shell wildcards) stay in fp32.
+    are put into the graph, because a strongly typed network does what its graph says. Of the settings
+    (None: the defaults) `keep_float`, the precision's limit and `prove` count here; without `prove` a form
+    that computes something else is told to `note`.
     """
     import onnx
 
