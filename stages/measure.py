@@ -132,11 +132,7 @@ def _earlier(
     from stages.measuring import reference
 
     found = reference.subjects(measure.reference, card, images, context.work)
-    abilities = {name: registry.get(one.target["runtime"]).ability_to_run() for name, one in found.items()}
-    for name, ability in abilities.items():
-        if not ability.can:
-            context.progress.note(f"{name} of the reference bundle is not timed: {ability.why_not}")
-    return {name: one for name, one in found.items() if abilities[name].can}
+    return reference.runnable(found, context.progress)
 
 
 def _under_load(subject: Subject, measure: MeasureSettings, samples: Path) -> list[dict[str, Any]]:

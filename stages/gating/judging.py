@@ -180,7 +180,9 @@ def _slowdown(row: Row, measured: Measured) -> Figure:
             return Figure(
                 100.0 * (one["ratio"] - 1.0), (100.0 * (low - 1.0), 100.0 * (high - 1.0)), flags=flags
             )
-    return Figure(None, why="the bundle that measure.reference names has no such target that runs here")
+    return Figure(
+        None, why="the bundle that measure.reference names has no such target that runs here at that batch"
+    )
 
 
 def _compared(gate: GateSettings, row: Row, measured: Measured) -> Figure:

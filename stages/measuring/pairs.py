@@ -8,11 +8,14 @@ from typing import Any
 
 import numpy as np
 
+from pipeline.errors import StageError
 from pipeline.stage import Progress
 from stages.measuring import interleave, turns
 from stages.measuring.latency import ms
 from stages.measuring.launch import Subject
 from stages.measuring.percentiles import percentile_ns
+from stages.measuring.reference import MODEL as REFERENCE
+from stages.measuring.reference import not_timed
 from stages.measuring.settings import MeasureSettings
 
 
@@ -26,17 +29,25 @@ def measure(
 ) -> list[dict[str, Any]]:
     """An entry a pair, at the first batch size and thread count; none with `compare_s: 0`.
 
-    earlier: targets of an earlier bundle by name, each held against the student's of that name.
+    earlier: targets of an earlier bundle by name, each held against the student's of that name. One of
+    them that does not load is noted and left out: all else is measured by then.
     Raw samples go into the folder `samples`, as int64 (n, 4): launch, round, side, nanoseconds.
     """
     if not settings.compare_s:
         return []
     batch, threads = settings.batch_sizes[0], settings.threads[0]
     found = []
-    chosen = chosen_pairs([one for one in subjects if batch <= one.batch_max], earlier or {})
+    before = {name: one for name, one in (earlier or {}).items() if batch <= one.batch_max}
+    chosen = chosen_pairs([one for one in subjects if batch <= one.batch_max], before)
     for done, (first, second) in enumerate(chosen):
         progress.update(done, len(chosen), "comparisons", of=f"{first.slug} and {second.slug}")
-        taken = turns.run(first, second, settings, batch=batch, threads=threads)
+        try:
+            taken = turns.run(first, second, settings, batch=batch, threads=threads)
+        except StageError as error:
+            if first.target["model"] != REFERENCE:
+                raise
+            progress.note(not_timed(first.target["target"], f"{error.what}: {error.why}"))
+            continue
         launches = taken.launches
         ratio = interleave.compare(launches, resamples=settings.resamples)
         raw = _raw(launches)

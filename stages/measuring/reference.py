@@ -13,8 +13,10 @@ from typing import Any
 
 import zstandard
 
-from pipeline.errors import StageError
+from pipeline.errors import StageError, UsageError
+from pipeline.stage import Progress
 from stages.measuring.launch import Subject
+from stages.runtimes import registry
 
 MODEL = "reference"
 """What a comparison calls a target of the earlier bundle."""
@@ -29,13 +31,45 @@ def subjects(archive: str, card: Mapping[str, Any], images: Path, work: Path) ->
     """
     where = f"measure.reference: {archive}"
     bundle = _unpacked(Path(os.path.expandvars(archive)).expanduser(), work / "reference", where)
-    manifest = json.loads((bundle / "manifest.json").read_text(encoding="utf-8"))
+    own_form = _form(card)
+    try:
+        manifest = json.loads((bundle / "manifest.json").read_text(encoding="utf-8"))
+        _check(bundle, manifest, own_form, where)
+        return {name: _subject(name, bundle, manifest, images, work) for name in manifest["targets"]}
+    except KeyError as error:
+        raise _no_bundle(where, f"its manifest.json has no {error}, as that of a bundle has") from error
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        raise _no_bundle(where, f"its manifest.json is not that of a bundle: {error}") from error
+
+
+def runnable(found: Mapping[str, Subject], progress: Progress) -> dict[str, Subject]:
+    """Those of the earlier bundle's targets whose runtime runs here; why another's does not is noted."""
+    fit = {}
+    for name, one in found.items():
+        try:
+            ability = registry.get(one.target["runtime"]).ability_to_run()
+            why_not = "" if ability.can else ability.why_not
+        except UsageError as error:  # made by a kdpipe, or beside a package, that is not here
+            why_not = f"{error.what}: {error.why}"
+        if why_not:
+            progress.note(not_timed(name, why_not))
+        else:
+            fit[name] = one
+    return fit
+
+
+def not_timed(target: str, why: str) -> str:
+    """What to say of a target of the earlier bundle that nothing was held against."""
+    return f"{target} of the reference bundle is not timed: {why}"
+
+
+def _check(bundle: Path, manifest: Mapping[str, Any], own_form: tuple[int, int], where: str) -> None:
     for name, told in manifest["files"].items():
         file = bundle / name
         found = hashlib.sha256(file.read_bytes()).hexdigest() if file.is_file() else "no such file"
         if found != told["sha256"]:
             raise _no_bundle(where, f"{name} is not as its manifest says: {found[:12]}")
-    its_form, own_form = _form(manifest), _form(card)
+    its_form = _form(manifest)
     if its_form != own_form:
         raise StageError(
             "The bundle to compare with takes other images",
@@ -43,23 +77,23 @@ def subjects(archive: str, card: Mapping[str, Any], images: Path, work: Path) ->
             why=f"they have (side, channels) {its_form} there, {own_form} here",
             mend="name a bundle of the same profile, or set measure.reference to null",
         )
-    its_card = {"preprocessing": manifest["preprocessing"], "input": manifest["input"]}
-    return {
-        name: Subject(
-            target={
-                "model": MODEL,
-                "target": name,
-                "runtime": told["runtime"],
-                "precision": told["precision"],
-                "facts": {"batch_max": told["batch_max"]},
-            },
-            card=its_card,
-            folder=bundle / "models" / name,
-            images=images,
-            work=work,
-        )
-        for name, told in manifest["targets"].items()
-    }
+
+
+def _subject(name: str, bundle: Path, manifest: Mapping[str, Any], images: Path, work: Path) -> Subject:
+    told = manifest["targets"][name]
+    return Subject(
+        target={
+            "model": MODEL,
+            "target": name,
+            "runtime": told["runtime"],
+            "precision": told["precision"],
+            "facts": {"batch_max": told["batch_max"]},
+        },
+        card={"preprocessing": manifest["preprocessing"], "input": manifest["input"]},
+        folder=bundle / "models" / name,
+        images=images,
+        work=work,
+    )
 
 
 def _form(told: Mapping[str, Any]) -> tuple[int, int]:
