@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 ACCURACY_BUDGET_POINTS = 1.0
@@ -16,6 +17,17 @@ NAMED = 3
 """Layers that stayed in float, named before the rest is only counted."""
 
 Row = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class _Choice:
+    """best: the target to ship. fastest, and alike: those whose p50 cannot be told from its. in_turns: the
+    fastest is not the one of the lowest p50, but was proven faster than that one in turns."""
+
+    best: Row
+    fastest: Row
+    alike: Sequence[Row]
+    in_turns: bool
 
 
 def pick(
@@ -32,8 +44,9 @@ def pick(
 
     The fastest by p50 at batch 1 of the targets that passed every gate (of those with an undecided gate
     only if none passed all); of those whose p50 cannot be told from it the most accurate, then the
-    smallest. Never a fp16, bf16 or int8 file that is no faster than the same runtime's fp32, or loses more
-    accuracy against it than a gate, else `ACCURACY_BUDGET_POINTS`, allows.
+    smallest. Never a fp16, bf16 or int8 file that was measured as slower than the same runtime's fp32 (in
+    turns; where they were not, one whose p50 is no lower), or that loses more accuracy against it than a
+    gate, else `ACCURACY_BUDGET_POINTS`, allows.
 
     Returns `target` (None: nothing to ship), `reason`, `undecided` (of the target's gates, in words),
     `rejected` (target and why), `unmeasured` (target and why), `front` (the Pareto front by p50, top-1
@@ -47,17 +60,16 @@ def pick(
     sure = [row for row in fit if not doubts[row["target"]]]
     choice = _fastest(sure or fit, comparisons)
     if choice:
-        best, alike = choice
         for row in fit:
-            why[row["target"]] = _why_second(row, best, alike, doubts, bool(sure))
+            why[row["target"]] = _why_second(row, choice, doubts, comparisons, one_is_sure=bool(sure))
     return {
-        "target": best["target"] if choice else None,
-        "reason": _reason(best, alike, judgements) if choice else _none(measured),
-        "undecided": doubts[best["target"]] if choice else [],
+        "target": choice.best["target"] if choice else None,
+        "reason": _reason(choice, judgements) if choice else _none(measured),
+        "undecided": doubts[choice.best["target"]] if choice else [],
         "rejected": [
             {"target": row["target"], "why": why[row["target"]]}
             for row in measured
-            if not (choice and row is best)
+            if not (choice and row is choice.best)
         ],
         "unmeasured": [
             {"target": row["target"], "why": row["why_not"] or "not measured"}
@@ -173,13 +185,23 @@ def _in_turns(first: Row, second: Row, comparisons: Sequence[Mapping[str, Any]])
     return None
 
 
-def _fastest(rows: Sequence[Row], comparisons: Sequence[Mapping[str, Any]]) -> tuple[Row, list[Row]] | None:
-    """The one to ship, and those whose p50 cannot be told from the lowest."""
+def _fastest(rows: Sequence[Row], comparisons: Sequence[Mapping[str, Any]]) -> _Choice | None:
+    """What to ship by speed, then accuracy, then size."""
     if not rows:
         return None
-    first = min(rows, key=_p50)
-    alike = [row for row in rows if _same_speed(first, row, comparisons)]
-    return min(alike, key=lambda row: (-row["top1"], row["size_bytes"] or 0, _p50(row))), alike
+    lowest = min(rows, key=_p50)
+    ratios = {row["target"]: _faster_in_turns(lowest, row, comparisons) for row in rows}
+    quicker = [row for row in rows if ratios[row["target"]]]
+    fastest = min(quicker, key=lambda row: ratios[row["target"]] or 1.0, default=lowest)
+    alike = [row for row in rows if _same_speed(fastest, row, comparisons)]
+    best = min(alike, key=lambda row: (-row["top1"], row["size_bytes"] or 0, _p50(row)))
+    return _Choice(best, fastest, alike, in_turns=bool(quicker))
+
+
+def _faster_in_turns(first: Row, second: Row, comparisons: Sequence[Mapping[str, Any]]) -> float | None:
+    """The second's p50 as a share of the first's if timing in turns proved the second faster."""
+    turns = _in_turns(first, second, comparisons)
+    return float(turns["ratio"]) if turns and turns["verdict"] == "faster" else None
 
 
 def _same_speed(first: Row, row: Row, comparisons: Sequence[Mapping[str, Any]]) -> bool:
@@ -196,12 +218,21 @@ def _span(row: Row) -> tuple[float, float]:
 
 
 def _why_second(
-    row: Row, best: Row, alike: Sequence[Row], doubts: Mapping[str, list[str]], one_is_sure: bool
+    row: Row,
+    choice: _Choice,
+    doubts: Mapping[str, list[str]],
+    comparisons: Sequence[Mapping[str, Any]],
+    *,
+    one_is_sure: bool,
 ) -> str:
+    best, fastest = choice.best, choice.fastest
     if one_is_sure and doubts[row["target"]]:
         return "has an undecided gate: " + "; ".join(doubts[row["target"]])
-    if row not in alike:
-        return f"is slower: p50 {_p50(row):.3f} ms against {_p50(best):.3f} ms"
+    if row not in choice.alike:
+        ratio = _faster_in_turns(row, fastest, comparisons)
+        if ratio:
+            return f"is slower: timed in turns, {fastest['target']} takes {ratio:.2f} times its p50"
+        return f"is slower: p50 {_p50(row):.3f} ms against {_p50(fastest):.3f} ms"
     if row["top1"] < best["top1"]:
         than = f"{row['top1']:.2f} % against {best['top1']:.2f} %"
         return f"is as fast, as far as can be told, but less accurate: {than}"
@@ -210,7 +241,8 @@ def _why_second(
     return "is as fast, as accurate and as large, as far as can be told"
 
 
-def _reason(best: Row, alike: Sequence[Row], judgements: Sequence[Mapping[str, Any]]) -> str:
+def _reason(choice: _Choice, judgements: Sequence[Mapping[str, Any]]) -> str:
+    best, alike = choice.best, choice.alike
     entry = headline(best) or {}
     threads = f"{entry.get('threads')} thread{'s' if entry.get('threads') != 1 else ''}"
     at = f"({_p50(best):.3f} ms at batch {entry.get('batch')}, {threads})"
@@ -223,11 +255,11 @@ def _reason(best: Row, alike: Sequence[Row], judgements: Sequence[Mapping[str, A
         among = "of the targets that missed no gate"
     others = [row["target"] for row in alike if row is not best]
     if not others:
-        return f"lowest p50 {at} {among}"
-    tied = ", ".join(others)
+        return f"{'fastest, as timed in turns' if choice.in_turns else 'lowest p50'} {at} {among}"
+    tied, first = ", ".join(others), "fastest's" if choice.in_turns else "lowest"
     better = next((row for row in alike if row is not best and row["top1"] < best["top1"]), None)
     kind = "most accurate" if better else "smallest"
-    return f"{kind} {at} {among} whose p50 cannot be told from the lowest (as {tied})"
+    return f"{kind} {at} {among} whose p50 cannot be told from the {first} (as {tied})"
 
 
 def _none(measured: Sequence[Row]) -> str:

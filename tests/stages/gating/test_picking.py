@@ -153,6 +153,43 @@ def test_timing_in_turns_says_more_than_two_p50(verdict: str, int8_top1: float, 
     assert other["target"] == "onnxruntime-int8"
 
 
+def in_turns(first: str, second: str, ratio: float, verdict: str) -> dict[str, Any]:
+    sides = {
+        side: {"model": "student", "target": name} for side, name in (("first", first), ("second", second))
+    }
+    return {**sides, "batch": 1, "threads": 1, "ratio": ratio, "verdict": verdict}
+
+
+def test_a_target_proven_faster_in_turns_is_the_faster_one_whatever_the_two_p50_say() -> None:
+    rows = [row("onnxruntime-fp32", 98.0, 5.0), row("onnxruntime-int8", 97.5, 5.2)]
+    turns = [in_turns("onnxruntime-fp32", "onnxruntime-int8", 0.8, "faster")]
+    found = pick(rows, float_top1=98.0, comparisons=turns)
+    assert found["target"] == "onnxruntime-int8"
+    assert found["reason"].startswith("fastest, as timed in turns (5.200 ms at batch 1, 1 thread) of the")
+    assert why(found)["onnxruntime-fp32"] == (
+        "is slower: timed in turns, onnxruntime-int8 takes 0.80 times its p50"
+    )
+
+
+def test_of_several_proven_faster_the_one_with_the_least_ratio_counts_as_the_fastest() -> None:
+    rows = [
+        row("onnxruntime-fp32", 98.0, 5.0),
+        row("onnxruntime-int8", 97.5, 5.6),
+        row("onnxruntime-bf16", 97.9, 5.1),
+        row("openvino-fp32", 97.8, 5.65),
+    ]
+    turns = [
+        in_turns("onnxruntime-fp32", "onnxruntime-int8", 0.6, "faster"),
+        in_turns("onnxruntime-fp32", "onnxruntime-bf16", 0.9, "faster"),
+    ]
+    found = pick([rows[0], rows[1], rows[3]], float_top1=98.0, comparisons=turns)
+    assert found["target"] == "openvino-fp32", "its p50 cannot be told from that of the fastest"
+    assert "cannot be told from the fastest's (as onnxruntime-int8)" in found["reason"]
+    assert "onnxruntime-int8 takes 0.60 times its p50" in why(found)["onnxruntime-fp32"]
+    both = pick(rows[:3], float_top1=98.0, comparisons=turns)
+    assert why(both)["onnxruntime-fp32"].endswith("takes 0.60 times its p50")
+
+
 def test_a_gate_on_accuracy_takes_the_place_of_the_budget() -> None:
     rows = [row("a-fp32", 95.0, 0.1), row("b-fp32", 98.0, 0.2)]
     assert pick(rows, float_top1=98.0)["target"] == "b-fp32"
