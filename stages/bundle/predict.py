@@ -12,6 +12,7 @@ Exit codes: 0 done, 1 a check failed, 2 wrong usage, 4 no target of the bundle c
 from __future__ import annotations
 
 import argparse
+import contextlib
 import ctypes
 import hashlib
 import json
@@ -71,6 +72,8 @@ def predict(manifest: dict[str, Any], options: argparse.Namespace) -> int:
         )
     except (OSError, ValueError) as error:
         return _fail(str(error), 2)
+    if not len(images):
+        return _fail(f"there is no image in {', '.join(options.images)}", 2)
     try:
         logits = run(manifest, name, images, options.threads)
     except Unavailable as error:
@@ -251,6 +254,9 @@ def run_onnxruntime(module: Any, folder: Path, threads: int) -> Any:
     if runtime != "onnxruntime":
         told = json.loads((folder / "provider.json").read_text(encoding="utf-8"))
         provider, settings = told["provider"], told["options"]
+        if runtime == "onnxruntime_tensorrt":
+            with contextlib.suppress(ImportError, OSError):  # it loads the libraries that the provider needs
+                __import__("tensorrt")
         module.preload_dlls()
     if runtime == "onnxruntime_tensorrt":
         settings |= {"trt_engine_cache_enable": "1", "trt_engine_cache_path": str(folder)}

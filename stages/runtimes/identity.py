@@ -37,13 +37,18 @@ IN_PLACE_OF_ONNXRUNTIME = ("onnxruntime-gpu",)
 """Packages that bring the same module; one that is installed counts, for it may be the one that runs."""
 
 CUDA_DISTRIBUTIONS = (
+    "torch",
+    "nvidia-cudnn",
+    "nvidia-cudnn-cu12",
+    "nvidia-cudnn-cu13",
     "tensorrt-cu12",
     "tensorrt-cu13",
     "nvidia-cuda-runtime",
     "nvidia-cuda-runtime-cu12",
     "nvidia-cuda-runtime-cu13",
 )
-"""Counted beside them if they are installed."""
+"""Counted beside them if they are installed. What is built is run by PyTorch's CUDA: one that is installed
+because a target was not built must not find that target's "not built" in the cache."""
 
 
 _BF16_ON_CPU = "openvino-bf16"

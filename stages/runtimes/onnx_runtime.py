@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from pipeline.errors import StageError
 from pipeline.stage import Progress
 from stages.runtimes.base import Ability, Recipe, Source
-from stages.runtimes.identity import DISTRIBUTIONS, installed_versions
+from stages.runtimes.identity import DISTRIBUTIONS, IN_PLACE_OF_ONNXRUNTIME, installed_versions
 from stages.runtimes.settings import BuildSettings
 
 if TYPE_CHECKING:
@@ -49,7 +49,9 @@ class OnnxRuntime:
     def ability_to_build(self) -> Ability:
         if importlib.util.find_spec("onnxruntime") is None:
             return Ability(False, "the onnxruntime package is not installed", "pip install onnxruntime")
-        return Ability(True, versions=installed_versions(self.distributions))
+        found = list(installed_versions((*self.distributions, *IN_PLACE_OF_ONNXRUNTIME)).values())
+        # A bundle pins what is named here: the package for CPUs is enough there, whichever is here.
+        return Ability(True, versions={"onnxruntime": found[0]} if found else {})
 
     def ability_to_run(self) -> Ability:
         return self.ability_to_build()

@@ -14,6 +14,7 @@ from typing import Any
 from pipeline.errors import StageError
 from stages.runtimes import onnx_runtime_trial
 from stages.runtimes.base import Ability
+from stages.runtimes.identity import installed_versions
 
 CUDA = "CUDAExecutionProvider"
 TENSORRT = "TensorrtExecutionProvider"
@@ -35,6 +36,8 @@ def ability(provider: str) -> Ability:
         return Ability(False, "the onnxruntime-gpu package is not installed", INSTALL)
     told = onnx_runtime_trial.ask(provider)
     versions = {"onnxruntime-gpu": str(told["version"])} if provider in told.get("available", ()) else {}
+    if versions and provider == TENSORRT:
+        versions |= installed_versions(("tensorrt",))  # brings the libraries that the provider loads
     if not told.get("error"):
         return Ability(True, versions=versions)
     # The package is there and it is the driver that is missing: installing mends nothing.

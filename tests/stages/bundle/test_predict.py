@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -81,3 +82,20 @@ def test_arrays_of_another_shape_are_refused(tmp_path: Path) -> None:
     np.save(file, np.zeros((2, 8, 8, 3), np.uint8))
     with pytest.raises(ValueError, match=r"expected uint8 \(N, 16, 16, 1\)"):
         predict.read_images(file, {"image_size": 16, "channels": 1, "resize": "bilinear"})
+
+
+def test_an_array_without_an_image_is_told_in_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    facts = {"image_size": 16, "channels": 3, "resize": "bilinear"}
+    manifest = {
+        "default_target": "onnxruntime-fp32",
+        "targets": {"onnxruntime-fp32": {}},
+        "preprocessing": facts,
+    }
+    (tmp_path / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
+    (tmp_path / "labels.txt").write_text("cat\ndog\n", encoding="utf-8")
+    np.save(tmp_path / "none.npy", np.zeros((0, 16, 16, 3), np.uint8))
+    monkeypatch.setattr(predict, "HERE", tmp_path)
+    assert predict.main([str(tmp_path / "none.npy")]) == 2
+    assert capsys.readouterr().err == f"error: there is no image in {tmp_path / 'none.npy'}\n"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -81,3 +82,67 @@ def test_a_gpu_target_does_not_run_on_the_cpu_unasked(tmp_path: Path) -> None:
     done = _predict(tmp_path, natural_images(source.image_shape, 1))
     assert done.returncode == 4
     assert "the installed ONNX Runtime has no CUDAExecutionProvider" in done.stderr
+
+
+PACKAGE = """
+import sys
+
+import numpy as np
+
+
+class SessionOptions:
+    pass
+
+
+class InferenceSession:
+    def __init__(self, file, options, providers, enable_fallback):
+        self.found = providers[0][0] if "tensorrt" in sys.modules else "CPUExecutionProvider"
+
+    def get_providers(self):
+        return [self.found]
+
+    def run(self, names, feed):
+        return [np.zeros((len(feed["input"]), CLASSES), np.float32)]
+
+
+def get_available_providers():
+    return ["TensorrtExecutionProvider"]
+
+
+def preload_dlls():
+    pass
+""".replace("CLASSES", str(CLASSES))
+"""Stands in for onnxruntime-gpu, which needs a GPU: its provider finds TensorRT's libraries only where the
+tensorrt package has loaded them before."""
+
+
+@pytest.mark.parametrize(
+    ("tensorrt", "code"),
+    [("", 0), ("raise OSError('no libnvinfer')", 4), (None, 4)],
+    ids=["", "broken", "none"],
+)
+def test_tensorrts_libraries_are_loaded_for_its_provider(
+    tensorrt: str | None, code: int, tmp_path: Path
+) -> None:
+    source = source_of("cnn")
+    models = _bundle(tmp_path, "onnxruntime_tensorrt-fp32", source)
+    shutil.copyfile(source.onnx, models / "model.onnx")
+    sidecar: dict[str, Any] = {"provider": "TensorrtExecutionProvider", "options": {}}
+    (models / "provider.json").write_text(json.dumps(sidecar), encoding="utf-8")
+    packages = tmp_path / "packages"
+    packages.mkdir()
+    (packages / "onnxruntime.py").write_text(PACKAGE, encoding="utf-8")
+    if tensorrt is not None:
+        (packages / "tensorrt.py").write_text(tensorrt, encoding="utf-8")
+    np.save(tmp_path / "images.npy", natural_images(source.image_shape, 1))
+    done = subprocess.run(
+        [sys.executable, "predict.py", "images.npy"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(packages)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == code, done.stderr
+    if code:
+        assert "ONNX Runtime cannot load TensorrtExecutionProvider here" in done.stderr

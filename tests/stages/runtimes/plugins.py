@@ -70,3 +70,10 @@ NUMPY_RUNTIME = '''
 def numpy_runtime(name: str, *, scale: float = 1.0) -> str:
     """Code of a working runtime; with `scale` other than 1 it computes something else."""
     return NUMPY_RUNTIME.replace("NAME", name).replace("SCALE", repr(scale))
+
+
+def install_nothing_but(folder: Path, distribution: str, version: str) -> None:
+    """The mark that pip leaves of an installed distribution, and none of its files."""
+    info = folder / f"{distribution.replace('-', '_')}-{version}.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {distribution}\nVersion: {version}\n")

@@ -13,7 +13,7 @@ import pytest
 
 from stages.measuring.machine import computes_bf16
 from stages.runtimes.identity import build_machine, gpu_facts, installed_versions
-from tests.stages.runtimes.plugins import install_plugin, numpy_runtime
+from tests.stages.runtimes.plugins import install_nothing_but, install_plugin, numpy_runtime
 
 
 def _targets(*names: str) -> SimpleNamespace:
@@ -94,3 +94,13 @@ def test_whether_the_processor_computes_bf16_counts_for_openvino_bf16_alone() ->
     told = "computed" if computes_bf16() else "not computed"
     assert build_machine(_targets("onnxruntime-fp32", "openvino-bf16"))["bf16"] == told
     assert "bf16" not in build_machine(_targets("openvino-int8", "tensorrt_rtx-bf16"))
+
+
+def test_pytorch_counts_for_a_target_on_a_gpu(plugin_folder: Path) -> None:
+    """Another PyTorch, as the remedies ask for, is another machine: it runs what is built."""
+    assert "torch" not in build_machine(_targets("onnxruntime-fp32"))
+    install_nothing_but(plugin_folder, "nvidia-cudnn-cu13", "9.99.0")
+    for target in ("tensorrt-fp16", "onnxruntime_cuda-fp16"):
+        facts = build_machine(_targets(target))
+        assert facts["torch"] == version("torch")
+        assert facts["nvidia-cudnn-cu13"] == "9.99.0"

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from stages.runtimes.images import as_input, natural_images
 from stages.runtimes.onnx_runtime import RUNTIME
 from stages.runtimes.settings import BuildSettings
 from tests.stages.runtimes.networks import source_of
+from tests.stages.runtimes.plugins import install_nothing_but
 
 
 def _build(source: Source, folder: Path, settings: BuildSettings | None = None) -> dict[str, object]:
@@ -146,3 +148,13 @@ def test_a_damaged_file_is_a_stage_error(tmp_path: Path) -> None:
     (tmp_path / "model.onnx").write_bytes(b"not a model")
     with pytest.raises(StageError, match="cannot load"):
         RUNTIME.load(tmp_path, source_of("cnn"), 1)
+
+
+@pytest.mark.parametrize("installed", ["onnxruntime", "onnxruntime-gpu"])
+def test_a_bundle_pins_the_runtime_whichever_package_brought_it(
+    installed: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The GPU package has the CPU's provider too, and a device for this target needs only the CPU's."""
+    install_nothing_but(tmp_path, installed, "1.99.0")
+    monkeypatch.setattr(sys, "path", [str(tmp_path)])
+    assert RUNTIME.ability_to_build().versions == {"onnxruntime": "1.99.0"}

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -22,6 +25,7 @@ from stages.runtimes.onnx_runtime_session import open_session, session_options
 from stages.runtimes.onnx_runtime_tensorrt import profile_options
 from stages.runtimes.settings import BuildSettings
 from tests.stages.runtimes.networks import artefacts, source_of
+from tests.stages.runtimes.plugins import install_nothing_but
 
 CPU_PACKAGE = CUDA not in onnxruntime.get_available_providers()
 only_cpu_package = pytest.mark.skipif(not CPU_PACKAGE, reason="onnxruntime-gpu is installed")
@@ -151,3 +155,50 @@ def test_only_the_engines_that_were_built_for_this_machine_are_loaded(tmp_path: 
     (tmp_path / "provider.json").unlink()
     with pytest.raises(StageError, match="cannot be read"):
         onnx_runtime_gpu.read_sidecar(tmp_path, "1.31.1", "9.0")
+
+
+PACKAGE = """
+__version__ = "1.99.0"
+
+
+class SessionOptions:
+    pass
+
+
+class InferenceSession:
+    def __init__(self, file, *options, **more):
+        pass
+
+    def get_providers(self):
+        return ["TensorrtExecutionProvider"]
+
+    def run(self, names, feed):
+        return [feed["x"]]
+
+
+def get_available_providers():
+    return ["TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider"]
+
+
+def preload_dlls():
+    pass
+"""
+"""Stands in for onnxruntime-gpu, which needs a GPU: as much of it as is asked here."""
+
+
+@pytest.mark.parametrize(("provider", "also"), [(CUDA, set()), (TENSORRT, {"tensorrt"})])
+def test_the_versions_to_install_name_tensorrt_where_its_libraries_are_needed(
+    provider: str, also: set[str], tmp_path: Path
+) -> None:
+    (tmp_path / "onnxruntime.py").write_text(PACKAGE, encoding="utf-8")
+    install_nothing_but(tmp_path, "tensorrt", "11.99.0")
+    code = (
+        "from stages.runtimes import onnx_runtime_gpu\n"
+        f"print(sorted(onnx_runtime_gpu.ability({provider!r}).versions.items()))"
+    )
+    environment = {**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{Path(build.__file__).parents[1]}"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
+    )
+    expected = {"onnxruntime-gpu": "1.99.0", **dict.fromkeys(also, "11.99.0")}
+    assert done.stdout.strip() == str(sorted(expected.items()))
