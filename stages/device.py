@@ -36,6 +36,7 @@ def run(context: Context) -> Metrics:
     card = json.loads((context.inputs["export"] / "student.json").read_text(encoding="utf-8"))
     for name in ("samples", "logs", "golden", "predictions"):
         (context.output / name).mkdir()
+    images = accuracy.sent(asked["images"], context)
     rows = []
     for target in asked["targets"]:
         packed = manifest["targets"].get(target, {})
@@ -55,12 +56,13 @@ def run(context: Context) -> Metrics:
             _fill(row, results / target, context)
             if row["latency"]:
                 row["golden"] = _golden(row, results / target, bundle, context.output)
-                row |= accuracy.figures(target, results / target, asked["images"], context)
+                row |= accuracy.figures(target, results / target, images, context)
         rows.append(row)
     document = {
         "schema_version": 1,
         "device": asked["facts"],
         "settings": context.settings.measure.model_dump(mode="json"),
+        "float_top1": images.float_top1() if images else None,
         "rows": rows,
     }
     text = json.dumps(document, indent=2, ensure_ascii=False) + "\n"

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,35 +24,63 @@ NONE: dict[str, Any] = {
 """What a row says of accuracy until it is known."""
 
 
-def figures(target: str, folder: Path, count: int, context: Context) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Sent:
+    """The test images that a device was sent: chosen (n,) of all, their labels (n,), and by `teacher` and
+    `student` the classes that the float networks gave them, in PyTorch (n,)."""
+
+    chosen: np.ndarray
+    labels: np.ndarray
+    of_float: Mapping[str, np.ndarray]
+
+    def float_top1(self) -> dict[str, float]:
+        """Of these very images, in per cent: what top-1 on the device can be held against."""
+        return {name: scorecard.alike(found, self.labels) for name, found in self.of_float.items()}
+
+
+def sent(count: int, context: Context) -> Sent | None:
+    """What is known of the images that were sent; None if none were. Labels and classes are kept in the
+    artefact, so that gates can be judged on it alone."""
+    if not count:
+        return None
+    judged = json.loads((context.inputs["evaluate"] / "metrics.json").read_text(encoding="utf-8"))
+    labels = np.load(context.inputs["measure"] / "predictions" / "labels.npy", allow_pickle=False)
+    chosen = evenly_spread(len(labels), count)
+    of_float = {
+        name: np.asarray(judged[name]["predictions"], np.int32)[chosen] for name in ("teacher", "student")
+    }
+    kept = context.output / "predictions"
+    np.save(kept / "labels.npy", labels[chosen])
+    for name, found in of_float.items():
+        np.save(kept / f"float_{name}.npy", found)
+    return Sent(chosen, labels[chosen], of_float)
+
+
+def figures(target: str, folder: Path, images: Sent | None, context: Context) -> dict[str, Any]:
     """`top1` with its interval, and agreement with teacher, float student and the host, all in per cent.
 
-    folder: what the device left of the target. count: how many test images it was sent. The host is the
-    machine that `measure` ran on; None if it did not run the target. Predictions are kept in the artefact.
+    folder: what the device left of the target. The host is the machine that `measure` ran on; None if it
+    did not run the target. Predictions are kept in the artefact.
     """
-    if not count:
+    if images is None:
         return {**NONE, "accuracy_why_not": "accuracy_images of the device is 0"}
-    judged = json.loads((context.inputs["evaluate"] / "metrics.json").read_text(encoding="utf-8"))
-    host = context.inputs["measure"] / "predictions"
-    labels = np.load(host / "labels.npy", allow_pickle=False)
-    chosen = evenly_spread(len(labels), count)
     found = np.load(folder / "predictions.npy", allow_pickle=False)
-    if found.shape != chosen.shape:
+    if found.shape != images.chosen.shape:
         raise StageError(
             "The device did not answer for every test image",
             where=f"target {target}",
-            why=f"{len(found)} answers, {len(chosen)} images",
+            why=f"{len(found)} answers, {len(images.chosen)} images",
             mend="measure again with --force",
         )
     shutil.copyfile(folder / "predictions.npy", context.output / "predictions" / f"{target}.npy")
-    kept = host / f"student-{target}.npy"
+    kept = context.inputs["measure"] / "predictions" / f"student-{target}.npy"
     return {
-        **scorecard.top1(found, labels[chosen]),
-        "accuracy_images": len(chosen),
+        **scorecard.top1(found, images.labels),
+        "accuracy_images": len(images.chosen),
         "accuracy_why_not": None,
-        "agreement": scorecard.alike(found, np.asarray(judged["teacher"]["predictions"])[chosen]),
-        "agreement_with_float": scorecard.alike(found, np.asarray(judged["student"]["predictions"])[chosen]),
-        "agreement_with_host": scorecard.alike(found, np.load(kept, allow_pickle=False)[chosen])
+        "agreement": scorecard.alike(found, images.of_float["teacher"]),
+        "agreement_with_float": scorecard.alike(found, images.of_float["student"]),
+        "agreement_with_host": scorecard.alike(found, np.load(kept, allow_pickle=False)[images.chosen])
         if kept.is_file()
         else None,
     }

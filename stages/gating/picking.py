@@ -64,7 +64,7 @@ def pick(
             why[row["target"]] = _why_second(row, choice, doubts, comparisons, one_is_sure=bool(sure))
     return {
         "target": choice.best["target"] if choice else None,
-        "reason": _reason(choice, judgements) if choice else _none(measured),
+        "reason": _reason(choice, judgements) if choice else _none(student, measured),
         "undecided": doubts[choice.best["target"]] if choice else [],
         "rejected": [
             {"target": row["target"], "why": why[row["target"]]}
@@ -262,5 +262,8 @@ def _reason(choice: _Choice, judgements: Sequence[Mapping[str, Any]]) -> str:
     return f"{kind} {at} {among} whose p50 cannot be told from the {first} (as {tied})"
 
 
-def _none(measured: Sequence[Row]) -> str:
-    return "no target was measured" if not measured else "no measured target may ship: each has its reason"
+def _none(student: Sequence[Row], measured: Sequence[Row]) -> str:
+    if measured:
+        return "no measured target may ship: each has its reason"
+    timed = any(headline(row) for row in student)
+    return "of no target the accuracy was measured" if timed else "no target was measured"
