@@ -13,6 +13,9 @@ from pipeline.device_link import PAUSE_S, TRIES, Link, LinkLost
 from pipeline.digests import hash_file
 from pipeline.errors import StageError
 
+DAMAGED = "A file arrived damaged"
+"""What `stages.devices.there.files.receive` calls the fault that is mended by sending once more."""
+
 PIECE = 4 << 20
 """Bytes asked for at once when a file is fetched."""
 
@@ -71,6 +74,8 @@ def _send(link: Link, item: Item, offset: int, tell: Callable[[str], None]) -> i
             offset = there["partial"].get(item.sha256, 0)
             continue
         except StageError as error:
+            if error.what != DAMAGED:
+                raise  # e.g. a full disk, which sending once more does not mend
             begun, offset, why = 0, 0, error.why or error.what
             tell(f"{link.name}: {item.path.name} arrived damaged: once more")
             continue

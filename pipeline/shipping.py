@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from pipeline.books import StageResult
 from pipeline.device_files import deliver, items_of
-from pipeline.device_link import Link
+from pipeline.device_link import Link, LinkLost
 from pipeline.device_work import self_test
-from pipeline.errors import StageError, UsageError
+from pipeline.errors import DeviceCannot, KdpipeError, StageError, UsageError
+from pipeline.gate_words import read_gates
 from pipeline.store import Store
 
 
@@ -27,16 +29,35 @@ def verified_bundle(store: Store, packed: StageResult) -> Path:
     return packed.path / "bundle"
 
 
+def may_ship(results: Sequence[StageResult]) -> bool:
+    """Whether there is a target to ship, and the one that the bundle takes by default misses no gate."""
+    made = {result.name: result for result in results}
+    gate = made["gate"]
+    assert gate.path is not None
+    found = read_gates(gate.path)
+    default = made["package"].metrics["default_target"]
+    missed = [one["target"] for one in found["judgements"] if one["status"] == "missed"]
+    return found["pick"]["target"] is not None and default not in missed
+
+
 def ship(link: Link, bundle: Path, digest: str, *, keep: int, tell: Callable[[str], None]) -> dict[str, Any]:
     """Installs a bundle as the release `digest` and makes it the current one once its self-test passed there.
 
     Returns `current`, `previous`, `removed` (digests), `sent_bytes` and `self_test` (lines).
-    Raises StageError or DeviceCannot; then the release in use stays in use.
+    Raises StageError or DeviceCannot; then the release in use stays in use, and a new one that failed its
+    self-test is taken away again.
     """
     place = f"releases/{digest}"
     sent = deliver(link, items_of(bundle), place, tell)
     tell(f"{link.name}: the release is there ({sent} bytes sent)")
-    said = self_test(link, place)
+    try:
+        said = self_test(link, place)
+    except LinkLost:
+        raise  # nothing is wrong with the release: the next call goes on with it
+    except (StageError, DeviceCannot):
+        with contextlib.suppress(KdpipeError):
+            link.ask("discard", digest=digest)
+        raise
     switched = link.ask("switch", digest=digest, ship=True, keep=keep)
     return {**switched, "sent_bytes": sent, "self_test": said}
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import json
 import threading
 from pathlib import Path
 
@@ -67,6 +68,12 @@ def test_a_release_that_fails_its_self_test_does_not_become_current(place: Place
     assert refused.returncode == 4
     assert "onnxruntime is not installed" in refused.stderr
     assert current(home) == first
+    assert releases(home) == sorted([first, second]), "a release that was in use stays"
+    unseen = ["--set", "package.targets=[onnxruntime-fp32]"]
+    refused = place.run("ship", "board", place.profile({"board": bare}), *unseen)
+    assert refused.returncode == 4
+    assert current(home) == first
+    assert releases(home) == sorted([first, second]), "one that never was goes again"
 
 
 def test_rollback_goes_back_one_release_at_a_time(place: Place) -> None:
@@ -89,6 +96,19 @@ def test_rollback_goes_back_one_release_at_a_time(place: Place) -> None:
     assert nothing.returncode == 2
     assert "no earlier release" in nothing.stderr
     assert current(home) == digests[0]
+
+
+def test_rollback_goes_to_what_was_in_use_before(tmp_path: Path) -> None:
+    for digest in "abc":
+        (tmp_path / "releases" / digest).mkdir(parents=True)
+        manifest = {"name": digest, "default_target": "onnxruntime-fp32", "files": {}}
+        (tmp_path / "releases" / digest / "manifest.json").write_text(json.dumps(manifest))
+    request = {"folder": str(tmp_path), "keep": 2}
+    for digest, ship in (("a", True), ("b", True), ("a", False)):  # b was bad
+        there.switch({**request, "digest": digest, "ship": ship})
+    shipped = there.switch({**request, "digest": "c", "ship": True})
+    assert shipped == {"current": "c", "previous": "a", "removed": ["b"]}
+    assert there.releases(request)["before"] == "a"
 
 
 def test_two_that_switch_take_turns(tmp_path: Path) -> None:

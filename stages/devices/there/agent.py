@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -21,6 +22,8 @@ ANSWER = "\x1ekdpipe "
 
 
 def main() -> int:
+    # adbd hangs up where the link breaks; what was begun, here and in processes from here, goes on.
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
     channel = os.dup(1)
     os.dup2(2, 1)  # whatever a library prints goes to standard error
     verb = sys.argv[1]
@@ -83,6 +86,7 @@ VERBS: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
     "keep_newest": _of_files("keep_newest"),
     "selftest": _of_releases("selftest"),
     "switch": _of_releases("switch"),
+    "discard": _of_releases("discard"),
     "releases": _of_releases("releases"),
     "measure": _measure,
 }

@@ -14,6 +14,7 @@ import hashlib
 import json
 import os
 import shutil
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
@@ -24,10 +25,15 @@ from pipeline.errors import StageError
 CHUNK = 1 << 20
 WAIT_S = 15.0
 
+ABANDONED_S = 30 * 86400.0
+ABANDONED = ("received/*", "measured/*", "releases/.*", "images/.*", "program-*.pyz")
+"""What commands that broke off and earlier kdpipes leave, which nobody may come back for."""
+
 
 def have(request: dict[str, Any]) -> dict[str, Any]:
     """Which of the wanted files (`sha256` to `size`) lie here already, and how much of the others."""
     folder = root(request)
+    _sweep(folder)
     present, partial = [], {}
     elsewhere = _known(folder)
     for sha256, size in request["files"].items():
@@ -178,6 +184,16 @@ def locked(handle: int, name: str, wait_s: float = WAIT_S) -> Iterator[None]:
                 ) from None
             time.sleep(0.1)
     yield
+
+
+def _sweep(folder: Path) -> None:
+    """Removes what was abandoned so long ago; never the program that runs this."""
+    limit = time.time() - ABANDONED_S
+    for path in (path for pattern in ABANDONED for path in folder.glob(pattern)):
+        with contextlib.suppress(OSError):
+            if path.stat().st_mtime > limit or path.name == Path(sys.argv[0]).name:
+                continue
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 def _known(folder: Path) -> dict[str, Path]:

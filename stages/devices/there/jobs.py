@@ -18,6 +18,7 @@ def measure(request: dict[str, Any]) -> dict[str, Any]:
     """The files of the result (`sha256`, `size` by path) in the folder `place`.
 
     A link that broke leaves the measurement running: the next request waits for it and takes its result.
+    The process that measures holds the lock as well, so that no second one begins beside it if this one dies.
     Raises StageError with the process's last words if it ends without one.
     """
     folder = root(request)
@@ -25,11 +26,11 @@ def measure(request: dict[str, Any]) -> dict[str, Any]:
     place.mkdir(parents=True, exist_ok=True)
     with place.with_suffix(".lock").open("ab") as file, locked(file.fileno(), place.name, request["limit_s"]):
         if not (place / "result.json").is_file():
-            _work(folder, place, request)
+            _work(folder, place, request, file.fileno())
     return {"files": listing(place)}
 
 
-def _work(folder: Path, place: Path, request: dict[str, Any]) -> None:
+def _work(folder: Path, place: Path, request: dict[str, Any], lock: int) -> None:
     job = place.with_suffix(".job.json")
     named = {name: request[name] for name in ("bundle", "onnx", "images", "timings")}
     paths = {name: str(inside(folder, path)) if path else None for name, path in named.items()}
@@ -44,6 +45,7 @@ def _work(folder: Path, place: Path, request: dict[str, Any]) -> None:
                 stderr=said,
                 check=False,
                 timeout=request["limit_s"],
+                pass_fds=(lock,),
             ).returncode
         except subprocess.TimeoutExpired:
             raise StageError(

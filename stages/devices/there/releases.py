@@ -2,7 +2,7 @@
 
 FOLDER/releases/DIGEST/     a bundle
 FOLDER/current              a symbolic link to one of them, replaced in one step
-FOLDER/releases.json        the order in which they were shipped, the newest last
+FOLDER/releases.json        their order, the newest last; a rollback goes from one to the one before it
 """
 
 from __future__ import annotations
@@ -40,7 +40,8 @@ def selftest(request: dict[str, Any]) -> dict[str, Any]:
 def switch(request: dict[str, Any]) -> dict[str, Any]:
     """Makes the release `digest` the current one in one step.
 
-    `ship`: it counts as the newest from now on, and all but the newest `keep` are removed.
+    `ship`: it counts as the newest from now on, the one that was in use as the one before it, and all but
+    the newest `keep` are removed.
     Raises UsageError if there is no such release.
     """
     folder = root(request)
@@ -51,11 +52,22 @@ def switch(request: dict[str, Any]) -> dict[str, Any]:
         before = _current(folder)
         order = _order(folder)
         if request["ship"]:
-            order = [*(one for one in order if one != digest), digest]
+            last = [before] if before in order and before != digest else []
+            order = [*(one for one in order if one not in (digest, before)), *last, digest]
             _write_order(folder, order)
         _point(folder, digest)
         removed = _prune(folder, order, digest, request["keep"]) if request["ship"] else []
     return {"current": digest, "previous": before, "removed": removed}
+
+
+def discard(request: dict[str, Any]) -> dict[str, Any]:
+    """Takes the folder of the release `digest` away, unless it was ever switched to."""
+    folder = root(request)
+    with _alone(folder):
+        place = inside(folder / "releases", str(request["digest"]))
+        if place.name not in (_current(folder), *_order(folder)):
+            shutil.rmtree(place, ignore_errors=True)
+    return {}
 
 
 def releases(request: dict[str, Any]) -> dict[str, Any]:
