@@ -59,7 +59,7 @@ STAGES: tuple[Stage, ...] = (
         name="build",
         summary="Build every target for its runtime.",
         module="stages.build",
-        version=3,
+        version=4,
         inputs=("export", "quantize"),
         reads=("targets", "build"),
         machine="stages.runtimes.identity:build_machine",
@@ -68,7 +68,7 @@ STAGES: tuple[Stage, ...] = (
         name="measure",
         summary="Measure accuracy, latency, memory and size of the very files that ship.",
         module="stages.measure",
-        version=4,
+        version=5,
         inputs=("build", "evaluate"),
         reads=("data", "measure"),
         data=True,
@@ -79,7 +79,7 @@ STAGES: tuple[Stage, ...] = (
         name="gate",
         summary="Judge the profile's limits on what was measured, and name the target to ship.",
         module="stages.gate",
-        version=1,
+        version=2,
         inputs=("evaluate", "measure"),
         reads=("gates",),
     ),
@@ -137,7 +137,7 @@ DEVICE = Stage(
     name="device",
     summary="The scorecard of a device, from the samples that were taken there.",
     module="stages.device",
-    version=2,
+    version=3,
     inputs=("evaluate", "export", "quantize", "measure", "package"),
     reads=("build", "measure"),
     data=True,
@@ -155,6 +155,9 @@ DEVICE_IMAGES = "stages.devices.images:write"
 
 PICK = "stages.gating.picking:pick"
 """The function that names the target to ship, for devices that were measured."""
+
+JUDGE_THERE = "stages.gating.on_devices:judge_there"
+"""The function that judges gates on what was measured on a device."""
 
 METHODS_FIT = "stages.comparing.fit:why_unfit"
 """The function that says why methods cannot be used with a profile's two networks, for `kdpipe compare`."""

@@ -15,6 +15,7 @@ import json
 import os
 import platform
 import sys
+import threading
 import time
 import traceback
 import warnings
@@ -95,6 +96,8 @@ def build(specification: Specification, onnx: bytes, tell: Any) -> dict[str, Any
     config = builder.create_builder_config()
     config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, specification.workspace_mb * 2**20)
     config.builder_optimization_level = specification.optimization_level
+    # It is set unless it is cleared, and would round fp32 to the ten bits of fp16.
+    config.clear_flag(trt.BuilderFlag.TF32)
     config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
     config.progress_monitor = _monitor(trt, tell)
     tensorrt_options.apply(trt, config, specification.options)
@@ -107,10 +110,7 @@ def build(specification: Specification, onnx: bytes, tell: Any) -> dict[str, Any
         raise tensorrt_faults.built_nothing(log.errors())
     blob = bytes(memoryview(engine))
     Path(specification.engine).write_bytes(blob)
-    if specification.timings:
-        cache = config.get_timing_cache()
-        if cache is not None:
-            Path(specification.timings).write_bytes(bytes(memoryview(cache.serialize())))
+    _keep_timings(config, specification, tell)
     return {
         "version": trt.__version__,
         "system": platform.system().lower(),
@@ -121,7 +121,9 @@ def build(specification: Specification, onnx: bytes, tell: Any) -> dict[str, Any
         "network_layers": network.num_layers,
         "timings_reused": cache_used,
         "warnings": log.warnings(),
-        "engine_layers": _inspect(trt, log, blob, profile["shapes"]) if specification.device else None,
+        "engine_layers": _inspect(trt, log, blob, profile["shapes"], specification)
+        if specification.device
+        else None,
     }
 
 
@@ -157,23 +159,30 @@ def _logger(trt: Any) -> Any:
 
 def _monitor(trt: Any, tell: Any) -> Any:
     class Monitor(trt.IProgressMonitor):
+        """The builder calls it from several threads, and takes an exception of `step_complete` for a wish
+        to cancel."""
+
         def __init__(self) -> None:
             trt.IProgressMonitor.__init__(self)
             self.phases = Phases()
             self.told_at = 0.0
+            self.lock = threading.Lock()
 
         def phase_start(self, phase: str, parent: str | None, steps: int) -> None:
-            self.phases.start(phase, parent, steps)
-            self._tell(at_once=parent is None)
+            with self.lock:
+                self.phases.start(phase, parent, steps)
+                self._tell(at_once=parent is None)
 
         def step_complete(self, phase: str, step: int) -> bool:
-            self.phases.step(phase, step)
-            self._tell()
+            with self.lock:
+                self.phases.step(phase, step)
+                self._tell()
             return True
 
         def phase_finish(self, phase: str) -> None:
-            self.phases.finish(phase)
-            self._tell()
+            with self.lock:
+                self.phases.finish(phase)
+                self._tell()
 
         def _tell(self, *, at_once: bool = False) -> None:
             now = time.monotonic()
@@ -235,6 +244,19 @@ def _start_from_timings(config: Any, specification: Specification, tell: Any) ->
     return False
 
 
+def _keep_timings(config: Any, specification: Specification, tell: Any) -> None:
+    """For the next build. Another build may read the file meanwhile: it finds the old one or the new one."""
+    cache = config.get_timing_cache() if specification.timings else None
+    if cache is None:
+        return
+    part = Path(f"{specification.timings}.{os.getpid()}.part")
+    try:
+        part.write_bytes(bytes(memoryview(cache.serialize())))
+        part.replace(specification.timings)
+    except OSError as error:  # the engine is worth more than its timings
+        tell(note=f"the timings cannot be kept: {error}")
+
+
 def _tensors(network: Any) -> list[dict[str, Any]]:
     inputs = [("input", network.get_input(index)) for index in range(network.num_inputs)]
     outputs = [("output", network.get_output(index)) for index in range(network.num_outputs)]
@@ -249,9 +271,15 @@ def _tensors(network: Any) -> list[dict[str, Any]]:
     ]
 
 
-def _inspect(trt: Any, log: Any, blob: bytes, shapes: dict[str, Any]) -> dict[str, Any] | None:
+def _inspect(
+    trt: Any, log: Any, blob: bytes, shapes: dict[str, Any], specification: Specification
+) -> dict[str, Any] | None:
     """What the engine inspector tells of the built engine; only a machine with a GPU can ask it."""
-    engine = trt.Runtime(log).deserialize_cuda_engine(blob)
+    runtime = trt.Runtime(log)
+    if specification.options.version_compatible:
+        # Its lean runtime is host code, which the profile agreed to (build.trust_engine_host_code).
+        runtime.engine_host_code_allowed = True
+    engine = runtime.deserialize_cuda_engine(blob)
     if engine is None:
         return None
     inspector = engine.create_engine_inspector()

@@ -117,11 +117,12 @@ def build(
         **facts,
         "profile": done["profile"],
         "tuned_for_batch": settings.batches[1],
+        "batch_min": settings.batches[0],
         "batch_max": settings.batches[2],
         "strongly_typed": True,
         "network_layers": done["network_layers"],
         "engine_layers": layers,
-        "engine_layers_why_not": None if layers else "only a machine with a GPU can inspect an engine",
+        "engine_layers_why_not": None if layers else _not_inspected(specification.device),
         "warnings": warnings,
         "reproducible": False,
     }
@@ -179,6 +180,12 @@ def cast_images_first(model: onnx.ModelProto) -> onnx.ModelProto:
     graph.node.insert(0, to_float)
     del graph.value_info[:]  # types behind the cast are others now
     return copy
+
+
+def _not_inspected(device: bool) -> str:
+    if device:
+        return "TensorRT did not load the engine here to inspect it"
+    return "only a machine with a GPU can inspect an engine"
 
 
 def _because(told: dict[str, Any], what: str) -> str:

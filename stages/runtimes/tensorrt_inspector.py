@@ -14,8 +14,8 @@ WEIGHTED = ("convolution", "deconvolution", "matrixmultiply", "matrix_multiply",
 """Kinds of layers (`LayerType` or `ParameterType`) in which nearly all the arithmetic is."""
 
 TYPES = (
-    ("int8", "int8"), ("fp8", "fp8"), ("bf16", "bf16"), ("bfloat", "bf16"), ("fp16", "fp16"),
-    ("half", "fp16"),
+    ("uint8", "uint8"), ("int8", "int8"), ("fp8", "fp8"), ("bf16", "bf16"), ("bfloat", "bf16"),
+    ("fp16", "fp16"), ("half", "fp16"),
     ("fp32", "fp32"), ("float", "fp32"), ("int32", "int32"), ("int64", "int64"), ("bool", "bool"),
 )  # fmt: skip
 """A word in the inspector's type or format, and our name for it; the first that fits counts."""

@@ -66,7 +66,7 @@ def check_targets(runtimes: Iterable[str], settings: Mapping[str, Any]) -> None:
     faults = refused(settings) if "tensorrt_rtx" in named and "tensorrt" not in named else {}
     if faults:
         raise UsageError(
-            "no target of the profile can be built so",
+            "no target of the profile can follow these settings",
             where=", ".join(faults),
             why="; ".join(faults.values()),
             mend=" ".join(f"--set {key}={_off(key)}" for key in faults) + ", or add a tensorrt target",

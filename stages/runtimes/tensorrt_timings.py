@@ -14,6 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from pipeline.errors import UsageError
 from pipeline.stage import Progress
 from stages.runtimes.identity import gpu_facts
 from stages.runtimes.tensorrt_build import Specification
@@ -39,9 +40,23 @@ def identity(package: str, told: Mapping[str, Any]) -> str:
 
 
 def folder(work: Path) -> Path:
-    """The user's folder, or that of this build; it is there on return."""
-    found = Path(os.environ.get(FOLDER) or work)
-    found.mkdir(parents=True, exist_ok=True)
+    """The user's folder, or that of this build; it is there on return.
+
+    Raises UsageError if the user's cannot be made.
+    """
+    named = os.environ.get(FOLDER)
+    found = Path(named or work)
+    try:
+        found.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        if not named:
+            raise
+        raise UsageError(
+            "the folder of timings cannot be made",
+            where=FOLDER,
+            why=str(error),
+            mend=f"set {FOLDER} to a folder that can be written, or unset it",
+        ) from error
     return found
 
 

@@ -17,7 +17,7 @@ VERSION = {version}
 ELEVEN = VERSION >= 110000
 BUILDING = {{"onnx", "saveEngine", "stronglyTyped", "skipInference", "memPoolSize",
     "builderOptimizationLevel", "minShapes", "optShapes", "maxShapes", "timingCacheFile",
-    "refit", "hardwareCompatibilityLevel"}}
+    "refit", "noTF32", "hardwareCompatibilityLevel"}}
 RUNNING = {{"loadEngine", "shapes", "loadInputs", "exportTimes", "exportOutput", "warmUp", "duration",
     "iterations", "useSpinWait", "useCudaGraph", "noDataTransfers", "noCudaGraph", "includeDataTransfers"}}
 KNOWN = BUILDING | RUNNING

@@ -34,6 +34,7 @@ def build(program: Program, job: dict[str, Any], output: Path) -> dict[str, Any]
         f"--onnx={job['onnx']}",
         f"--saveEngine={engine}",
         "--stronglyTyped",
+        "--noTF32",
         "--skipInference",
         f"--memPoolSize=workspace:{settings['workspace_mb']}",
         f"--builderOptimizationLevel={settings['optimization_level']}",

@@ -14,6 +14,8 @@ import onnx
 FLAGS = ("REFIT", "VERSION_COMPATIBLE", "STRIP_PLAN", "TF32", "EXCLUDE_LEAN_RUNTIME")
 REMOVED_FLAGS = ("FP16", "BF16", "INT8", "FP8", "OBEY_PRECISION_CONSTRAINTS")
 GPU = "stand-in GPU"
+LEAN = b"engine with a lean runtime"
+"""A version-compatible engine: it is loaded only where host code is allowed."""
 
 CONV_10 = {
     "Name": "conv1 + relu1",
@@ -120,6 +122,7 @@ def sdk(version: str) -> SimpleNamespace:
 
         __slots__ = (
             "builder_optimization_level",
+            "cleared",
             "flags",
             "hardware_compatibility_level",
             "profiles",
@@ -131,12 +134,16 @@ def sdk(version: str) -> SimpleNamespace:
 
         def __init__(self) -> None:
             self.flags: list[str] = []
+            self.cleared: list[str] = []
             self.profiles: list[Any] = []
             self.timing_cache = b""
             self.hardware_compatibility_level = None
 
         def set_flag(self, flag: Any) -> None:
             self.flags.append(flag.name)
+
+        def clear_flag(self, flag: Any) -> None:
+            self.cleared.append(flag.name)
 
         def set_memory_pool_limit(self, pool: Any, size: int) -> None:
             self.workspace = size
@@ -212,7 +219,17 @@ def sdk(version: str) -> SimpleNamespace:
             assert monitor.step_complete("Building engine", 0)
             monitor.phase_finish("Building engine")
             built.append(config)
-            return b"engine"
+            return LEAN if "VERSION_COMPATIBLE" in config.flags else b"engine"
+
+    class Runtime:
+        def __init__(self, log: Any) -> None:
+            self.engine_host_code_allowed = False
+
+        def deserialize_cuda_engine(self, blob: bytes) -> Engine | None:
+            if blob == LEAN and not self.engine_host_code_allowed:
+                return None
+            assert blob == LEAN or not self.engine_host_code_allowed, "no other engine may run host code"
+            return Engine(LAYERS_11 if major >= 11 else LAYERS_10)
 
     class Logger:
         class Severity(enum.IntEnum):
@@ -238,8 +255,6 @@ def sdk(version: str) -> SimpleNamespace:
         HardwareCompatibilityLevel=enum.Enum(
             "HardwareCompatibilityLevel", ["NONE", "AMPERE_PLUS", "SAME_COMPUTE_CAPABILITY"]
         ),
-        Runtime=lambda log: SimpleNamespace(
-            deserialize_cuda_engine=lambda blob: Engine(LAYERS_11 if major >= 11 else LAYERS_10)
-        ),
+        Runtime=Runtime,
     )
     return module

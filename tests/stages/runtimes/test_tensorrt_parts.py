@@ -82,6 +82,7 @@ def test_both_generations_build_strongly_typed_with_a_profile(sdk: SimpleNamespa
     (config,) = sdk.built
     assert config.workspace == 64 * 2**20
     assert config.flags == []
+    assert config.cleared == ["TF32"], "it is on unless it is cleared, and fp32 would not be fp32"
     assert config.profiling_verbosity.name == "DETAILED"
     assert config.profiles == [{"input": ((1, 24, 24, 3), (4, 24, 24, 3), (8, 24, 24, 3))}]
     assert facts["version"] == sdk.__version__
@@ -107,6 +108,11 @@ def test_both_generations_tell_their_layers(sdk: SimpleNamespace, tmp_path: Path
     assert found["weighted_in_floats_named"] == ["node_linear"]
 
 
+def test_a_version_compatible_engine_tells_its_layers_too(sdk: SimpleNamespace, tmp_path: Path) -> None:
+    found = _built(tmp_path, options=Options(version_compatible=True))["engine_layers"]
+    assert found["layers"] == 3
+
+
 def test_timings_are_kept_taken_over_and_refused(sdk: SimpleNamespace, tmp_path: Path) -> None:
     assert _built(tmp_path)["timings_reused"] is False
     timings = tmp_path / "timings"
@@ -117,6 +123,22 @@ def test_timings_are_kept_taken_over_and_refused(sdk: SimpleNamespace, tmp_path:
     assert _built(tmp_path, told)["timings_reused"] is False
     assert ["another GPU" in one["note"] for one in told if "note" in one] == [True]
     assert timings.read_bytes().startswith(sdk.__version__.encode()), "written anew"
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["model.engine", "timings"]
+
+
+def test_timings_that_another_build_reads_stay_whole(sdk: SimpleNamespace, tmp_path: Path) -> None:
+    _built(tmp_path)
+    with (tmp_path / "timings").open("rb") as reading:
+        (tmp_path / "timings").write_bytes(b"8.6 another GPU, and longer than what comes")
+        _built(tmp_path)
+        assert reading.read() == b"8.6 another GPU, and longer than what comes"
+
+
+def test_an_engine_outlives_timings_that_cannot_be_kept(sdk: SimpleNamespace, tmp_path: Path) -> None:
+    told: list[Any] = []
+    assert _built(tmp_path, told, timings=str(tmp_path / "gone" / "timings"))["engine_layers"]
+    (note,) = [one["note"] for one in told if "note" in one]
+    assert note.startswith("the timings cannot be kept: ")
 
 
 def test_an_option_that_the_version_does_not_know_is_told(sdk: SimpleNamespace, tmp_path: Path) -> None:
@@ -137,6 +159,12 @@ def test_many_float_layers_are_counted_but_not_all_named() -> None:
     found = tensorrt_inspector.summary(json.dumps({"Layers": layers}))
     assert found["weighted_in_floats"] == 25
     assert found["weighted_in_floats_named"] == [f"n{index}" for index in range(20)]
+
+
+@pytest.mark.parametrize("told", ["UInt8", "Row major linear UINT8 format"])
+def test_images_are_not_int8(told: str) -> None:
+    fields = {"Name": "images", "LayerType": "Reformat", "Outputs": [{"Name": "input", "DataType": told}]}
+    assert tensorrt_inspector.summary(json.dumps({"Layers": [fields]}))["by_type"] == {"uint8": 1}
 
 
 # What a profile may ask
@@ -163,7 +191,7 @@ def test_what_rtx_cannot_do_is_refused_with_the_reason() -> None:
 
 def test_settings_that_no_target_can_follow_are_a_usage_error() -> None:
     settings = BuildSettings(refit=True).model_dump()
-    with pytest.raises(UsageError, match="no target"):
+    with pytest.raises(UsageError, match="no target of the profile can follow these settings"):
         tensorrt_options.check_targets(["onnxruntime", "tensorrt_rtx"], settings)
     tensorrt_options.check_targets(["tensorrt", "tensorrt_rtx"], settings)
     tensorrt_options.check_targets(["tensorrt_rtx"], BuildSettings().model_dump())
@@ -204,6 +232,40 @@ def test_nested_phases_give_one_share_that_never_falls() -> None:
     phases.finish("Building engine")
     phases.step("Building engine", 0)  # of a phase that is over
     assert phases.share == 1.0
+
+
+def test_the_builder_may_tell_from_many_threads(sdk: SimpleNamespace, tmp_path: Path) -> None:
+    told: list[Any] = []
+    _built(tmp_path, told)
+    monitor = sdk.built[0].progress_monitor
+    monitor.phase_start("Building engine", None, 4)
+    faults: list[Exception] = []
+    over = threading.Event()
+
+    def tell(name: str) -> None:
+        while not over.is_set():
+            try:
+                monitor.phase_start(name, "Building engine", 3)
+                assert all(monitor.step_complete(name, step) for step in range(3))
+                monitor.phase_finish(name)
+            except Exception as fault:
+                faults.append(fault)
+                return
+
+    threads = [threading.Thread(target=tell, args=(f"Timing {number}",)) for number in range(4)]
+    every_s = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        for thread in threads:
+            thread.start()
+        over.wait(0.5)
+    finally:
+        over.set()
+        for thread in threads:
+            thread.join()
+        sys.setswitchinterval(every_s)
+    assert faults == []
+    assert all(0 <= share <= 1 for *_, share in (one["progress"] for one in told if "progress" in one))
 
 
 phase_names = st.sampled_from("abcd")
@@ -311,6 +373,18 @@ def test_timings_belong_to_version_gpu_capability_and_driver() -> None:
     ):
         assert tensorrt_timings.identity("tensorrt", other) != name
     assert tensorrt_timings.identity("tensorrt", {"version": "11.4.0", "device": {"error": "none"}}) == ""
+
+
+def test_a_folder_of_timings_that_cannot_be_made_is_the_users_to_mend(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("no folder", encoding="utf-8")
+    monkeypatch.setenv("KDPIPE_TIMING_CACHE", str(tmp_path / "file" / "timings"))
+    with pytest.raises(UsageError, match="folder of timings cannot be made") as caught:
+        tensorrt_timings.folder(tmp_path / "work")
+    assert caught.value.where == "KDPIPE_TIMING_CACHE"
+    assert str(tmp_path / "file") in caught.value.why
+    assert "unset it" in caught.value.mend
 
 
 def test_kept_timings_of_another_machine_are_told(tmp_path: Path) -> None:
@@ -454,6 +528,7 @@ def test_trtexec_is_told_the_options_that_it_can_follow(tmp_path: Path) -> None:
     trtexec.build(program, job, tmp_path)
     asked = (tmp_path / "bin" / "commands.txt").read_text(encoding="utf-8")
     assert "--refit" in asked
+    assert "--noTF32" in asked
     assert "--hardwareCompatibilityLevel=ampere+" in asked
     assert "--optShapes=input:2x24x24x3" in asked
     allowed = BuildSettings(version_compatible=True, trust_engine_host_code=True, batch_opt=2)
