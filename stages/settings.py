@@ -24,7 +24,7 @@ from stages.methods.settings import BUILT_IN as METHODS
 from stages.methods.settings import MethodSettings
 from stages.models.settings import ModelSettings
 from stages.quantisation_aware.settings import QuantisationAwareSettings
-from stages.runtimes.settings import BuildSettings, TargetSettings
+from stages.runtimes.settings import ENGINES, BuildSettings, TargetSettings
 from stages.training.settings import ComputeSettings, RecipeSettings, TrainSettings
 
 DATA_KINDS: tuple[type[DataSettings], ...] = (
@@ -199,6 +199,19 @@ class ProfileBase(Settings):
             tuned = min(max(self.measure.batch_sizes[0], smallest), largest)
             build = self.build.model_copy(update={"batch_opt": tuned})
             object.__setattr__(self, "build", build)  # a profile is frozen from here on
+        return self
+
+    @model_validator(mode="after")
+    def _measured_batches_are_no_smaller_than_an_engines(self) -> ProfileBase:
+        least = self.build.batch_min
+        below = [batch for batch in self.measure.batch_sizes if batch < least]
+        engines = [target.name for target in self.targets if target.runtime in ENGINES]
+        if below and engines:
+            raise ValueError(
+                f"build.batch_min {least} is above {', '.join(map(str, below))} of measure.batch_sizes: "
+                f"{', '.join(engines)} could not be timed there; set build.batch_min to {min(below)}, "
+                f"or measure.batch_sizes to batches of at least {least}"
+            )
         return self
 
     @model_validator(mode="after")

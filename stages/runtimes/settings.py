@@ -10,6 +10,9 @@ from stages.fields import Settings, setting
 
 PRECISIONS = ("fp32", "fp16", "bf16", "int8")
 
+ENGINES = ("onnxruntime_tensorrt", "tensorrt", "tensorrt_rtx")
+"""Runtimes whose files take batches from `build.batch_min` to `build.batch_max` alone."""
+
 
 def _with_short_form(schema: dict[str, Any]) -> None:
     """Lets the JSON Schema of a target also take its bare name."""

@@ -119,6 +119,15 @@ def test_all_faults_at_once_in_order_of_place() -> None:
         ("train:\n  schedule: step\n", "p.yaml:6:13", "train: schedule step needs decay_epochs", ""),
         ("build:\n  batch_opt: 64\n", "p.yaml:6:14", "build: batch_min <= batch_opt <= batch_max", ""),
         (
+            "targets: [onnxruntime-fp32, tensorrt-fp16]\n"
+            "build: {batch_min: 4}\n"
+            "measure: {batch_sizes: [4, 2, 8]}",
+            "p.yaml:6:20",
+            "build.batch_min 4 is above 2 of measure.batch_sizes: tensorrt-fp16 could not be timed there; "
+            "set build.batch_min to 2, or measure.batch_sizes to batches of at least 4",
+            "",
+        ),
+        (
             "targets: [openvino-fp32, openvino-fp32]",
             "p.yaml:5:10",
             "targets name openvino-fp32 more than once",
@@ -140,6 +149,17 @@ def test_a_fault_says_what_was_found_and_what_is_expected(
     assert said.startswith(message)
     assert hint in help_
     assert bool(hint) == bool(help_)
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        "targets: [onnxruntime-fp32]\nbuild: {batch_min: 4}",
+        "targets: [tensorrt-fp16]\nbuild: {batch_min: 4}\nmeasure: {batch_sizes: [4, 8]}",
+    ],
+)
+def test_a_smallest_batch_that_nothing_measured_is_below_is_no_fault(lines: str) -> None:
+    assert load(write(BASE + lines)).sections["build"]["batch_min"] == 4
 
 
 def test_missing_keys_point_at_the_group_that_lacks_them() -> None:
