@@ -115,10 +115,10 @@ def _build(one: Wanted, context: Context) -> tuple[dict[str, Any], dict[str, Any
     try:
         facts = runtime.build(source, folder, context.settings.build, context.progress, context.work)
         build_s = round(time.perf_counter() - started, 3)
-        row["disproved"] = True  # unless the check returns
-        facts["checked"], checked = _check(one, runtime, source, folder, context)
-        row["disproved"] = False
+        facts["checked"], checked = _check(one, runtime, source, folder, context, row)
     except (MachineCannot, StageError) as error:
+        # A machine on which it stopped running has disproved nothing.
+        row["disproved"] = row["disproved"] and isinstance(error, StageError)
         if one.required and isinstance(error, StageError):
             raise
         shutil.rmtree(folder)
@@ -187,9 +187,12 @@ def _float_layers(source: Source) -> list[str] | None:
 
 
 def _check(
-    one: Wanted, runtime: Runtime, source: Source, folder: Path, context: Context
+    one: Wanted, runtime: Runtime, source: Source, folder: Path, context: Context, row: dict[str, Any]
 ) -> tuple[str, dict[str, Any]]:
-    """How the built target was checked, in a sentence, and by how much it differs from its source."""
+    """How the built target was checked, in a sentence, and by how much it differs from its source.
+
+    The row counts as disproved from when the target is loaded until its logits are found to be right.
+    """
     ability = runtime.ability_to_run()
     if not ability.can:
         context.progress.note(f"{one.target} is built, but not checked: {ability.why_not}")
@@ -197,12 +200,14 @@ def _check(
     build = context.settings.build
     batches = parity.batches_within(build.batch_min, build.batch_max)
     session = runtime.load(folder, source, usable_cores())
+    row["disproved"] = True
     name = f"{one.model} {one.target}"
     agreement = parity.find_agreement(session, source, batches, name)
     limits = parity.Limits(getattr(build, f"limit_{source.precision}"), build.agreement / 100.0)
     fault = parity.agreement_fault(agreement, source, batches, name, limits)
     if fault and build.prove:
         raise fault
+    row["disproved"] = False
     if fault:
         context.progress.note(f"{fault.what}: {fault.why}; kept all the same (build.prove: false)")
     if agreement.relative > parity.DOUBTFUL:

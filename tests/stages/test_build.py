@@ -192,6 +192,24 @@ def test_a_target_that_computes_something_else_does_not_ship(
     assert metrics["machine_cannot"] == []
 
 
+@pytest.mark.parametrize("error", ["MachineCannot", "StageError"])
+@pytest.mark.parametrize("place", ["load", "logits"])
+def test_only_logits_disprove_a_target(place: str, error: str, tmp_path: Path, plugin_folder: Path) -> None:
+    refusal = f'raise errors.{error}("the device is gone")'
+    name = f"gone_{place}_{error.lower()}"
+    code = numpy_runtime(name).replace("import shutil", "import shutil\n    from pipeline import errors")
+    first = {
+        "load": 'return Session(folder / "model.onnx", source)',
+        "logits": 'found = self.evaluator.run(["logits"], {"input": as_input(images, self.source)})[0]',
+    }[place]
+    assert first in code
+    install_plugin(plugin_folder, name, code.replace(first, refusal))
+    _, rows, _ = _run(tmp_path, _settings(f"{name}-fp32"))
+    row = rows["student", f"{name}-fp32"]
+    assert (row["built"], row["why_not"]) == (False, "the device is gone")
+    assert row["disproved"] is (place == "logits" and error == "StageError")
+
+
 def test_a_target_is_proved_on_the_real_images_that_export_left(tmp_path: Path, plugin_folder: Path) -> None:
     install_plugin(plugin_folder, "sound", numpy_runtime("sound"))
     inputs = artefacts(tmp_path / "inputs", student="cnn")
