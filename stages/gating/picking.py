@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -42,18 +43,19 @@ def pick(
     rows, comparisons: of the scorecard; where two targets were timed in turns, that says which is faster.
     float_top1: of the float student by PyTorch, per cent. judgements: of the profile's gates.
 
-    The fastest by p50 at batch 1 of the targets that passed every gate (of those with an undecided gate
-    only if none passed all); of those whose p50 cannot be told from it the most accurate, then the
-    smallest. Never a fp16, bf16 or int8 file that was measured as slower than the same runtime's fp32 (in
-    turns; where they were not, one whose p50 is no lower), or that loses more accuracy against it than a
-    gate, else `ACCURACY_BUDGET_POINTS`, allows.
+    The fastest by p50 at batch 1 (if one did not run that, at the first batch that all ran) of the targets
+    that passed every gate (of those with an undecided gate only if none passed all); of those whose p50
+    cannot be told from it the most accurate, then the smallest. Never a fp16, bf16 or int8 file that was
+    measured as slower than the same runtime's fp32 (in turns; where they were not, one whose p50 is no
+    lower), or that loses more accuracy against it than a gate, else `ACCURACY_BUDGET_POINTS`, allows.
 
     Returns `target` (None: nothing to ship), `reason`, `undecided` (of the target's gates, in words),
     `rejected` (target and why), `unmeasured` (target and why), `front` (the Pareto front by p50, top-1
     and size).
     """
     student = [row for row in rows if row["model"] == "student"]
-    measured = [row for row in student if row["top1"] is not None and headline(row)]
+    measured = _at_one_batch([row for row in student if row["top1"] is not None and headline(row)])
+    compared = {row["target"] for row in measured}
     why = {row["target"]: _why_not(row, measured, float_top1, judgements, comparisons) for row in measured}
     fit = [row for row in measured if not why[row["target"]]]
     doubts = {row["target"]: _said(judgements, row["target"], "undecided") for row in fit}
@@ -72,18 +74,39 @@ def pick(
             if not (choice and row is choice.best)
         ],
         "unmeasured": [
-            {"target": row["target"], "why": row["why_not"] or "not measured"}
+            {"target": row["target"], "why": row["why_not"] or _not_measured(row, measured)}
             for row in student
-            if row not in measured
+            if row["target"] not in compared
         ],
         "front": front(measured),
     }
 
 
 def headline(row: Row) -> Mapping[str, Any] | None:
-    """The latency entry that targets are compared by: batch 1, else the first, on the first thread count."""
+    """The latency entry that a target is known by: batch 1, else the first, on the first thread count."""
     entries = row["latency"]
     return next((one for one in entries if one["batch"] == 1), entries[0] if entries else None)
+
+
+def _at_one_batch(rows: Sequence[Row]) -> list[Row]:
+    """The rows that can be compared, each with one latency entry alone: at batch 1 if all have it, else at
+    the first batch size and thread count that all have, else at those that most have."""
+    counts = Counter((one["batch"], one["threads"]) for row in rows for one in row["latency"])
+    if not counts:
+        return []
+    chosen = max(counts, key=lambda place: (counts[place], place[0] == 1))
+    return [
+        {**row, "latency": [one]}
+        for row in rows
+        for one in row["latency"]
+        if (one["batch"], one["threads"]) == chosen
+    ]
+
+
+def _not_measured(row: Row, measured: Sequence[Row]) -> str:
+    timed = row["top1"] is not None and row["latency"]
+    entry = headline(measured[0]) if measured and timed else None
+    return f"not measured at batch {entry['batch']}, as the others are" if entry else "not measured"
 
 
 def front(rows: Sequence[Row]) -> list[dict[str, Any]]:

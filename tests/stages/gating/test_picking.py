@@ -228,3 +228,37 @@ def test_nothing_measured_is_said() -> None:
     found = pick([row("tensorrt-fp16", None, 0.0)], float_top1=98.0)
     assert found["target"] is None
     assert found["reason"] == "no target was measured"
+
+
+def timed(target: str, *entries: tuple[int, float]) -> dict[str, Any]:
+    """Measured at batches and p50."""
+    one = row(target, 98.0, 1.0)
+    (entry,) = one["latency"]
+    spans = [{"batch": batch, "p50_ms": p50, "p50_ci_ms": [0.99 * p50, 1.01 * p50]} for batch, p50 in entries]
+    return {**one, "latency": [{**entry, **span} for span in spans]}
+
+
+def test_targets_are_compared_at_a_batch_that_all_of_them_ran() -> None:
+    rows = [
+        timed("onnxruntime-fp32", (8, 8.0), (4, 3.9), (2, 2.0)),
+        timed("tensorrt-fp32", (4, 4.5), (2, 1.0)),
+        timed("openvino-fp32", (8, 8.8), (4, 4.2)),
+        row("ncnn-fp32", None, 0.0),
+    ]
+    found = pick(rows, float_top1=98.0)
+    assert found["target"] == "onnxruntime-fp32"
+    assert found["reason"].startswith("lowest p50 (3.900 ms at batch 4, 1 thread)")
+    assert why(found)["tensorrt-fp32"] == "is slower: p50 4.500 ms against 3.900 ms"
+    assert [one["p50_ms"] for one in found["front"]] == [3.9]
+    assert [one["target"] for one in found["unmeasured"]] == ["ncnn-fp32"]
+
+
+def test_batch_1_goes_first_and_what_ran_at_other_batches_alone_is_not_compared() -> None:
+    rows = [timed("onnxruntime-fp32", (8, 8.0), (1, 1.0)), timed("ncnn-fp32", (1, 2.0))]
+    assert pick(rows, float_top1=98.0)["target"] == "onnxruntime-fp32"
+    nothing_in_common = [timed("ncnn-fp32", (1, 2.0)), timed("a-fp32", (8, 8.0)), timed("b-fp32", (8, 9.0))]
+    found = pick(nothing_in_common, float_top1=98.0)
+    assert found["target"] == "a-fp32"
+    assert found["unmeasured"] == [
+        {"target": "ncnn-fp32", "why": "not measured at batch 8, as the others are"}
+    ]
