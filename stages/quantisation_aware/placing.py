@@ -31,13 +31,15 @@ class Places:
     """Where a file's roundings are felt in a network.
 
     left: activation -> the module whose result it is. taken: activation -> the modules whose input
-    it is. weights: node -> module. absent_activations, absent_weights: what has no counterpart,
-    by its name in the graph.
+    it is. weights: node -> module. capped: activations that a Clip bounds in the network and only their
+    grid in the file. absent_activations, absent_weights: what has no counterpart, by its name in the
+    graph.
     """
 
     left: Mapping[str, str]
     taken: Mapping[str, tuple[str, ...]]
     weights: Mapping[str, str]
+    capped: frozenset[str]
     absent_activations: tuple[str, ...]
     absent_weights: tuple[str, ...]
 
@@ -54,7 +56,8 @@ class Places:
 def find_places(
     network: nn.Module, file: RoundedFile, graph: onnx.ModelProto, fed: np.ndarray, images: Tensor
 ) -> Places:
-    """Where each rounding of the file belongs in the network; a module that runs several times has none.
+    """Where each rounding of the file belongs in the network; activations of modules that run several
+    times have no place.
 
     network: folded, float. graph: the float graph that the file was made from. fed, images: a few
     images as the graph and as the network take them, the latter on the network's device.
@@ -78,9 +81,16 @@ def find_places(
         left=left,
         taken=taken,
         weights=weights,
+        capped=_capped(file, graph),
         absent_activations=tuple(name for name in file.grids if name not in left and name not in taken),
         absent_weights=tuple(weight.node for weight in file.weights if weight.node not in weights),
     )
+
+
+def _capped(file: RoundedFile, graph: onnx.ModelProto) -> frozenset[str]:
+    """Activations behind a Clip (ReLU6) that the quantiser has left out: their grid cuts where it would."""
+    clipped = {name for node in graph.graph.node if node.op_type == "Clip" for name in node.output}
+    return frozenset(name for name in file.grids if name in clipped and file.made_by.get(name) != "Clip")
 
 
 def _values(graph: onnx.ModelProto, names: tuple[str, ...], fed: np.ndarray) -> dict[str, Tensor]:

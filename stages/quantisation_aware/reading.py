@@ -33,12 +33,14 @@ class RoundedWeight:
 class RoundedFile:
     """grids: by the float graph's name of each activation that is rounded. like: activations that a node
     hands on from another, whose grid is theirs. readers: by activation, the modules whose nodes are
-    given it as their first input. weights: of nodes with a rounded weight."""
+    given it as their first input. weights: of nodes with a rounded weight. made_by: by activation, the type
+    of the node whose result it is."""
 
     grids: Mapping[str, Grid]
     like: Mapping[str, str]
     readers: Mapping[str, tuple[str, ...]]
     weights: tuple[RoundedWeight, ...]
+    made_by: Mapping[str, str]
 
     def origin(self, name: str) -> str:
         """The activation whose grid this one has."""
@@ -63,13 +65,17 @@ def read_rounding(model: onnx.ModelProto) -> RoundedFile:
         given = _undone(node.input[0], producers) if node.input else None
         if given is not None and given in grids:
             readers.setdefault(given, []).append(module_of(node.name))
-            left = node.output[0]
-            if node.op_type in PASSED_THROUGH and grids.get(left) == grids[given]:
-                like[left] = given
+            if node.op_type in PASSED_THROUGH:
+                # All of them: a split hands its grid on to every part.
+                like |= {left: given for left in node.output if grids.get(left) == grids[given]}
         if node.op_type in WEIGHTED and (weight := _weight(node, producers, constants)) is not None:
             weights.append(weight)
     return RoundedFile(
-        grids, like, {name: tuple(dict.fromkeys(paths)) for name, paths in readers.items()}, tuple(weights)
+        grids,
+        like,
+        {name: tuple(dict.fromkeys(paths)) for name, paths in readers.items()},
+        tuple(weights),
+        {name: producers[name].op_type for name in grids if name in producers},
     )
 
 

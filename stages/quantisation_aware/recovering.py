@@ -20,7 +20,7 @@ from stages.onnx_files.quantised_proof import paired_accuracy
 from stages.onnx_files.quantising import prepare
 from stages.onnx_files.ranges import Ranges, find_ranges
 from stages.quantising.bench import Bench, content, top1
-from stages.quantising.making import Judged, Made, judge, make
+from stages.quantising.making import Judged, Made, judge, likeness, make
 
 
 def recovered(
@@ -28,7 +28,8 @@ def recovered(
 ) -> tuple[Made, Judged, dict[str, Any] | None]:
     """The INT8 file to go on with: the given one, or that of the student fine-tuned under its rounding.
 
-    The fine-tuned file is taken if it is right on more validation images; then the float network that it
+    The fine-tuned file is taken if it is right on more validation images and still predicts as the float
+    file for `quantize.agreement` of them, without which no file passes; then the float network that it
     was made from is left beside it as `student.tuned.RECIPE.onnx`. The third value is what is to
     be told of it in `calibration.json`; None if there was no fine-tune (`quantize.distill.when`). Reads
     the artefacts `train` and `distill`. Raises StageError if the fine-tune diverges, or the
@@ -118,13 +119,15 @@ def _compared(before: Judged, after: Judged, bench: Bench) -> dict[str, Any]:
     float_top1 = top1(bench.float_validation, bench.labels)
     had, has = top1(before.logits, bench.labels), top1(after.logits, bench.labels)
     lost = float_top1 - had
+    agreement = likeness(after.logits, bench.float_validation)[0]
     return {
         "float_top1": float_top1,
         "before_top1": had,
         "after_top1": has,
+        "after_agreement": agreement,
         "gain": paired_accuracy(after.logits, before.logits, bench.labels),
         "recovered_share": round((has - had) / lost, 4) if lost > 0 else None,
-        "kept": has > had,
+        "kept": has > had and agreement >= bench.settings.agreement,
     }
 
 
@@ -133,5 +136,13 @@ def _tell(made: Made, facts: Mapping[str, Any], bench: Bench) -> None:
         f"top-1 on {len(bench.labels)} validation images: float {facts['float_top1']:.2f} %, "
         f"INT8 {facts['before_top1']:.2f} %, fine-tuned {facts['after_top1']:.2f} %"
     )
-    kept = "kept" if facts["kept"] else "no better, so it is not kept"
+    if facts["kept"]:
+        kept = "kept"
+    elif facts["after_top1"] <= facts["before_top1"]:
+        kept = "no better, so it is not kept"
+    else:
+        kept = (
+            f"but it predicts as the float file for only {facts['after_agreement']:.1f} % of them, less than "
+            f"quantize.agreement ({bench.settings.agreement:g} %), so it is not kept"
+        )
     bench.progress.note(f"{made.recipe.file}, quantisation-aware distillation: {figures}; {kept}")

@@ -48,8 +48,10 @@ class _Round(torch.autograd.Function):
     def forward(ctx: Any, values: Tensor, scale: Tensor, grid: Grid) -> Tensor:
         ctx.save_for_backward(values, scale)
         ctx.grid = grid
-        zero_point = torch.tensor(grid.zero_point, dtype=torch.int32, device=values.device)
-        return torch.fake_quantize_per_tensor_affine(values, scale, zero_point, grid.lowest, grid.highest)
+        # Not torch.fake_quantize: it makes NaN the lowest end, which hides from the loss that the network
+        # has diverged, not every device has it, and on processors it is slower than this.
+        low, high = grid.lowest - grid.zero_point, grid.highest - grid.zero_point
+        return (values / scale).round_().clamp_(low, high).mul_(scale)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor | None, None]:
@@ -65,7 +67,8 @@ class _Round(torch.autograd.Function):
             return to_values, None, None
         off = rounded.clamp(low, high) - steps * inside
         # LSQ's factor: without it, a step size would be drawn by every value of the map at once.
-        share = 1.0 / math.sqrt(max(1, values[0].numel()) * high)
+        # The steps counted are those of the longer side: a grid may lie wholly to one side of zero.
+        share = 1.0 / math.sqrt(max(1, values[0].numel()) * max(high, -low))
         return to_values, (gradient * off).sum() * share, None
 
 

@@ -45,7 +45,8 @@ def simulate(network: nn.Module, file: RoundedFile, places: Places, *, learn_ran
     """Makes the network, folded and float, compute with the file's roundings; works in place.
 
     Hooks come before those of the methods' observers, which so see what the file would compute.
-    learn_ranges: whether the scales of activations are parameters.
+    learn_ranges: whether the scales of activations are parameters; those of capped ones never are: with a
+    wider grid the file would no longer cut where the network still does.
     """
     by_node = {weight.node: weight for weight in file.weights}
     for node, path in places.weights.items():
@@ -57,7 +58,10 @@ def simulate(network: nn.Module, file: RoundedFile, places: Places, *, learn_ran
     for name in (*places.left, *places.taken):
         origin = file.origin(name)
         if origin not in shared:
-            shared[origin] = Rounding(file.grids[origin], learn=learn_ranges)
+            learn = learn_ranges and origin not in places.capped
+            shared[origin] = Rounding(file.grids[origin], learn=learn)
+            # Wherever it is felt: the file has its grid from the range of the origin.
+            roundings[origin] = shared[origin]
         roundings[name] = shared[origin]
         if name in places.left:
             module = network.get_submodule(places.left[name])

@@ -89,7 +89,7 @@ def _tune(fabric: Fabric, context: Context, *, job: Job) -> Metrics:
     seed = settings.seed if settings.distill.seed is None else settings.distill.seed
     outcome = loop.fit(
         fabric,
-        _task(bare.network, card.preprocessing, context, training),
+        task_of(bare.network, card.preprocessing, context, training),
         recipe,
         training,
         Supply(data.validation, fabric.device),
@@ -121,8 +121,10 @@ def _found(
     return bare, find_places(bare.network, file, graph, feed(shown, job.card), images)
 
 
-def _task(network: nn.Module, preprocessing: Preprocessing, context: Context, training: Supply) -> Task:
-    """As the stage distill has it: the same teacher, the same methods, whose own parameters start anew."""
+def task_of(network: nn.Module, preprocessing: Preprocessing, context: Context, training: Supply) -> Task:
+    """As the stage distill has it: the same teacher, the same methods, whose own parameters start anew. Their
+    weights are whole from the first step: the student has had the warm-up, and a short fine-tune would be
+    over before a second one."""
     distill = context.settings.distill
     if not distill.methods:
         return Alone(network, preprocessing)
@@ -130,7 +132,7 @@ def _task(network: nn.Module, preprocessing: Preprocessing, context: Context, tr
     return Distillation(
         network,
         teacher,
-        distill.methods,
+        [one.model_copy(update={"warmup_epochs": 0.0}) for one in distill.methods],
         (preprocessing, teacher_card.preprocessing),
         label_weight=distill.label_weight,
         labels=torch.from_numpy(training.labels),

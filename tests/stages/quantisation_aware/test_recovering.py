@@ -154,6 +154,20 @@ def test_a_fine_tune_that_does_not_help_is_not_kept() -> None:
     assert any("not kept" in note for note in notes.notes)
 
 
+def test_a_fine_tune_that_would_not_pass_the_proof_is_not_kept() -> None:
+    """However often it is right: the file before it may pass."""
+    notes = Notes()
+    context = coarse.context(progress=notes)
+    strict = context.settings.quantize.model_copy(update={"agreement": 100.0, "prove": False})
+    quantize.run(replace(context, settings=SimpleNamespace(**{**vars(context.settings), "quantize": strict})))
+    found = figures(context.output, "signed")
+    facts = found["quantisation_aware"]
+    assert facts["after_top1"] > facts["before_top1"] == found["top1"]
+    assert facts["after_agreement"] < 100
+    assert facts["kept"] is False
+    assert any("less than quantize.agreement (100 %), so it is not kept" in note for note in notes.notes)
+
+
 def test_a_fine_tune_that_diverges_says_which_key_to_change() -> None:
     with pytest.raises(StageError, match="diverged") as caught:
         quantize.run(coarse.context(epochs=1, learning_rate=1e30))

@@ -37,6 +37,22 @@ def test_the_gradient_passes_within_the_ends_and_moves_the_scale() -> None:
     assert float(rounding.log_scale.grad) == pytest.approx(expected, rel=1e-5)
 
 
+@pytest.mark.parametrize("zero_point", [0, 255])
+def test_a_grid_to_one_side_of_zero_learns_like_one_to_the_other(zero_point: int) -> None:
+    side = 1.0 if zero_point == 0 else -1.0
+    rounding = Rounding(Grid(scale=0.5, zero_point=zero_point, lowest=0, highest=255), learn=True)
+    (rounding(side * torch.tensor([[0.3, 130.0]])) * side).sum().backward()
+    assert rounding.log_scale.grad is not None
+    assert float(rounding.log_scale.grad) == pytest.approx((0.4 + 255) * 0.5 / math.sqrt(2 * 255), rel=1e-5)
+
+
+def test_what_is_no_number_stays_none() -> None:
+    """Cut off to an end of the grid, it would hide from the loss that the network has diverged."""
+    values = torch.tensor([[math.nan, math.inf, 0.3]])
+    assert Rounding(SIGNED, learn=False)(values)[0, 0].isnan()
+    assert Rounding(SIGNED, learn=False)(values)[0, 1:].tolist() == [63.5, 0.5]
+
+
 def test_a_range_that_is_not_learned_is_no_parameter() -> None:
     assert list(Rounding(SIGNED, learn=False).parameters()) == []
     assert "log_scale" in Rounding(SIGNED, learn=False).state_dict()

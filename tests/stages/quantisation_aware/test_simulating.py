@@ -15,12 +15,14 @@ from torch import Tensor, nn
 from stages import quantize
 from stages.models import card as cards
 from stages.onnx_files.metadata import feed
-from stages.onnx_files.quantising import prepare
+from stages.onnx_files.quantising import RECIPES, prepare, quantised
+from stages.onnx_files.ranges import Method, find_ranges, float_activations
 from stages.onnx_files.sessions import open_session
 from stages.quantisation_aware.folding import folded
 from stages.quantisation_aware.placing import Places, find_places
 from stages.quantisation_aware.reading import RoundedFile, read_rounding
-from stages.quantisation_aware.simulating import simulate
+from stages.quantisation_aware.recovering import with_ranges
+from stages.quantisation_aware.simulating import ROUNDINGS, simulate
 from tests.stages.onnx_files.trained import (
     MOBILENET,
     TINY,
@@ -31,6 +33,7 @@ from tests.stages.onnx_files.trained import (
     normalised,
 )
 from tests.stages.onnx_files.trained_files import exported, exported_cnn, quantize_context
+from tests.stages.quantisation_aware import handing
 
 LOOKED_AT = 4
 
@@ -117,6 +120,53 @@ def test_what_a_node_hands_on_is_rounded_by_one_grid() -> None:
     roundings = simulate(bare, rounded, places, learn_ranges=True).roundings
     assert rounded.like == {"pool/MaxPool": "act/Relu"}
     assert roundings["pool/MaxPool"] is roundings["act/Relu"]
+
+
+@pytest.mark.parametrize("recipe", ["x86", "signed"])
+def test_every_part_of_a_split_is_rounded_by_one_grid(recipe: str) -> None:
+    bare, rounded, places, _ = _found(handing.HANDING, handing.exported(), recipe)
+    roundings = simulate(bare, rounded, places, learn_ranges=True).roundings
+    assert roundings["Split"] is roundings["Split:out1"] is roundings["act/Relu"]
+
+
+@pytest.mark.parametrize("recipe", ["x86", "signed"])
+def test_what_was_learned_is_what_the_file_rounds_by(recipe: str) -> None:
+    """Also behind a ReLU that is no module, whose grid the pooling behind it is handed."""
+    source = handing.exported()
+    bare, rounded, places, _ = _found(handing.HANDING, source, recipe)
+    simulation = simulate(bare, rounded, places, learn_ranges=True)
+    with torch.no_grad():
+        for parameter in simulation.network.get_submodule(ROUNDINGS).parameters():
+            parameter.mul_(1.1)
+    graph = prepare(onnx.load(source / "student.onnx"))
+    images, method = digits().train.images.batch(np.arange(LOOKED_AT)), Method("minmax")
+    tensors = float_activations(graph, RECIPES[recipe].op_types, set())
+    ranges = find_ranges(graph, tensors, lambda: [feed(images, _card(source))], [method])[method]
+    again = quantised(
+        graph,
+        with_ranges(ranges, simulation.ranges()),
+        RECIPES[recipe],
+        per_channel=True,
+        skipped=set(),
+        card=_card(source),
+    )
+    grids = read_rounding(again).grids
+    for name, rounding in simulation.roundings.items():
+        assert grids[name].scale == pytest.approx(float(rounding.log_scale.exp()), rel=1e-5), name
+        assert name in places.capped or grids[name].scale != pytest.approx(rounded.grids[name].scale)
+
+
+def test_a_grid_that_does_the_work_of_a_cap_is_not_learned() -> None:
+    """The x86 file has no node for ReLU6; its signed one has."""
+    found = {recipe: _found(handing.HANDING, handing.exported(), recipe) for recipe in ("x86", "signed")}
+    assert {recipe: places.capped for recipe, (_, _, places, _) in found.items()} == {
+        "x86": {"capped/Clip"},
+        "signed": set(),
+    }
+    bare, rounded, places, _ = found["x86"]
+    roundings = simulate(bare, rounded, places, learn_ranges=True).roundings
+    assert list(roundings["capped/Clip"].parameters()) == []
+    assert list(roundings["right/Conv"].parameters()) != []
 
 
 @pytest.mark.parametrize("recipe", ["x86", "signed"])
