@@ -95,7 +95,7 @@ STAGES: tuple[Stage, ...] = (
         name="report",
         summary="Write the report: one self-contained HTML page.",
         module="stages.report",
-        version=4,
+        version=5,
         inputs=(
             "train",
             "distill",

@@ -18,7 +18,7 @@ def int8_rows(calibration: dict[str, Any]) -> list[dict[str, Any]]:
     return [
         {
             "file": figures["file"],
-            "method": figures["calibration"]["method"],
+            "method": figures["calibration"]["method"] + _fine_tuned(figures),
             "missed": figures["budget"]["missed"],
             "stayed": _stayed(figures["float_layers"]),
             "cells": [
@@ -36,6 +36,12 @@ def int8_rows(calibration: dict[str, Any]) -> list[dict[str, Any]]:
 def calibration_doubts(calibration: dict[str, Any]) -> list[str]:
     """What of the calibration images should make one look twice."""
     return list(calibration.get("images", {}).get("doubts", []))
+
+
+def _fine_tuned(figures: dict[str, Any]) -> str:
+    """What follows the way of calibrating where the file is of a network fine-tuned for it."""
+    tuned = figures.get("quantisation_aware")
+    return ", then fine-tuned under its rounding" if tuned and tuned["kept"] else ""
 
 
 def _stayed(layers: list[dict[str, str]]) -> str:

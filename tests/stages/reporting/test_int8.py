@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+
 from stages.reporting.int8 import calibration_doubts, int8_rows
 
 
@@ -35,6 +37,20 @@ def test_what_stayed_in_float_is_counted_by_reason_and_named() -> None:
     assert many["stayed"].endswith("l11 and 3 more")
     (none,) = int8_rows(_calibration([]))
     assert none["stayed"] == "none"
+
+
+@pytest.mark.parametrize(
+    ("tuned", "told"),
+    [
+        (None, "percentile 99.99"),
+        ({"kept": False}, "percentile 99.99"),
+        ({"kept": True}, "percentile 99.99, then fine-tuned under its rounding"),
+    ],
+)
+def test_a_file_of_a_fine_tuned_network_is_told(tuned: dict[str, Any] | None, told: str) -> None:
+    calibration = _calibration([])
+    calibration["files"]["x86"]["quantisation_aware"] = tuned
+    assert int8_rows(calibration)[0]["method"] == told
 
 
 def test_doubts_are_handed_on_and_a_run_without_int8_has_no_block() -> None:
