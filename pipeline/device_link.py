@@ -42,7 +42,9 @@ with tempfile.TemporaryDirectory() as folder:
     with open(path + ".part", "wb") as file:
         file.write(content)
     os.replace(path + ".part", path)
-    if verb != "keep":
+    if verb == "keep":
+        print("\\n\\x1ekdpipe {}")
+    else:
         sys.exit(subprocess.run([sys.executable, "-B", path, verb], input=sys.argv[5].encode()).returncode)
 """
 
@@ -143,7 +145,7 @@ class Link:
         if self._delivered:
             return
         command = [self._python, "-c", _BOOT, self.settings["folder"], self._file, self._sha256, "keep"]
-        self._checked(*self._run(command, self._program))
+        self._answer(*self._run(command, self._program))  # adb may end with 0 although the link broke
         self._delivered = True
 
     def _run(

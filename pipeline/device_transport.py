@@ -19,7 +19,7 @@ SSH, ADB = "ssh://", "adb://"
 MASTER_LIVES_S = 60
 
 LOST = 255
-"""ssh's own exit code: the connection could not be made, or broke."""
+"""ssh's own exit code, and adb's: the connection could not be made, or broke."""
 
 
 class Transport(Protocol):
@@ -166,11 +166,12 @@ class Adb:
         return ["adb", "-s", self._serial, "shell", "-T", self.HOME + shlex.join(words)]
 
     def broke(self, code: int, said: str) -> tuple[str, str] | None:
-        """adb has exit code 1 for its own faults, as commands may: its words tell them apart."""
+        """adb has exit code 1 for its own faults, as commands may: its words tell them apart. A cable that is
+        pulled during a call ends a newer adb with 255, an older one with 0, without a word."""
         lines = [line for line in said.splitlines() if line.startswith(("error: ", "adb: "))]
-        if code == 0 or not lines:
+        if code == 0 or not (lines or code == LOST):
             return None
-        if "unauthorized" in lines[-1]:
+        if lines and "unauthorized" in lines[-1]:
             return "The device does not trust this machine yet", "unlock its screen and allow USB debugging"
         return (
             "The device cannot be reached, or the link broke",

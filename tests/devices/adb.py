@@ -3,7 +3,7 @@
 It has what matters of the real one: the words after `shell` are joined by blanks and taken apart by the
 device's shell, which starts at `/` with a `HOME` that cannot be written; exit codes and both streams come
 through; without `-T` bytes are changed as a terminal would; its own faults are exit code 1 and a line on
-standard error.
+standard error, but a cable that is pulled during a call ends it without a word: with 0, a newer one with 255.
 """
 
 from __future__ import annotations
@@ -40,11 +40,14 @@ raw = words[:1] == ["-T"]
 text = " ".join(words[raw:]).replace("/data/local/tmp", FOLDER)
 there = {{"HOME": "/proc", "PATH": "/usr/bin:/bin"}}
 shell = ["/bin/sh", "-c", text]
+if state == "dies once":
+    open(STATE, "w").write("device")
+    sys.exit(0)  # before the command began
 done = subprocess.run(shell, stdin=sys.stdin, stdout=subprocess.PIPE, cwd="/", env=there)
 if state == "noisy" and " fetch" in text:
     done.stdout = done.stdout.replace(b'"bytes": "', b'"bytes": "AAAA', 1)
-if state == "dies":
-    sys.exit(0)  # the cable was pulled: adb tells nothing
+if state in ("dies", "cut"):
+    sys.exit(255 if state == "cut" else 0)
 sys.stdout.buffer.write(done.stdout if raw else done.stdout.replace(b"\\n", b"\\r\\n"))
 sys.stdout.flush()
 sys.exit(done.returncode)

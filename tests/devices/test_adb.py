@@ -59,6 +59,7 @@ def test_results_that_arrive_damaged_are_not_taken(place: Place, board: tuple[Pa
         ("gone", "adb devices"),
         ("unauthorized", "allow USB debugging"),
         ("dies", "answer is missing"),
+        ("cut", "the link broke"),
     ],
 )
 def test_a_device_that_does_not_answer_is_told(
@@ -70,6 +71,16 @@ def test_a_device_that_does_not_answer_is_told(
     assert told.returncode == 4
     assert said in told.stderr
     assert "Traceback" not in told.stderr
+
+
+def test_a_program_that_did_not_arrive_is_sent_again(place: Place, board: tuple[Path, Path]) -> None:
+    state, home = board
+    state.write_text("dies once")
+    profile = place.profile({"phone": {"url": "adb://BOARD01", "python": place.python}})
+    listed = place.run("ship", "phone", profile, "--list")
+    assert listed.returncode == 0, listed.stderr
+    assert "nothing was shipped there yet" in listed.stdout
+    assert list((home / "kdpipe").glob("program-*.pyz"))
 
 
 def test_a_device_without_python_is_told_what_it_needs(place: Place, board: tuple[Path, Path]) -> None:
