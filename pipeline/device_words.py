@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from pipeline.devices import Measured, lasting
+from pipeline.errors import KdpipeError
 from pipeline.tables import SHORT_DIGEST, columns, duration, figure, size, table, with_interval
 
 
@@ -75,8 +76,12 @@ def measured_entry(one: Measured) -> dict[str, Any]:
         "rows": [],
     }
     if one.error is not None:
-        return {**entry, "error": {**one.error.as_json(), "exit_code": one.error.exit_code}}
+        return {**entry, "error": error_entry(one.error)}
     return {**entry, "rows": _scorecard(one)["rows"]}
+
+
+def error_entry(error: KdpipeError) -> dict[str, Any]:
+    return {**error.as_json(), "exit_code": error.exit_code}
 
 
 def releases_in_words(told: Mapping[str, Any]) -> str:

@@ -60,9 +60,9 @@ def take(
 
     Returns what was measured, and by target why others were not. A target that is in `work` is done.
     """
-    bundle, place = line.folder("package") / "bundle", place_of(line)
+    bundle, place = line.folder("package") / "bundle", place_of(line, key)
     if anew:
-        link.ask("remove", place=f"{place}/{key[:16]}")
+        link.ask("remove", place=f"{place}/results")
     sent = deliver(link, items_of(bundle), f"{place}/bundle", tell)
     tell(f"{link.name}: the bundle is there ({sent} bytes sent)")
     self_test(link, f"{place}/bundle", may_have_none=any(map(is_built_there, targets)))
@@ -107,7 +107,7 @@ def _take_one(
     key: str,
 ) -> None:
     settings, build = line.profile.sections["measure"], line.profile.sections["build"]
-    place = place_of(line)
+    place = place_of(line, key)
     there = is_built_there(target)
     runtime, _, precision = target.rpartition("-")
     preprocessing = manifest["preprocessing"]
@@ -115,7 +115,7 @@ def _take_one(
     combinations = len(settings["batch_sizes"]) * len(settings["threads"])
     planned_s = combinations * (settings["warmup_max_s"] + settings["max_duration_s"])
     limit_s = planned_s + GRACE_S
-    folder = f"{place}/{key[:16]}/{target}"
+    folder = f"{place}/results/{target}"
     answer = link.ask(
         "measure",
         timeout_s=limit_s * 1.1,
@@ -167,5 +167,6 @@ def self_test(link: Link, place: str, *, may_have_none: bool = False) -> list[st
     return list(told["lines"])
 
 
-def place_of(line: Line) -> str:
-    return f"measured/{str(line.made['package'].digest)[:16]}"
+def place_of(line: Line, key: str) -> str:
+    """Where a measurement lies on its device: of its own, for a board may be several devices of a profile."""
+    return f"measured/{str(line.made['package'].digest)[:16]}-{key[:16]}"

@@ -52,6 +52,21 @@ def open_link(name: str, profile: LoadedProfile) -> Link:
     return Link(name, devices[name], resolve(DEVICE_PROGRAM)())
 
 
+def reach(links: Sequence[Link], tell: Tell) -> tuple[list[Link], list[Measured]]:
+    """The devices that answer, and what became of the others."""
+    reached: list[Link] = []
+    failed: list[Measured] = []
+    for link in links:
+        try:
+            link.reach()
+            reached.append(link)
+        except KdpipeError as error:
+            failed.append(Measured(link.name, str(link.settings["url"]), "failed", error=error))
+            if len(links) > 1:
+                tell(f"{link.name}: {error.what}; the other devices come first")
+    return reached, failed
+
+
 def abilities(facts: Mapping[str, Any], targets: Sequence[str]) -> dict[str, str | None]:
     """By target, why it cannot be measured on a device; None if it can."""
     found: dict[str, str | None] = {}
@@ -69,13 +84,22 @@ def abilities(facts: Mapping[str, Any], targets: Sequence[str]) -> dict[str, str
 
 
 def measure(links: Sequence[Link], line: Line, *, force: bool, tell: Tell) -> list[Measured]:
-    """Every device at once; one that fails does not stop the others."""
+    """Every device at once, those of one address in turns: timed together they would slow each other down.
+
+    One that fails does not stop the others.
+    """
     found: list[Measured | None] = [None] * len(links)
+    boards: dict[str, list[int]] = {}
+    for place, link in enumerate(links):
+        boards.setdefault(str(link.settings["url"]), []).append(place)
+    stopped = threading.Event()
 
-    def work(place: int, link: Link) -> None:
-        found[place] = _measure_or_fail(link, line, force=force, tell=tell)
+    def work(places: list[int]) -> None:
+        for place in places:
+            if not stopped.is_set():
+                found[place] = _measure_or_fail(links[place], line, force=force, tell=tell)
 
-    threads = [threading.Thread(target=work, args=pair, daemon=True) for pair in enumerate(links)]
+    threads = [threading.Thread(target=work, args=(places,), daemon=True) for places in boards.values()]
     try:
         for thread in threads:
             thread.start()
@@ -83,6 +107,7 @@ def measure(links: Sequence[Link], line: Line, *, force: bool, tell: Tell) -> li
             while thread.is_alive():
                 thread.join(timeout=0.2)  # in slices, so that an interrupt is heard
     except BaseException:
+        stopped.set()
         for link in links:
             link.stop()
         raise
@@ -124,7 +149,7 @@ def _measure(link: Link, line: Line, *, force: bool, tell: Tell) -> Measured:
         asked["facts"] = lasting(facts)
         _publish(line, parts, asked, work, replacing=force, seconds=time.monotonic() - begun)
         store.close_work(DEVICE.name, key, done=True)
-    link.ask("remove", place=place_of(line))
+    link.ask("remove", place=place_of(line, key))
     return replace(done, status="ran", seconds=time.monotonic() - begun)
 
 

@@ -25,6 +25,17 @@ def raise_if_wanting(results: Sequence[StageResult], profile: Profile, *, strict
             raise error
 
 
+def results_despite(error: KdpipeError) -> Sequence[StageResult]:
+    """The results of a run whose stages are all up to date although it ended in `error`.
+
+    Raises `error` if a stage is not.
+    """
+    results: Sequence[StageResult] = getattr(error, "results", ())
+    if not results or any(result.path is None for result in results):
+        raise error
+    return results
+
+
 def _gate_missed(results: Sequence[StageResult], profile: Profile, strict: bool) -> KdpipeError | None:
     missed = [said for result in results for said in result.metrics.get("gates_missed") or ()]
     undecided = [said for result in results for said in result.metrics.get("gates_undecided") or ()]

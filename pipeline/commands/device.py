@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +20,16 @@ from pipeline.commands.base import (
 )
 from pipeline.commands.profiles import open_profile, remember_profile
 from pipeline.console import guarded_output
-from pipeline.errors import EXIT_DONE, EXIT_MACHINE_CANNOT, EXIT_STAGE_FAILED, EXIT_USAGE, DeviceCannot
+from pipeline.errors import (
+    EXIT_DONE,
+    EXIT_MACHINE_CANNOT,
+    EXIT_STAGE_FAILED,
+    EXIT_USAGE,
+    DeviceCannot,
+    GateMissed,
+    KdpipeError,
+    MachineCannot,
+)
 from pipeline.session import Session
 from stages import STAGES
 
@@ -32,7 +42,7 @@ def names_argument() -> click.Argument:
 
 
 def _check(names: tuple[str, ...], profile: str, overrides: tuple[str, ...]) -> int:
-    from pipeline.device_words import device_in_words
+    from pipeline.device_words import device_in_words, error_entry
     from pipeline.device_work import targets_of
     from pipeline.devices import abilities, open_link
 
@@ -40,24 +50,34 @@ def _check(names: tuple[str, ...], profile: str, overrides: tuple[str, ...]) -> 
     loaded, _ = open_profile(session, profile, overrides, None)
     about = {name: value for name, value in session.so_far().items() if name in ("profile", "overrides")}
     told: list[dict[str, Any]] = []
+    failed: list[KdpipeError] = []
     session.so_far = lambda: {**about, "devices": told}
     links = [open_link(name, loaded) for name in dict.fromkeys(names)]
     with ExitStack() as open_links:
         for link in links:
             open_links.enter_context(link)
-            facts = link.facts()
+            try:
+                facts = link.facts()
+            except KdpipeError as error:  # the others are looked at all the same
+                failed.append(error)
+                told.append({"name": link.name, "url": link.settings["url"], "error": error_entry(error)})
+                continue
             can = abilities(facts, targets_of(link.name, loaded))
             targets = [{"target": name, "can": why is None, "why_not": why} for name, why in can.items()]
             told.append({"name": link.name, "url": link.settings["url"], **facts, "targets": targets})
-    if not session.json:
-        session.console.result("\n\n".join(device_in_words(one) for one in told))
-    unable = [one["name"] for one in told if not any(target["can"] for target in one["targets"])]
+    reached = [one for one in told if "error" not in one]
+    if reached and not session.json:
+        session.console.result("\n\n".join(device_in_words(one) for one in reached))
+    unable = [one["name"] for one in reached if not any(target["can"] for target in one["targets"])]
     if unable:
-        raise DeviceCannot(
-            "No target of the profile can be measured there",
-            where=", ".join(f"device {name}" for name in unable),
-            mend="install numpy and a runtime there, or name another Python with devices.NAME.python",
+        failed.append(
+            DeviceCannot(
+                "No target of the profile can be measured there",
+                where=", ".join(f"device {name}" for name in unable),
+                mend="install numpy and a runtime there, or name another Python with devices.NAME.python",
+            )
         )
+    _raise_first(session, failed)
     if session.json:
         session.print_json(**session.so_far())
     return EXIT_DONE
@@ -69,7 +89,8 @@ def _measure(
     from pipeline.device_images import TestImages
     from pipeline.device_words import measured_entry, measured_in_words
     from pipeline.device_work import Line
-    from pipeline.devices import measure, open_link, prepare_sources
+    from pipeline.devices import measure, open_link, prepare_sources, reach
+    from pipeline.endings import results_despite
     from pipeline.progress import ConsoleListener
     from pipeline.runner import run as bring_up_to_date
 
@@ -83,9 +104,18 @@ def _measure(
     with guarded_output(session.console), ExitStack() as held:
         for link in links:
             held.enter_context(link)
-            link.reach()  # a device that does not answer is told before hours of training
+        # A device that does not answer is told before hours of training.
+        links, unreached = reach(links, session.console.warn)
+        done += unreached
+        if not links:
+            _raise_first(session, [one.error for one in done if one.error is not None])
         listener = held.enter_context(ConsoleListener(session.console, tuple(stage.name for stage in STAGES)))
-        results = bring_up_to_date(loaded, opened, listener, only="package")
+        ending: list[KdpipeError] = []
+        try:
+            results = bring_up_to_date(loaded, opened, listener, only="package")
+        except (GateMissed, MachineCannot) as error:
+            results = list(results_despite(error))  # a verdict on the host's figures, told in the end
+            ending.append(error)
         opened.prepare()
         held.callback(opened.release)
         made = {result.name: result for result in results}
@@ -93,19 +123,24 @@ def _measure(
         prepare_sources([link.name for link in links], made, sources, loaded)
         line = Line(loaded, opened, made, sources, TestImages(loaded, sources))
         done += measure(links, line, force=force, tell=session.console.line)
+        done.sort(key=lambda one: names.index(one.name))
         opened.digests.save()
     remember_profile(profile, overrides, opened)
-    if not session.json:
-        session.console.result("\n\n".join(measured_in_words(one) for one in done if one.error is None))
-    failed = [one for one in done if one.error is not None]
-    for other in failed[1:]:
-        if other.error is not None:
-            session.console.error(other.error)
-    if failed and failed[0].error is not None:
-        raise failed[0].error
+    measured = [one for one in done if one.error is None]
+    if measured and not session.json:
+        session.console.result("\n\n".join(measured_in_words(one) for one in measured))
+    _raise_first(session, [*(one.error for one in done if one.error is not None), *ending])
     if session.json:
         session.print_json(**session.so_far())
     return EXIT_DONE
+
+
+def _raise_first(session: Session, errors: Sequence[KdpipeError]) -> None:
+    """Raises the first of the errors, if there is one; the others are told before it."""
+    for other in errors[1:]:
+        session.console.error(other)
+    if errors:
+        raise errors[0]
 
 
 check = Command(

@@ -17,7 +17,7 @@ from pipeline.commands.base import (
 )
 from pipeline.commands.profiles import open_profile, remember_profile
 from pipeline.console import guarded_output
-from pipeline.errors import EXIT_DONE, UsageError
+from pipeline.errors import EXIT_DONE, GateMissed, MachineCannot, UsageError
 from pipeline.session import Session
 from stages import STAGES
 
@@ -69,14 +69,22 @@ def _install(
     session: Session, link: Link, loaded: LoadedProfile, opened: Store, keep: int | None
 ) -> dict[str, Any]:
     """The bundle, brought up to date and verified here, becomes the device's current release."""
+    from pipeline.endings import results_despite
     from pipeline.progress import ConsoleListener
     from pipeline.runner import run as bring_up_to_date
-    from pipeline.shipping import ship, verified_bundle
+    from pipeline.shipping import may_ship, ship, verified_bundle
 
     link.reach()  # a device that does not answer is told before hours of training
     session.resumable = True
     with ConsoleListener(session.console, tuple(stage.name for stage in STAGES)) as listener:
-        packed = bring_up_to_date(loaded, opened, listener, only="package")[-1]
+        try:
+            results = bring_up_to_date(loaded, opened, listener, only="package")
+        except (GateMissed, MachineCannot) as error:
+            results = list(results_despite(error))
+            if isinstance(error, GateMissed) and not may_ship(results):
+                raise
+            session.console.warn(f"{error.what}: the bundle is shipped all the same")
+    packed = results[-1]
     bundle = verified_bundle(opened, packed)
     newest = int(link.settings["keep"] if keep is None else keep)
     return ship(link, bundle, str(packed.digest), keep=newest, tell=session.console.line)
@@ -86,7 +94,8 @@ ship = Command(
     "ship",
     help="Install the profile's bundle on a device, as the release in use.\n\n"
     "Each release has a folder by its digest; `current` points to the one in use, in one step and only after "
-    "the self-test passed there. The last few are kept for --rollback.",
+    "the self-test passed there. The last few are kept for --rollback. If the bundle's default target misses "
+    "a gate, nothing is shipped.",
     params=[
         click.Argument(["name"], metavar="NAME"),
         profile_argument(),

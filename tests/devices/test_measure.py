@@ -33,7 +33,8 @@ def test_check_tells_what_is_there_and_leaves_nothing(place: Place) -> None:
 
 def test_a_killed_measurement_goes_on_by_target_and_is_cached(place: Place) -> None:
     home = place.home()
-    profile = place.profile({"board": place.device(home, targets=PACKED)})
+    # As many images as no other test takes: the store is shared, and equal measurements are taken once.
+    profile = place.profile({"board": place.device(home, targets=PACKED, accuracy_images=24)})
     command = [sys.executable, "-m", "pipeline", "device", "measure", "board", str(profile)]
     with subprocess.Popen(
         [*command, "--store", str(place.store)],
@@ -71,19 +72,30 @@ def test_a_killed_measurement_goes_on_by_target_and_is_cached(place: Place) -> N
     assert document(again)["devices"][0]["rows"] == device["rows"]
 
 
-def test_two_devices_at_once_and_one_that_does_not_answer(place: Place) -> None:
-    first, second = place.home(), place.home()
+def test_two_devices_on_one_board_and_one_that_does_not_answer(place: Place) -> None:
+    home = place.home()
     devices = {
-        "one": place.device(first, targets=["onnxruntime-fp32"]),
-        "two": place.device(second, targets=["onnxruntime-int8"]),
         "gone": {"url": "ssh://127.0.0.1:1", "config": str(place.server.config)},
+        "one": place.device(home, targets=PACKED[:1], accuracy_images=31),
+        "two": place.device(home, targets=PACKED, accuracy_images=31),
     }
     profile = place.profile(devices)
-    ran = place.run("device", "measure", "one", "two", profile, "--json")
-    assert ran.returncode == 0, ran.stderr
+    ran = place.run("device", "measure", "gone", "one", "two", profile, "--json")
+    assert ran.returncode == 4, ran.stderr
+    assert "Connection refused" in document(ran)["error"]["why"]
     found = {device["name"]: device for device in document(ran)["devices"]}
-    assert [row["target"] for row in found["one"]["rows"]] == ["onnxruntime-fp32"]
-    assert [row["target"] for row in found["two"]["rows"]] == ["onnxruntime-int8"]
+    assert list(found) == ["gone", "one", "two"]
+    assert [found[name]["status"] for name in found] == ["failed", "ran", "ran"]
+    assert [row["target"] for row in found["one"]["rows"]] == PACKED[:1]
+    assert [row["target"] for row in found["two"]["rows"]] == PACKED
+    said = ran.stderr
+    assert said.index("one: onnxruntime-fp32 done") < said.index("two: the bundle is there"), "in turns"
+    assert not list((home / "measured").iterdir())
+    seen = kdpipe("device", "check", "gone", "one", profile, "--json")
+    assert seen.returncode == 4
+    absent, there = document(seen)["devices"]
+    assert absent["error"]["exit_code"] == 4
+    assert [target["target"] for target in there["targets"] if target["can"]] == PACKED[:1]
     gone = place.run("device", "measure", "gone", profile)
     assert gone.returncode == 4
     assert "Connection refused" in gone.stderr
