@@ -87,7 +87,7 @@ STAGES: tuple[Stage, ...] = (
         name="package",
         summary="Pack a bundle that runs on a device without kdpipe.",
         module="stages.package",
-        version=3,
+        version=4,
         inputs=("build", "measure", "gate"),
         reads=("name", "package"),
     ),

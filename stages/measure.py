@@ -104,7 +104,7 @@ def _measure(subject: Subject, measure: MeasureSettings, row: dict[str, Any], sa
     results = []
     for threads in measure.threads:
         for batch in measure.batch_sizes:
-            if batch > subject.batch_max:
+            if not subject.takes(batch):
                 continue
             planned_s = measure.warmup_max_s + measure.max_duration_s
             result, output = launch.run(
@@ -139,7 +139,7 @@ def _under_load(subject: Subject, measure: MeasureSettings, samples: Path) -> li
     """An entry a rate of arrivals, at the first batch size and thread count."""
     batch, threads = measure.batch_sizes[0], measure.threads[0]
     entries: list[dict[str, Any]] = []
-    if batch > subject.batch_max:
+    if not subject.takes(batch):
         return entries
     for rate in measure.arrival_rates:
         planned_s = measure.warmup_max_s + 4 * measure.arrivals_s
@@ -194,10 +194,7 @@ def _compare(
         row["agreement_with_float"] = scorecard.agreement(found, predictions[row["model"]])
         right, before = found.argmax(axis=1) == labels, predictions[row["model"]] == labels
         row["against_float"] = paired_difference(right, before)
-        own = scorecard.first_p50_ms(row)
-        of_teacher = scorecard.first_p50_ms(baseline) if baseline else None
-        if own and of_teacher:
-            row["speedup"] = round(of_teacher / own, 3)
+        row["speedup"] = scorecard.speedup(row, baseline)
 
 
 def _metrics(rows: list[dict[str, Any]], recommendation: dict[str, Any], judged: dict[str, Any]) -> Metrics:

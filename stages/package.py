@@ -99,6 +99,7 @@ def _target(target: dict[str, Any], row: dict[str, Any] | None) -> dict[str, Any
         "versions": target["versions"],
         "sha256": target["sha256"],
         "size_bytes": target["size_bytes"],
+        "batch_min": target.get("facts", {}).get("batch_min") or 1,
         "batch_max": target.get("facts", {}).get("batch_max") or 256,
         "top1": row["top1"] if row else None,
         "p50_ms": latency.get("p50_ms"),

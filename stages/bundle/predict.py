@@ -227,8 +227,11 @@ def run(manifest: dict[str, Any], name: str, images: np.ndarray, threads: int) -
         feed = normalise(images, manifest["preprocessing"])
     step = min(len(images), target["batch_max"])
     parts = [np.ascontiguousarray(feed[start : start + step]) for start in range(0, len(feed), step)]
-    call = runner(module, folder, threads)
-    return np.concatenate([call(part) for part in parts]).astype(np.float32)
+    call, least = runner(module, folder, threads), target.get("batch_min", 1)
+    # An engine takes no batch below its smallest: images go round, and their answers are left out.
+    fed = [part[np.arange(max(len(part), least)) % len(part)] for part in parts]
+    logits = [call(more)[: len(part)] for more, part in zip(fed, parts, strict=True)]
+    return np.concatenate(logits).astype(np.float32)
 
 
 def normalise(images: np.ndarray, preprocessing: dict[str, Any]) -> np.ndarray:
@@ -309,7 +312,10 @@ def run_tensorrt(module: Any, folder: Path, threads: int) -> Any:
     runtime = module.Runtime(module.Logger(module.Logger.ERROR))
     engine = runtime.deserialize_cuda_engine(next(folder.glob("*.engine")).read_bytes())
     if engine is None:
-        raise Unavailable("TensorRT refused the engine: it was built for another GPU or TensorRT version")
+        raise Unavailable(
+            "TensorRT refused the engine: it was built for another GPU or TensorRT version, or it is "
+            "version-compatible, which this program never loads"
+        )
     context = engine.create_execution_context()
     names = [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]
 

@@ -43,6 +43,13 @@ class Subject:
     def batch_max(self) -> int:
         return int(self.target.get("facts", {}).get("batch_max") or 2**31)
 
+    @property
+    def batch_min(self) -> int:
+        return int(self.target.get("facts", {}).get("batch_min") or 1)
+
+    def takes(self, batch: int) -> bool:
+        return self.batch_min <= batch <= self.batch_max
+
     def job(self, measure: MeasureSettings, mode: str, **more: Any) -> dict[str, Any]:
         preprocessing = self.card["preprocessing"]
         size = preprocessing["image_size"]
@@ -55,6 +62,7 @@ class Subject:
             "input": self.card["input"],
             "mean": preprocessing["mean"],
             "std": preprocessing["std"],
+            "batch_min": self.batch_min,
             "batch_max": self.batch_max,
             "images": str(self.images),
             "settings": measure.model_dump(mode="json"),

@@ -37,8 +37,8 @@ def measure(
         return []
     batch, threads = settings.batch_sizes[0], settings.threads[0]
     found = []
-    before = {name: one for name, one in (earlier or {}).items() if batch <= one.batch_max}
-    chosen = chosen_pairs([one for one in subjects if batch <= one.batch_max], before)
+    before = {name: one for name, one in (earlier or {}).items() if one.takes(batch)}
+    chosen = chosen_pairs([one for one in subjects if one.takes(batch)], before)
     for done, (first, second) in enumerate(chosen):
         progress.update(done, len(chosen), "comparisons", of=f"{first.slug} and {second.slug}")
         try:

@@ -70,6 +70,7 @@ class OnnxRuntimeTensorRt:
             **facts,
             "nodes": nodes,
             "engines": len(engines),
+            "batch_min": settings.batch_min,
             "batch_max": settings.batch_max,
             "strongly_typed": True,
             "reproducible": False,

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
 
@@ -23,7 +24,7 @@ from stages.runtimes.settings import BuildSettings
 from tests.stages.runtimes.networks import CLASSES, MEAN, STD, source_of
 
 
-def _bundle(folder: Path, target: str, source: Source) -> Path:
+def _bundle(folder: Path, target: str, source: Source, **facts_of_target: int) -> Path:
     """A bundle of one target, whose files the caller puts into the folder that is returned."""
     models = folder / "models" / target
     models.mkdir(parents=True)
@@ -31,7 +32,7 @@ def _bundle(folder: Path, target: str, source: Source) -> Path:
     (folder / "labels.txt").write_text("\n".join(map(str, range(CLASSES))), encoding="utf-8")
     height, _, channels = source.image_shape
     facts = {"image_size": height, "channels": channels, "resize": "bilinear", "scale": 1 / 255}
-    entry = {"runtime": target.rpartition("-")[0], "batch_max": 1, "top1": None}
+    entry = {"runtime": target.rpartition("-")[0], "batch_max": 1, "top1": None, **facts_of_target}
     manifest = {
         "default_target": target,
         "input": source.input,
@@ -68,6 +69,23 @@ def test_ncnn_gives_the_probabilities_of_the_source(
     for row, wanted in zip(told, expected, strict=True):
         found = {int(entry["label"]): entry["probability"] for entry in row}
         np.testing.assert_allclose([found[label] for label in range(CLASSES)], wanted, atol=1e-3)
+
+
+@pytest.mark.parametrize("images", [1, 8, 11])
+def test_a_file_for_larger_batches_is_given_none_that_is_smaller(images: int, tmp_path: Path) -> None:
+    source = source_of("cnn")
+    models = _bundle(tmp_path, "onnxruntime-fp32", source, batch_min=8, batch_max=8)
+    model = onnx.load(str(source.onnx))
+    del model.graph.value_info[:]
+    for edge in (*model.graph.input, *model.graph.output):
+        edge.type.tensor_type.shape.dim[0].dim_value = 8
+    onnx.save(model, str(models / "model.onnx"))
+    pixels = natural_images(source.image_shape, images)
+    done = _predict(tmp_path, pixels)
+    assert done.returncode == 0, done.stderr
+    told: list[list[dict[str, Any]]] = json.loads(done.stdout)["predictions"]
+    expected = parity.source_logits(source.onnx, source, pixels).argmax(axis=1)
+    assert [int(row[0]["label"]) for row in told] == expected.tolist()
 
 
 @pytest.mark.skipif(

@@ -125,4 +125,6 @@ def test_an_earlier_target_is_held_against_its_namesake_at_batches_that_it_takes
     assert (found["first"]["model"], found["second"]["model"]) == ("reference", "student")
     at_8 = QUICK.model_copy(update={"batch_sizes": [8]})
     assert pairs.measure([student], at_8, tmp_path, notes, earlier=before) == []
+    from_4 = earlier(student, student.folder, batch_min=4)
+    assert pairs.measure([student], QUICK, tmp_path, notes, earlier=from_4) == []
     assert notes.notes == []
