@@ -10,10 +10,14 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from pipeline.keys import canonical
 from pipeline.store import Store
 from stages import DEVICE
 
 Pick = Callable[..., dict[str, Any]]
+
+HARDWARE = ("cpu", "architecture", "cores", "memory_gib", "board")
+"""What tells two devices apart, beside the GPU's name and the targets."""
 
 OF_THE_HOST = ("latency", "slowdown", "peak_memory")
 """Beginnings of metrics that were judged by what the host measured: they say nothing of a device."""
@@ -24,25 +28,29 @@ def device_picks(
 ) -> list[dict[str, Any]]:
     """A pick for each device whose measurement, of these very files, lies in the store; newest first.
 
+    Of equal hardware with the same targets only the newest counts, whatever versions were installed there.
+
     measured: digest of the measure artefact that the devices' figures belong to. found: content of
-    `gates.json`. pick: the function that picks, `stages.gating.picking.pick`. Each entry has `device` (its
-    processor), `made_at` and what `pick` returns.
+    `gates.json`. pick: the function that picks, `stages.gating.picking.pick`. Each entry has `device` (in
+    words), `targets`, `made_at` and what `pick` returns.
     """
     manifests = [
         one for one in store.manifests(DEVICE.name) if one.key_parts["inputs"].get("measure") == measured
     ]
     entries, told = [], set()
     for manifest in sorted(manifests, key=lambda one: one.created, reverse=True):
+        device, targets = manifest.key_parts["device"], list(manifest.key_parts["targets"])
+        same = canonical([*(device[fact] for fact in HARDWARE), device["cuda"].get("name"), targets])
+        if same in told:  # an earlier measurement of such a device
+            continue
+        told.add(same)
         scorecard = json.loads(
             (store.artefact_path(DEVICE.name, manifest.key) / "scorecard.json").read_text(encoding="utf-8")
         )
-        name = device_name(scorecard["device"])
-        if name in told:  # an earlier measurement of the same kind of board
-            continue
-        told.add(name)
         judgements = judged_anywhere(found["judgements"])
         chosen = pick(scorecard["rows"], float_top1=float_top1, judgements=judgements)
-        entries.append({"device": name, "made_at": manifest.created, **chosen})
+        name = device_name(scorecard["device"])
+        entries.append({"device": name, "targets": targets, "made_at": manifest.created, **chosen})
     return entries
 
 
@@ -52,7 +60,7 @@ def judged_anywhere(judgements: Sequence[Mapping[str, Any]]) -> list[Mapping[str
 
 
 def device_name(facts: Mapping[str, Any]) -> str:
-    """The board if it says what it is, else its processor."""
-    machine = facts["machine"]
-    cores = machine["cores"]
-    return f"{facts.get('board') or machine['cpu']}, {cores} core{'s' * (cores != 1)}"
+    """The board, if it says what it is, and its processor: makers give one name to many machines."""
+    cores = facts["machine"]["cores"]
+    told = dict.fromkeys((facts.get("board"), facts["machine"]["cpu"]))
+    return ", ".join([*(name for name in told if name), f"{cores} core{'s' * (cores != 1)}"])

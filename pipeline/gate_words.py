@@ -60,7 +60,8 @@ def front_in_words(pick: Found) -> list[str]:
 def device_in_words(entry: Found) -> list[str]:
     """What to ship to one device, and its Pareto front."""
     pick = [f"  {line}" for line in pick_in_words(entry, label="ship")]
-    return ["", f"on the device {entry['device']}:", *pick, *(f"  {line}" for line in front_in_words(entry))]
+    about = f"on the device {entry['device']} ({', '.join(entry['targets'])}):"
+    return ["", about, *pick, *(f"  {line}" for line in front_in_words(entry))]
 
 
 def github_annotations(found: Found, places: Mapping[int, str], *, strict: bool) -> list[str]:
