@@ -69,6 +69,20 @@ def row(target: dict[str, Any], card: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+def speedup(scorecard_row: dict[str, Any], baseline: dict[str, Any] | None) -> float | None:
+    """The baseline's p50 over the row's own, at the first batch size and thread count that the row ran.
+
+    None if the baseline did not run that: times of unequal batches say nothing of speed.
+    """
+    if not scorecard_row["latency"] or not baseline:
+        return None
+    own = scorecard_row["latency"][0]
+    for entry in baseline["latency"]:
+        if (entry["batch"], entry["threads"]) == (own["batch"], own["threads"]):
+            return float(round(entry["p50_ms"] / own["p50_ms"], 3))
+    return None
+
+
 def first_p50_ms(scorecard_row: dict[str, Any]) -> float | None:
     """p50 at the first batch size and thread count of the profile."""
     entries = scorecard_row["latency"]
