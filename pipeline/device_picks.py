@@ -7,20 +7,18 @@ another. So each device has a front of its own.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from pipeline.keys import canonical
+from pipeline.plan import resolve
 from pipeline.store import Store
-from stages import DEVICE
+from stages import DEVICE, JUDGE_THERE
 
 Pick = Callable[..., dict[str, Any]]
 
 HARDWARE = ("cpu", "architecture", "cores", "memory_gib", "board")
 """What tells two devices apart, beside the GPU's name and the targets."""
-
-OF_THE_HOST = ("latency", "slowdown", "peak_memory")
-"""Beginnings of metrics that were judged by what the host measured: they say nothing of a device."""
 
 
 def device_picks(
@@ -35,7 +33,9 @@ def device_picks(
     words), `targets`, `made_at` and what `pick` returns.
     """
     manifests = [
-        one for one in store.manifests(DEVICE.name) if one.key_parts["inputs"].get("measure") == measured
+        one
+        for one in store.manifests(DEVICE.name)
+        if one.key_parts["inputs"].get("measure") == measured and one.key_parts["version"] == DEVICE.version
     ]
     entries, told = [], set()
     for manifest in sorted(manifests, key=lambda one: one.created, reverse=True):
@@ -44,19 +44,21 @@ def device_picks(
         if same in told:  # an earlier measurement of such a device
             continue
         told.add(same)
-        scorecard = json.loads(
-            (store.artefact_path(DEVICE.name, manifest.key) / "scorecard.json").read_text(encoding="utf-8")
-        )
-        judgements = judged_anywhere(found["judgements"])
-        chosen = pick(scorecard["rows"], float_top1=float_top1, judgements=judgements)
+        folder = store.artefact_path(DEVICE.name, manifest.key)
+        scorecard = json.loads((folder / "scorecard.json").read_text(encoding="utf-8"))
+        # Of the images that were run there, which may be few: top-1 of others says nothing about them.
+        own_top1 = (scorecard["float_top1"] or {}).get("student", float_top1)
+        scorecard["rows"] = _rows(scorecard)
+        judgements = resolve(JUDGE_THERE)(found["gates"], folder, scorecard)
+        chosen = pick(scorecard["rows"], float_top1=own_top1, judgements=judgements)
         name = device_name(scorecard["device"])
         entries.append({"device": name, "targets": targets, "made_at": manifest.created, **chosen})
     return entries
 
 
-def judged_anywhere(judgements: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """The judgements of accuracy, agreement and size, which hold for a file wherever it runs."""
-    return [one for one in judgements if not one["metric"].startswith(OF_THE_HOST)]
+def _rows(scorecard: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """With why a target that was timed there has no accuracy, which a device's rows tell apart."""
+    return [{**row, "why_not": row["why_not"] or row["accuracy_why_not"]} for row in scorecard["rows"]]
 
 
 def device_name(facts: Mapping[str, Any]) -> str:

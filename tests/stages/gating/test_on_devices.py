@@ -23,8 +23,8 @@ def wrong(count: int) -> np.ndarray:
 
 @pytest.fixture
 def there(tmp_path: Path) -> tuple[Path, dict[str, Any]]:
-    """An engine built on a device, wrong on 44 images where the float student is on 4 and the teacher on none;
-    and one that could not be built there."""
+    """An engine built on a device, wrong on 44 images where the float student is on 4 and the teacher on
+    none; and one that could not be built there."""
     (tmp_path / "predictions").mkdir()
     classes = {
         "labels": LABELS,

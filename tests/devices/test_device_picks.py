@@ -1,0 +1,114 @@
+"""What is picked for a device, by the images that were run there, of an artefact as it leaves one."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from pipeline.device_picks import device_picks
+from pipeline.stage import Context
+from pipeline.store import Store
+from stages import DEVICE
+from stages.devices import accuracy
+from stages.gating.picking import pick
+from stages.measuring.scorecard import top1
+
+TARGET = "tensorrt-fp16"
+ALL = 1000
+LABELS = (np.arange(ALL) % 10).astype(np.int32)
+HARD = np.arange(ALL) % 20 == 0
+"""Of the images the float networks err on these alone; they are half of the hundred that are sent."""
+
+
+def wrong(where: np.ndarray) -> np.ndarray:
+    return np.where(where, (LABELS + 1) % 10, LABELS)
+
+
+def left_by_a_device(store: Store, place: Path, count: int, errs_on: np.ndarray) -> None:
+    """An engine that only the device could build, run on `count` of the images."""
+    for folder in ("measure/predictions", "evaluate"):
+        (place / folder).mkdir(parents=True)
+    np.save(place / "measure/predictions/labels.npy", LABELS)
+    classes = {"predictions": wrong(HARD).tolist()}
+    (place / "evaluate/metrics.json").write_text(json.dumps({"teacher": classes, "student": classes}))
+    inputs = {name: place / name for name in ("measure", "evaluate")}
+    with store.scratch() as output:
+        (output / "predictions").mkdir()
+        context = Context(SimpleNamespace(), inputs, output, work=place)
+        images = accuracy.sent(count, context)
+        row: dict[str, Any] = {
+            "model": "student",
+            "target": TARGET,
+            "runtime": "tensorrt",
+            "precision": "fp16",
+        }
+        row |= {"top1": None, "why_not": None, "size_bytes": 1000, "latency": [latency()], **accuracy.NONE}
+        if images is not None:
+            (place / "there").mkdir()
+            np.save(place / "there/predictions.npy", wrong(errs_on)[images.chosen])
+        row |= accuracy.figures(TARGET, place / "there", images, context)
+        document = {
+            "device": {"board": "a board", "machine": {"cpu": "a processor", "cores": 4}},
+            "settings": {"batch_sizes": [1], "threads": [1]},
+            "float_top1": images.float_top1() if images else None,
+            "rows": [row],
+        }
+        (output / "scorecard.json").write_text(json.dumps(document))
+        hardware = {"cpu": "a", "architecture": "b", "cores": 4, "memory_gib": 8, "board": "c", "cuda": {}}
+        parts = {"version": DEVICE.version, "inputs": {"measure": "m"}, "targets": [TARGET]}
+        store.publish(
+            output,
+            stage=DEVICE.name,
+            version=DEVICE.version,
+            key_parts={**parts, "device": hardware},
+            inputs={},
+            metrics={},
+            seconds=1.0,
+            profile={"path": "a.yaml", "name": "a"},
+        )
+
+
+def latency() -> dict[str, Any]:
+    return {"batch": 1, "threads": 1, "p50_ms": 1.0, "p50_ci_ms": [0.9, 1.1]}
+
+
+def picked(store: Store, *gates: dict[str, Any]) -> dict[str, Any]:
+    """On all images the float student has 95 %."""
+    (found,) = device_picks(store, "m", {"gates": gates, "judgements": []}, 95.0, pick)
+    return found
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(tmp_path / "store")
+
+
+def test_accuracy_is_held_against_the_float_student_on_the_same_images(store: Store, tmp_path: Path) -> None:
+    left_by_a_device(store, tmp_path, 100, HARD)
+    assert top1(wrong(HARD), LABELS)["top1"] == 95.0
+    found = picked(store)
+    assert found["target"] == TARGET, "it errs where the float student does"
+    assert found["front"][0]["top1"] == 50.0
+    (missed,) = picked(store, {"metric": "accuracy", "min": 90})["rejected"]
+    assert "misses a gate: accuracy is 50 [" in missed["why"]
+
+
+def test_gates_reach_an_engine_that_the_host_never_ran(store: Store, tmp_path: Path) -> None:
+    left_by_a_device(store, tmp_path, 100, np.arange(ALL) % 20 < 12)
+    (missed,) = picked(store, {"metric": "accuracy_drop", "max": 2})["rejected"]
+    assert "misses a gate: accuracy_drop against the student is 50 [" in missed["why"]
+    kept = picked(store, {"metric": "accuracy_drop", "max": 90}, {"metric": "latency_p50_ms", "max": 0.001})
+    assert (kept["target"], kept["undecided"]) == (TARGET, []), "a limit on latency is the host's"
+
+
+def test_without_images_it_is_said_that_accuracy_is_not_known(store: Store, tmp_path: Path) -> None:
+    left_by_a_device(store, tmp_path, 0, HARD)
+    found = picked(store)
+    assert found["target"] is None
+    assert found["reason"] == "of no target the accuracy was measured"
+    assert found["unmeasured"] == [{"target": TARGET, "why": "accuracy_images of the device is 0"}]
