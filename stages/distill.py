@@ -24,7 +24,7 @@ from stages.models.create import create
 from stages.models.features import Needs
 from stages.models.feeding import fed
 from stages.models.observer import Observer
-from stages.training import before, loop, result
+from stages.training import batches, before, loop, result
 from stages.training.checkpoint import Checkpoints, file_digest, identity_of, weights_digest
 from stages.training.fabric import launch, resolve
 from stages.training.supply import Supply, training_supply
@@ -74,7 +74,7 @@ def _distill(fabric: Fabric, context: Context) -> Metrics:
     _same_images(teacher_card, data)
     training = training_supply(data, recipe, split_seed=settings.data.split_seed, device=fabric.device)
     validation = Supply(data.validation, fabric.device)
-    before.refuse_large_batch(recipe, training.count, "distill")
+    batches.refuse_large_batch(recipe, training.count, "distill")
     one = loop.images_seen(recipe, training.count)
     total = 2 * one if recipe.baseline else one
     seed = settings.seed if recipe.seed is None else recipe.seed

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -14,10 +15,13 @@ from pipeline.errors import StageError
 from pipeline.stage import Context, Metrics
 from stages.data.load import DataSet
 from stages.data.load import load as load_data
+from stages.data.torchvision_sets import to_be_downloaded
+from stages.data.torchvision_table import SETS
 from stages.onnx_files.calibration import audit, divide, doubts, provenance
 from stages.onnx_files.quantising import RECIPES, Recipe, prepare
 from stages.onnx_files.ranges import Method, Ranges, find_ranges, float_activations
 from stages.quantisation_aware.recovering import recovered
+from stages.quantisation_aware.settings import SECTION, recipe_of
 from stages.quantising.bench import Bench, open_bench, top1
 from stages.quantising.exclusion import relieved
 from stages.quantising.making import Judged, Made, judge
@@ -27,6 +31,24 @@ from stages.quantising.sweeping import calibrated, methods_of
 from stages.runtimes import registry
 from stages.runtimes.settings import TargetSettings
 from stages.settings import QuantizeSettings
+from stages.training import batches
+
+
+def check(settings: SimpleNamespace) -> None:
+    """Raises UsageError for batches of the fine-tune that cannot be made of the training images.
+
+    Only what the profile says of the fine-tune itself counts, unless it surely runs: what it takes over from
+    `distill` was looked at there, and a fine-tune that is never needed refuses no profile.
+    """
+    own = settings.quantize.distill
+    said = own.batch_size is not None or own.fraction is not None or own.when == "always"
+    if own.when == "never" or not said or not needed_recipes(settings.targets):
+        return
+    recipe = recipe_of(own, settings.distill)
+    batches.refuse_unequal_shares(recipe, settings.compute.devices, SECTION)
+    if not (settings.data.name in SETS and to_be_downloaded(settings.data)):
+        count = round(len(load_data(settings.data).train) * recipe.fraction)
+        batches.refuse_large_batch(recipe, count, SECTION)
 
 
 def run(context: Context) -> Metrics:

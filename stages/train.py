@@ -10,7 +10,7 @@ from pipeline.stage import Context, Metrics
 from stages.data.load import load
 from stages.models.create import create
 from stages.models.feeding import fed
-from stages.training import before, loop, result
+from stages.training import batches, before, loop, result
 from stages.training.checkpoint import Checkpoints, identity_of, weights_digest
 from stages.training.fabric import launch, resolve
 from stages.training.settings import TrainSettings
@@ -42,7 +42,7 @@ def _train(fabric: Fabric, context: Context) -> Metrics:
         image_size=preprocessing.side,
     )
     training = training_supply(data, recipe, split_seed=settings.data.split_seed, device=fabric.device)
-    before.refuse_large_batch(recipe, training.count, "train")
+    batches.refuse_large_batch(recipe, training.count, "train")
     identity = identity_of(settings, weights=weights_digest(settings.teacher))
     outcome = loop.fit(
         fabric,

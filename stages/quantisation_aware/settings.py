@@ -7,6 +7,9 @@ from typing import Literal
 from stages.fields import Settings, setting
 from stages.training.settings import RecipeSettings
 
+SECTION = "quantize.distill"
+"""Its place in a profile."""
+
 SLOWER = 0.1
 """Learning rate of the fine-tune as a share of the one that the student was distilled with."""
 

@@ -25,17 +25,15 @@ from stages.onnx_files.metadata import feed
 from stages.quantisation_aware.folding import Folded, folded
 from stages.quantisation_aware.placing import Places, find_places
 from stages.quantisation_aware.reading import RoundedFile, read_rounding
-from stages.quantisation_aware.settings import recipe_of
+from stages.quantisation_aware.settings import SECTION, recipe_of
 from stages.quantisation_aware.simulating import simulate
-from stages.training import before, loop
+from stages.training import batches, loop
 from stages.training.augment import seed_of
 from stages.training.checkpoint import Checkpoints, file_digest, identity_of
 from stages.training.fabric import launch
 from stages.training.settings import RecipeSettings
 from stages.training.supply import Normalise, Supply, training_supply
 from stages.training.tasks import Alone, Distillation, Task
-
-SECTION = "quantize.distill"
 
 LOOKED_AT = 4
 """Images that show which module a rounding belongs to: no two activations are alike on all of them."""
@@ -85,7 +83,7 @@ def _tune(fabric: Fabric, context: Context, *, job: Job) -> Metrics:
         return {"facts": {"places": places.as_json()}}
     simulation = simulate(bare.network, file, places, learn_ranges=own.learn_ranges)
     training = training_supply(data, recipe, split_seed=settings.data.split_seed, device=fabric.device)
-    before.refuse_large_batch(recipe, training.count, SECTION)
+    batches.refuse_large_batch(recipe, training.count, SECTION)
     seed = settings.seed if settings.distill.seed is None else settings.distill.seed
     outcome = loop.fit(
         fabric,

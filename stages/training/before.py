@@ -11,7 +11,7 @@ from stages.data.torchvision_table import SETS
 from stages.models import create as models
 from stages.models.feeding import fed
 from stages.models.settings import ModelSettings
-from stages.training import fabric
+from stages.training import batches, fabric
 from stages.training import recipe as recipes
 from stages.training.settings import RecipeSettings
 
@@ -33,34 +33,17 @@ def check(settings: SimpleNamespace, model: ModelSettings, recipe: RecipeSetting
             why=f"neither {whose}.checkpoint nor {whose}.pretrained is set",
             mend=f"--set {section}.epochs=20, or --set {whose}.checkpoint=FILE",
         )
-    spare = recipe.batch_size % compute.devices
-    if spare:
-        raise UsageError(
-            f"A batch of {recipe.batch_size} images cannot be shared equally by {compute.devices} devices",
-            where=f"{section}.batch_size",
-            mend=f"--set {section}.batch_size={recipe.batch_size - spare + compute.devices}",
-        )
+    batches.refuse_unequal_shares(recipe, compute.devices, section)
     size = model.image_size or settings.data.image_size
     models.check(model, classes=None, channels=None, image_size=size)
     data_sets.check(settings.data)
     if settings.data.name in SETS and torchvision_sets.to_be_downloaded(settings.data):
         return
     data = data_sets.load(settings.data)
-    refuse_large_batch(recipe, round(len(data.train) * recipe.fraction), section)
+    batches.refuse_large_batch(recipe, round(len(data.train) * recipe.fraction), section)
     models.check(
         model,
         classes=len(data.classes),
         channels=data.preprocessing.channels,
         image_size=fed(model, data.preprocessing).side,
     )
-
-
-def refuse_large_batch(recipe: RecipeSettings, count: int, section: str) -> None:
-    """Raises UsageError if not even one whole batch comes out of `count` training images."""
-    if recipe.epochs and recipe.batch_size > count:
-        raise UsageError(
-            f"A batch of {recipe.batch_size} images is larger than the training set",
-            where=f"{section}.batch_size",
-            why=f"{count} training images are left after validation, test and {section}.fraction",
-            mend=f"--set {section}.batch_size={max(1, count // 8)}",
-        )

@@ -231,3 +231,27 @@ print(sorted(set(sys.modules) & {{"timm", "lightning_fabric", "stages.quantisati
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    ("said", "devices", "match"),
+    [
+        ({"batch_size": 33}, 2, "shared equally by 2 devices"),
+        ({"batch_size": 5000}, 1, "larger than the training set"),
+    ],
+)
+def test_a_batch_that_cannot_be_made_is_refused_before_anything_runs(
+    said: dict[str, Any], devices: int, match: str
+) -> None:
+    settings = coarse.context(**said).settings
+    settings.compute = settings.compute.model_copy(update={"devices": devices})
+    with pytest.raises(UsageError, match=match) as caught:
+        quantize.check(settings)
+    assert caught.value.where == "quantize.distill.batch_size"
+
+
+def test_what_the_fine_tune_takes_over_from_distill_refuses_no_profile() -> None:
+    """distill is checked by itself, and a fine-tune is only for a file that loses too much."""
+    settings = coarse.context(when="missed").settings
+    settings.distill = settings.distill.model_copy(update={"batch_size": 5000})
+    quantize.check(settings)
