@@ -128,7 +128,7 @@ def _take_one(
         onnx=f"{place}/onnx/{target}.onnx" if there else None,
         images=images.place if images else None,
         timings="timings",
-        batch_min=build["batch_min"] if there else 1,
+        batch_min=build["batch_min"] if there else manifest["targets"][target].get("batch_min", 1),
         batch_max=build["batch_max"] if there else manifest["targets"][target]["batch_max"],
         image_shape=[size, size, preprocessing["channels"]],
         input=manifest["input"],
