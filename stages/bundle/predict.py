@@ -229,8 +229,7 @@ def run(manifest: dict[str, Any], name: str, images: np.ndarray, threads: int) -
     parts = [np.ascontiguousarray(feed[start : start + step]) for start in range(0, len(feed), step)]
     call, least = runner(module, folder, threads), target.get("batch_min", 1)
     # An engine takes no batch below its smallest: images go round, and their answers are left out.
-    fed = [part[np.arange(max(len(part), least)) % len(part)] for part in parts]
-    logits = [call(more)[: len(part)] for more, part in zip(fed, parts, strict=True)]
+    logits = [call(part[np.arange(max(len(part), least)) % len(part)])[: len(part)] for part in parts]
     return np.concatenate(logits).astype(np.float32)
 
 
