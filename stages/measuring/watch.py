@@ -25,6 +25,10 @@ CONTENDED = 1.1
 SWITCHES_PER_S = 20.0
 """Involuntary context switches a second: above it, others want the core (a quiet core has a few)."""
 
+NEXT_TO_NONE = 0.01
+"""A share of the cores' time below which others did not take what was switched away: a runtime's own
+threads that hand an image to each other on one core (OpenVINO's do) count as involuntary switches too."""
+
 OTHERS_SHARE, STEAL_SHARE = 0.1, 0.01
 """Shares of the cores' time that other processes, or other guests of the host, may take."""
 
@@ -150,10 +154,11 @@ def contention(figures: dict[str, Any], threads: int) -> list[str]:
     ratio = figures["wall_over_cpu"]
     if threads == 1 and ratio is not None and ratio > CONTENDED:
         found.append(f"wall time is {ratio:.2f} times CPU time")
-    if figures["involuntary_switches_per_s"] > SWITCHES_PER_S:
+    others = figures["others_share"]
+    if figures["involuntary_switches_per_s"] > SWITCHES_PER_S and (others is None or others > NEXT_TO_NONE):
         found.append(f"{figures['involuntary_switches_per_s']:.0f} involuntary context switches a second")
-    if (figures["others_share"] or 0.0) > OTHERS_SHARE:
-        found.append(f"other processes took {figures['others_share']:.0%} of its cores")
+    if (others or 0.0) > OTHERS_SHARE:
+        found.append(f"other processes took {others:.0%} of its cores")
     if (figures["steal_share"] or 0.0) > STEAL_SHARE:
         found.append(f"the host took {figures['steal_share']:.0%} of its cores (steal)")
     return found
