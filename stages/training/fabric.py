@@ -25,7 +25,6 @@ from lightning_fabric.strategies import DDPStrategy
 
 from pipeline.errors import KdpipeError, MachineCannot, StageError, UsageError
 from pipeline.stage import Context, Metrics
-from stages.measuring import machine
 from stages.training.settings import ComputeSettings
 
 Work = Callable[[Fabric, Context], Metrics]
@@ -81,7 +80,7 @@ def resolve(settings: ComputeSettings) -> Compute:
         )
     precision = settings.precision
     if precision == "auto":
-        precision = "bf16" if computes_bf16(kind, first) else "fp32"
+        precision = "bf16" if takes_bf16(kind, first) else "fp32"
     if precision == "fp16" and kind != "cuda":
         raise UsageError(
             f"Precision fp16 needs a CUDA device, and this run is on {kind}",
@@ -101,11 +100,10 @@ def resolve(settings: ComputeSettings) -> Compute:
     )
 
 
-def computes_bf16(kind: str, index: int = 0) -> bool:
-    """Whether the device multiplies bfloat16 in hardware; emulation is slower than float32."""
-    if kind == "cuda":
-        return torch.cuda.get_device_capability(index)[0] >= 8
-    return kind == "cpu" and machine.computes_bf16()
+def takes_bf16(kind: str, index: int = 0) -> bool:
+    """Whether `auto` takes bfloat16: a GPU that multiplies it in hardware. CPUs that do have to be asked:
+    with two threads on a busy machine sound trainings became NaN there now and then (PyTorch 2.15, AMX)."""
+    return kind == "cuda" and torch.cuda.get_device_capability(index)[0] >= 8
 
 
 def available_cores() -> int:

@@ -19,7 +19,7 @@ class ComputeSettings(Settings):
     )
     devices: int = setting(1, "how many GPUs take part", unit="devices", ge=1)
     precision: Literal["auto", "fp32", "bf16", "fp16"] = setting(
-        "auto", "auto: bf16 mixed precision where the device computes it natively, else fp32"
+        "auto", "auto: bf16 mixed precision on a GPU that computes it natively, else fp32"
     )
     threads: int | None = setting(
         None, "CPU threads; null: all cores this process may use", unit="threads", ge=1

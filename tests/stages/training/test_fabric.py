@@ -14,7 +14,7 @@ from tests.stages.training import tiny
 def test_auto_takes_a_gpu_if_there_is_one() -> None:
     compute = fabric.resolve(ComputeSettings())
     assert compute.kind == ("cuda" if torch.cuda.is_available() else "cpu")
-    assert compute.precision == ("bf16" if fabric.computes_bf16(compute.kind) else "fp32")
+    assert compute.precision == ("bf16" if fabric.takes_bf16(compute.kind) else "fp32")
     assert compute.threads == fabric.available_cores()
 
 
