@@ -131,7 +131,7 @@ def of_onnxruntime(file: Path, source: Source) -> onnx.ModelProto:
     from onnxruntime.transformers.float16 import convert_float_to_float16
 
     if source.precision == "bf16":
-        raise NotImplementedError("it has no bf16")
+        raise ValueError("it has no bf16")
     converted: onnx.ModelProto = convert_float_to_float16(onnx.load(str(file)), keep_io_types=True)
     return converted
 
