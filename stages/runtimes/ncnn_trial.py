@@ -11,12 +11,11 @@ from __future__ import annotations
 import functools
 import re
 import signal
-import subprocess
 import sys
 from pathlib import Path
 
 from stages.runtimes.base import Source
-from stages.runtimes.probe import child_environment
+from stages.runtimes.probe import run_module
 
 TIMEOUT_S = 120.0
 
@@ -34,18 +33,8 @@ def run_once(folder: Path, source: Source) -> str:
 
 
 def _try(*words: str) -> str:
-    command = [sys.executable, "-m", "stages.runtimes.ncnn_trial", *words]
-    try:
-        done = subprocess.run(
-            command,
-            capture_output=True,
-            text=True,
-            errors="replace",
-            timeout=TIMEOUT_S,
-            env=child_environment(),
-            check=False,
-        )
-    except subprocess.TimeoutExpired:
+    done = run_module("stages.runtimes.ncnn_trial", *words, timeout_s=TIMEOUT_S)
+    if done is None:
         return f"ncnn did not answer within {TIMEOUT_S:.0f} s"
     if done.returncode == 0:
         return ""

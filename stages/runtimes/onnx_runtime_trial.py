@@ -13,13 +13,12 @@ import functools
 import json
 import os
 import re
-import subprocess
 import sys
 from contextlib import suppress
 from importlib.util import find_spec
 from typing import Any
 
-from stages.runtimes.probe import child_environment, cuda_device
+from stages.runtimes.probe import cuda_device, run_module
 
 TIMEOUT_S = 180.0
 
@@ -28,18 +27,8 @@ TIMEOUT_S = 180.0
 def ask(provider: str) -> dict[str, Any]:
     """`version`, `device` (see `probe.cuda_device`), `available`, `found` (the provider that a session
     got), or `error`, a sentence; asked once a process."""
-    command = [sys.executable, "-m", "stages.runtimes.onnx_runtime_trial", provider]
-    try:
-        done = subprocess.run(
-            command,
-            capture_output=True,
-            text=True,
-            errors="replace",
-            timeout=TIMEOUT_S,
-            env=child_environment(),
-            check=False,
-        )
-    except subprocess.TimeoutExpired:
+    done = run_module("stages.runtimes.onnx_runtime_trial", provider, timeout_s=TIMEOUT_S)
+    if done is None:
         return {"error": f"ONNX Runtime did not answer within {TIMEOUT_S:.0f} s", "device": {}}
     told: dict[str, Any] = {}
     for line in done.stdout.splitlines():

@@ -30,16 +30,8 @@ def ask(package: str) -> dict[str, Any]:
 
     `error` (a sentence) is set if the package cannot be used at all.
     """
-    try:
-        done = subprocess.run(
-            [sys.executable, "-m", "stages.runtimes.probe", package],
-            capture_output=True,
-            text=True,
-            timeout=TIMEOUT_S,
-            env=child_environment(),
-            check=False,
-        )
-    except subprocess.TimeoutExpired:
+    done = run_module("stages.runtimes.probe", package, timeout_s=TIMEOUT_S)
+    if done is None:
         return {"error": f"the {package} package did not answer within {TIMEOUT_S:.0f} s"}
     for line in reversed(done.stdout.splitlines()):
         with suppress(ValueError):
@@ -47,6 +39,23 @@ def ask(package: str) -> dict[str, Any]:
             return told
     end = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]
     return {"error": f"the {package} package ended its process with status {done.returncode}: {end}"}
+
+
+def run_module(module: str, *words: str, timeout_s: float) -> subprocess.CompletedProcess[str] | None:
+    """`python -m module words`, run to its end in a process of its own, whatever becomes of it there; None
+    if it took longer. What it prints is kept as text, bytes that are none replaced."""
+    try:
+        return subprocess.run(
+            [sys.executable, "-m", module, *words],
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=timeout_s,
+            env=child_environment(),
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        return None
 
 
 def child_environment() -> dict[str, str]:
