@@ -96,7 +96,8 @@ def make(
 
 
 def judge(made: Made, bench: Bench) -> Judged:
-    """What the file costs in accuracy on the validation images, which had no part in its making."""
+    """What the file costs in accuracy on the validation images. They chose no range; what stays in float
+    and whether a fine-tuned file is kept are decided on them."""
     logits = bench.validation_logits(content(made.model), made.recipe.name, optimise=made.optimise)
     cost = paired_accuracy(logits, bench.float_validation, bench.labels)
     return Judged(logits, cost, bench.settings.budget_points)
