@@ -34,7 +34,7 @@ import torch
 from torch import nn
 
 from pipeline.errors import StageError
-from stages.measuring.machine import cpu_model
+from pipeline.machine import cpu_model
 from stages.runtimes.base import Source
 from stages.runtimes.images import natural_images
 from stages.runtimes.parity import compare, source_logits

@@ -29,7 +29,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from networks_table import Outcome, markdown, rows_of, sentence, students
 
-from stages.measuring import machine
+from pipeline import machine
 from stages.runtimes import registry
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING, Any
 
-from pipeline.doctor import cores_usable
+from pipeline import machine
 from pipeline.jobs import Job, run_jobs, shares
 from pipeline.plan import make_plan
 from pipeline.tables import duration
@@ -26,7 +25,7 @@ def make_at_once(
     """
     stale = [run for run in runs if run.title not in failed_before and _is_stale(run, store)]
     jobs = [Job(run.title, _words(run, store)) for run in stale]
-    cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
+    cores = machine.allowed_cores()
     failed: dict[str, str] = {}
 
     def finished(job: Job, code: int, document: dict[str, Any], seconds: float) -> None:
@@ -38,7 +37,7 @@ def make_at_once(
         console.line(f"{mark} {job.title}  {'failed' if code else 'ran'}  {duration(seconds)}")
 
     with store.scratch() as folder:
-        run_jobs(jobs, at_once, shares(cores, cores_usable(), at_once) if cores else [], folder, finished)
+        run_jobs(jobs, at_once, shares(cores, machine.usable_cpu(), at_once), folder, finished)
     return failed
 
 

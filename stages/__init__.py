@@ -73,7 +73,7 @@ STAGES: tuple[Stage, ...] = (
         reads=("data", "measure"),
         data=True,
         files=("measure.reference",),
-        machine="stages.measuring.machine:measure_machine",
+        machine="pipeline.machine:identity",
     ),
     Stage(
         name="gate",

@@ -17,8 +17,8 @@ from types import SimpleNamespace
 from typing import Any
 
 from pipeline.errors import MachineCannot, StageError
+from pipeline.machine import usable_cores
 from pipeline.stage import Context, Metrics
-from stages.measuring.machine import usable_cores
 from stages.runtimes import parity, registry, tensorrt_options
 from stages.runtimes.base import Runtime, Source
 from stages.runtimes.shipping import NOT_SHIPPED, what_ships

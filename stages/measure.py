@@ -16,10 +16,11 @@ from typing import Any
 
 import numpy as np
 
+from pipeline import machine
 from pipeline.stage import Context, Metrics
 from stages.data import load as data
 from stages.gating.picking import pick
-from stages.measuring import launch, machine, pairs, scorecard
+from stages.measuring import launch, pairs, scorecard
 from stages.measuring.intervals import paired_difference
 from stages.measuring.launch import Subject
 from stages.measuring.settings import MeasureSettings

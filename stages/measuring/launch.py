@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import StageError
+from pipeline.machine import allowed_cores
 from stages.measuring import pinning
 from stages.measuring.settings import MeasureSettings
 
@@ -72,7 +73,7 @@ class Subject:
 
 def cores_for(measure: MeasureSettings, threads: int) -> list[int]:
     """The cores a process with so many threads is bound to; without `measure.pin`, all."""
-    allowed = set(pinning.unpinned())
+    allowed = set(allowed_cores())
     return sorted(pinning.choose(threads, allowed) if measure.pin else allowed)
 
 

@@ -29,8 +29,9 @@ from typing import Any
 
 import numpy as np
 
+from pipeline import machine
 from pipeline.errors import KdpipeError
-from stages.measuring import energy, gpu, latency, machine, open_loop
+from stages.measuring import energy, gpu, latency, open_loop
 from stages.measuring.watch import Watch
 from stages.runtimes import registry
 from stages.runtimes.base import Session, Source
@@ -98,7 +99,7 @@ def timed(job: dict[str, Any], output: Path) -> dict[str, Any]:
     entry = latency.summarise(samples, batch=batch, threads=threads, resamples=settings["resamples"])
     if threads > machine.usable_cores():
         entry["flags"].append("more threads than cores")
-    if load_before is not None and load_before > (os.cpu_count() or 1):
+    if load_before is not None and load_before > machine.installed_cores():
         entry["flags"].append("busy machine")
     return {
         "entry": {

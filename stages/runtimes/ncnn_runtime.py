@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import StageError
+from pipeline.machine import installed_versions
 from pipeline.stage import Progress
 from stages.runtimes import ncnn_trial
 from stages.runtimes.base import Ability, Recipe, Source
-from stages.runtimes.identity import DISTRIBUTIONS, installed_versions
+from stages.runtimes.identity import DISTRIBUTIONS
 from stages.runtimes.settings import BuildSettings
 
 if TYPE_CHECKING:

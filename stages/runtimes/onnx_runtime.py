@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import StageError
+from pipeline.machine import installed_versions
 from pipeline.stage import Progress
 from stages.runtimes.base import Ability, Recipe, Source
-from stages.runtimes.identity import DISTRIBUTIONS, IN_PLACE_OF_ONNXRUNTIME, installed_versions
+from stages.runtimes.identity import DISTRIBUTIONS, IN_PLACE_OF_ONNXRUNTIME
 from stages.runtimes.settings import BuildSettings
 
 if TYPE_CHECKING:

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import StageError
+from pipeline.machine import installed_versions
 from stages.runtimes import onnx_runtime_trial
 from stages.runtimes.base import Ability
-from stages.runtimes.identity import installed_versions
 
 CUDA = "CUDAExecutionProvider"
 TENSORRT = "TensorrtExecutionProvider"

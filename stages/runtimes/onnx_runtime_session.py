@@ -10,7 +10,7 @@ import numpy as np
 import onnxruntime
 
 from pipeline.errors import StageError
-from stages.measuring.machine import usable_cores
+from pipeline.machine import usable_cores
 from stages.runtimes.base import Source
 from stages.runtimes.images import as_input
 

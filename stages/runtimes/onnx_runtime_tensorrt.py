@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import StageError
+from pipeline.machine import gpu_facts
 from pipeline.stage import Progress
 from stages.runtimes import onnx_runtime_gpu
 from stages.runtimes.base import Ability, Recipe, Source
-from stages.runtimes.identity import DISTRIBUTIONS, gpu_facts
+from stages.runtimes.identity import DISTRIBUTIONS
 from stages.runtimes.onnx_runtime_gpu import TENSORRT
 from stages.runtimes.settings import BuildSettings
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.errors import StageError
+from pipeline.machine import usable_cores
 from stages.runtimes.base import Session, Source
 from stages.runtimes.images import as_input, proof_images
 
@@ -76,6 +77,7 @@ def source_logits(onnx: Path | bytes, source: Source, images: np.ndarray) -> np.
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.log_severity_level = 3
+    options.intra_op_num_threads = usable_cores()
     session = onnxruntime.InferenceSession(
         onnx if isinstance(onnx, bytes) else str(onnx), options, providers=["CPUExecutionProvider"]
     )

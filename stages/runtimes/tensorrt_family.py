@@ -13,10 +13,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pipeline.machine import gpu_facts
 from pipeline.stage import Progress
 from stages.runtimes import probe, tensorrt_options, tensorrt_process, tensorrt_sidecar, tensorrt_timings
 from stages.runtimes.base import Ability, Source
-from stages.runtimes.identity import gpu_facts
 from stages.runtimes.precision_kinds import HALVES
 from stages.runtimes.settings import BuildSettings
 from stages.runtimes.tensorrt_build import Specification

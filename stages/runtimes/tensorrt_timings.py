@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import UsageError
+from pipeline.machine import gpu_facts
 from pipeline.stage import Progress
-from stages.runtimes.identity import gpu_facts
 from stages.runtimes.tensorrt_build import Specification
 
 FOLDER = "KDPIPE_TIMING_CACHE"

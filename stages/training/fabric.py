@@ -14,7 +14,6 @@ import threading
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -23,6 +22,7 @@ from lightning_fabric import Fabric
 from lightning_fabric.plugins.environments import LightningEnvironment
 from lightning_fabric.strategies import DDPStrategy
 
+from pipeline import machine
 from pipeline.errors import KdpipeError, MachineCannot, StageError, UsageError
 from pipeline.stage import Context, Metrics
 from stages.training.settings import ComputeSettings
@@ -66,7 +66,7 @@ def resolve(settings: ComputeSettings) -> Compute:
         kind = "cuda" if torch.cuda.is_available() else "cpu"
     first = int(index or 0)
     found = {
-        "cpu": os.cpu_count() or 1,
+        "cpu": machine.installed_cores(),
         "cuda": torch.cuda.device_count(),
         "mps": int(torch.backends.mps.is_available()),
     }[kind]
@@ -88,7 +88,7 @@ def resolve(settings: ComputeSettings) -> Compute:
             why="mixed precision on a CPU is bf16",
             mend="--set compute.precision=auto",
         )
-    threads = settings.threads or available_cores()
+    threads = settings.threads or machine.usable_cores()
     return Compute(
         kind=kind,
         index=first,
@@ -104,18 +104,6 @@ def takes_bf16(kind: str, index: int = 0) -> bool:
     """Whether `auto` takes bfloat16: a GPU that multiplies it in hardware. CPUs that do have to be asked:
     with two threads on a busy machine sound trainings became NaN there now and then (PyTorch 2.15, AMX)."""
     return kind == "cuda" and torch.cuda.get_device_capability(index)[0] >= 8
-
-
-def available_cores() -> int:
-    """Cores this process may use: its affinity, cut to the container's CPU quota."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    try:
-        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text(encoding="ascii").split()
-        if quota != "max":
-            cores = min(cores, max(1, round(int(quota) / int(period))))
-    except (OSError, ValueError):
-        pass
-    return max(1, cores)
 
 
 def make(compute: Compute, *, precision: str | None = None) -> Fabric:

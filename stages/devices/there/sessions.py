@@ -13,7 +13,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from stages.measuring import latency, machine
+from pipeline import machine
+from stages.measuring import latency
 from stages.measuring.watch import Watch
 
 PROVIDER = "CPUExecutionProvider"

@@ -18,10 +18,11 @@ from typing import Any
 
 import numpy as np
 
+from pipeline import machine
 from pipeline.errors import KdpipeError
 from stages.devices import carried
 from stages.devices.there import engines, sessions
-from stages.measuring import latency, machine, pinning
+from stages.measuring import latency, pinning
 from stages.measuring.watch import Watch
 
 
@@ -54,7 +55,7 @@ def work(job: dict[str, Any], output: Path) -> dict[str, Any]:
     entries: list[dict[str, Any]] = []
     loads: list[float] = []
     session: sessions.Session | None = None
-    allowed = set(pinning.unpinned())
+    allowed = set(machine.allowed_cores())
     for threads in settings["threads"]:
         cores = _bind(allowed, threads, pinned=settings["pin"])
         before = time.perf_counter()

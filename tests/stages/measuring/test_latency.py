@@ -13,7 +13,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stages.measuring import latency, percentiles, pinning, steadiness
+from pipeline import machine
+from stages.measuring import latency, percentiles, steadiness
 from stages.measuring.latency import Samples, Warmup
 
 
@@ -192,7 +193,7 @@ def test_a_warm_up_that_never_settles_ends_and_says_so() -> None:
 
 def test_work_of_another_process_on_the_same_core_is_seen() -> None:
     """A real neighbour: a busy loop bound to the core on which the samples are taken."""
-    core = max(pinning.unpinned())
+    core = max(machine.allowed_cores())
     worker = f"import os; os.sched_setaffinity(0, [{core}])\nwhile True: pass"
     neighbour = subprocess.Popen([sys.executable, "-c", worker])
     try:

@@ -10,8 +10,8 @@ import onnxruntime
 import pytest
 
 from pipeline.errors import StageError
+from pipeline.machine import usable_cores
 from pipeline.stage import Silent
-from stages.measuring.machine import usable_cores
 from stages.runtimes import parity
 from stages.runtimes.base import Source
 from stages.runtimes.images import as_input, natural_images
