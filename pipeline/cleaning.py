@@ -51,10 +51,10 @@ def usage(store: Store) -> list[Item]:
 def clean(
     store: Store,
     *,
-    keep: Collection[tuple[str, str]] | None,
-    stage: str | None,
-    everything: bool,
-    dry_run: bool,
+    keep: Collection[tuple[str, str]] | None = None,
+    stage: str | None = None,
+    everything: bool = False,
+    dry_run: bool = False,
 ) -> list[Item]:
     """Removes artefacts and what is left over; returns what was (or with `dry_run` would be) freed.
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 import errno
 import os
 import shutil
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -40,7 +40,7 @@ from pipeline.manifest import (
 )
 
 if TYPE_CHECKING:
-    from pipeline.cleaning import Item
+    pass
 
 
 @dataclass(frozen=True)
@@ -287,25 +287,6 @@ class Store:
                 shutil.rmtree(folder, ignore_errors=True)
                 swept.append(folder)
         return swept
-
-    def usage(self) -> list[Item]:
-        """Everything in the store with its size; see `pipeline.cleaning.usage`."""
-        from pipeline.cleaning import usage
-
-        return usage(self)
-
-    def clean(
-        self,
-        *,
-        keep: Collection[tuple[str, str]] | None = None,
-        stage: str | None = None,
-        everything: bool = False,
-        dry_run: bool = False,
-    ) -> list[Item]:
-        """Removes what is not to be kept; see `pipeline.cleaning.clean`."""
-        from pipeline.cleaning import clean
-
-        return clean(self, keep=keep, stage=stage, everything=everything, dry_run=dry_run)
 
     def _judge(self, stage: str, key: str, digest: Callable[[Path], str]) -> Found:
         folder = self.artefact_path(stage, key)

@@ -34,6 +34,7 @@ def _clean(
     yes: bool,
     store: str | None,
 ) -> None:
+    from pipeline.cleaning import clean as clean_store
     from pipeline.store import Store
 
     session = click.get_current_context().ensure_object(Session)
@@ -50,7 +51,7 @@ def _clean(
     opened.check()
     keep = _reached(opened, profiles, overrides) if profiles else None
     only_shown = dry_run or not yes
-    items = opened.clean(keep=keep, stage=stage, everything=everything, dry_run=only_shown)
+    items = clean_store(opened, keep=keep, stage=stage, everything=everything, dry_run=only_shown)
     total = sum(item.size_bytes for item in items)
     if session.json:
         session.print_json(

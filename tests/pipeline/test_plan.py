@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from pipeline.cleaning import clean
 from pipeline.errors import DataError, UsageError
 from pipeline.manifest import SCHEMA_VERSION
 from pipeline.plan import Decision, Reason, decide, make_plan, needed, to_keep
@@ -211,7 +212,7 @@ def test_what_a_plan_reaches_is_kept(profile: SmallProfile, done: Store) -> None
     assert len(done.manifests("refine")) == 2
     half_known = profile.edited(refine__rounds=60)
     keep = to_keep(make_plan(half_known, done, stages=STAGES), half_known, done)
-    done.clean(keep=keep)
+    clean(done, keep=keep)
     assert len(done.manifests("gather")) == 1
     assert len(done.manifests("refine")) == 0, "its key is known, and is another"
     assert len(done.manifests("judge")) == 1, "its key is not known: the newest stays"

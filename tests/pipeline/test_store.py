@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.cleaning import clean, usage
 from pipeline.errors import StageError, UsageError
 from pipeline.keys import content_digest, sha256_of
 from pipeline.locks import this_process
@@ -19,7 +20,7 @@ def test_making_and_asking_a_store_touches_nothing(store: Store, tmp_path: Path)
     store.check()
     assert store.find("train", "0" * 64) is None
     assert store.manifests("train") == []
-    assert store.usage() == []
+    assert usage(store) == []
     assert store.sweep() == []
     store.undo()
     store.release()
@@ -223,7 +224,7 @@ def test_a_strangers_folder_is_left_alone(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="not a kdpipe store"):
         Store(tmp_path).prepare()
     with pytest.raises(UsageError, match="not a kdpipe store"):
-        Store(tmp_path).clean(everything=True)
+        clean(Store(tmp_path), everything=True)
     assert listing(tmp_path) == ["work", "work/thesis.txt"]
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.cleaning import Item
+from pipeline.cleaning import Item, clean, usage
 from pipeline.errors import UsageError
 from pipeline.keys import sha256_of
 from pipeline.locks import this_process
@@ -58,7 +58,7 @@ def full(store: Store) -> Store:
 
 
 def test_usage_lists_everything_with_sizes(full: Store) -> None:
-    items = full.usage()
+    items = usage(full)
     assert kinds(items) == [
         ("artefact", "distill"),
         ("artefact", "train"),
@@ -79,9 +79,9 @@ LEFT_OVER = [("damaged", "distill"), ("lock", "train"), ("log", "train"), ("tmp"
 
 
 def test_clean_alone_takes_the_leftovers(full: Store) -> None:
-    assert kinds(full.clean()) == LEFT_OVER
-    assert kinds(full.clean()) == []
-    assert len(full.usage()) == 5
+    assert kinds(clean(full)) == LEFT_OVER
+    assert kinds(clean(full)) == []
+    assert len(usage(full)) == 5
 
 
 def test_clean_keeps_what_a_plan_reaches(full: Store) -> None:
@@ -89,16 +89,16 @@ def test_clean_keeps_what_a_plan_reaches(full: Store) -> None:
         ("train", sha256_of({"stage": "train", "tag": 1})),
         ("distill", sha256_of("distill")),
     }
-    gone = full.clean(keep=keep)
+    gone = clean(full, keep=keep)
     assert kinds(gone) == sorted(
         [*LEFT_OVER, ("artefact", "train"), ("artefact", "distill"), ("work", "train")]
     )
-    assert kinds(full.usage()) == [("artefact", "train"), ("work", "distill")]
+    assert kinds(usage(full)) == [("artefact", "train"), ("work", "distill")]
     assert full.find("train", sha256_of({"stage": "train", "tag": 1}))
 
 
 def test_clean_of_one_stage(full: Store) -> None:
-    gone = full.clean(stage="train")
+    gone = clean(full, stage="train")
     assert kinds(gone) == [
         ("artefact", "train"),
         ("artefact", "train"),
@@ -109,8 +109,8 @@ def test_clean_of_one_stage(full: Store) -> None:
 
 
 def test_clean_of_everything_leaves_strangers_and_the_marker(full: Store) -> None:
-    full.clean(everything=True)
-    assert full.usage() == []
+    clean(full, everything=True)
+    assert usage(full) == []
     left = {path.name for path in full.root.rglob("*") if path.is_file()}
     assert left == {"store.json", "digests.sqlite", "thesis.txt"}
     assert put(full).key
@@ -118,24 +118,24 @@ def test_clean_of_everything_leaves_strangers_and_the_marker(full: Store) -> Non
 
 def test_a_dry_run_only_tells(full: Store) -> None:
     before = listing(full.root)
-    told = full.clean(everything=True, dry_run=True)
+    told = clean(full, everything=True, dry_run=True)
     assert listing(full.root) == before
-    assert kinds(told) == kinds(full.clean(everything=True))
+    assert kinds(told) == kinds(clean(full, everything=True))
 
 
 def test_clean_keeps_out_of_a_run(full: Store) -> None:
     other = Store(full.root)
     other.prepare()
     with pytest.raises(UsageError, match="A run is using"):
-        full.clean(everything=True)
+        clean(full, everything=True)
     other.release()
-    full.clean(everything=True)
+    clean(full, everything=True)
 
 
 def test_clean_needs_a_store(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="not a kdpipe store"):
-        Store(tmp_path / "nowhere").clean()
-    assert Store(tmp_path / "nowhere").clean(dry_run=True) == []
+        clean(Store(tmp_path / "nowhere"))
+    assert clean(Store(tmp_path / "nowhere"), dry_run=True) == []
     assert listing(tmp_path) == []
 
 
@@ -146,5 +146,5 @@ def test_clean_does_not_follow_a_link_out_of_the_store(tmp_path: Path, store: St
     (outside / f"train-{sha256_of(1)}").mkdir()
     (store.root / "work").symlink_to(outside)
     with pytest.raises(UsageError, match="lies elsewhere"):
-        store.clean(everything=True)
+        clean(store, everything=True)
     assert listing(outside) == [f"train-{sha256_of(1)}"]
