@@ -1,15 +1,12 @@
-"""Several command lines of kdpipe at once, each in a process and on cores of its own.
+"""Run several command lines of kdpipe at once, each in its own process and on its own cores.
 
-    python -m pipeline.jobs 0,1 distill profile.yaml …
-
-is `kdpipe distill profile.yaml …` on the cores 0 and 1. How many threads train is no part of an artefact's
-key unless the profile says it (`compute.threads`), so sharing out cores changes no key.
+How many threads train is no part of an artefact's key unless the profile sets it (`compute.threads`), so
+sharing out cores changes no key.
 """
 
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 import time
@@ -79,7 +76,7 @@ def shares(cores: Sequence[int], usable: float, at_once: int) -> list[list[int]]
 
 def _start(job: Job, slot: int, cores: Sequence[Sequence[int]], folder: Path) -> _Running:
     mine = ",".join(map(str, cores[slot])) if cores else "-"
-    command = [sys.executable, "-m", "pipeline.jobs", mine, *job.words]
+    command = [sys.executable, "-m", "pipeline.on_cores", mine, *job.words]
     with (folder / f"{slot}.out").open("wb") as out, (folder / f"{slot}.err").open("wb") as err:
         process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=out, stderr=err)
     return _Running(job, process, slot, time.monotonic())
@@ -104,16 +101,3 @@ def _end(processes: Sequence[subprocess.Popen[bytes]]) -> None:
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
-
-
-def main(words: Sequence[str]) -> int:
-    from pipeline.cli import main as kdpipe
-
-    cores, *rest = words
-    if cores != "-" and hasattr(os, "sched_setaffinity"):
-        os.sched_setaffinity(0, {int(core) for core in cores.split(",")})
-    return kdpipe(rest)
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

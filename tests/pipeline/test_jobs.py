@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from pipeline.jobs import Job, main, run_jobs, shares
+from pipeline.jobs import Job, run_jobs, shares
+from pipeline.on_cores import main
 
 
 def test_cores_are_shared_out() -> None:
@@ -55,7 +56,7 @@ def our_jobs() -> list[str]:
     """The command lines of this process's children that run a job."""
     children = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
     commands = [Path(f"/proc/{child}/cmdline").read_text() for child in children]
-    return [command for command in commands if "pipeline.jobs" in command]
+    return [command for command in commands if "pipeline.on_cores" in command]
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="cores cannot be chosen here")
