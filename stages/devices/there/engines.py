@@ -13,7 +13,7 @@ import numpy as np
 
 from pipeline.errors import StageError
 from pipeline.stage import Silent
-from stages.devices.there import cuda, facts, sessions, trtexec, trtexec_program
+from stages.devices.there import cuda, facts, session, trtexec, trtexec_program
 from stages.measuring import latency
 from stages.measuring.watch import Watch
 from stages.runtimes import probe, tensorrt_options, tensorrt_process, tensorrt_timings
@@ -37,7 +37,7 @@ def build(job: dict[str, Any], output: Path) -> dict[str, Any]:
     else:
         why = told.get("error") or told.get("builds_why_not")
         more = " and there is no trtexec" if package == "tensorrt" else ""
-        raise sessions.Unavailable(f"{why}{more}")
+        raise session.Unavailable(f"{why}{more}")
     engine = (output / ENGINE).read_bytes()
     sidecar = {
         "schema_version": 1,
@@ -53,7 +53,7 @@ def build(job: dict[str, Any], output: Path) -> dict[str, Any]:
     return {**sidecar, "runs_why_not": built["runs_why_not"]}
 
 
-def load(job: dict[str, Any], folder: Path) -> sessions.Session:
+def load(job: dict[str, Any], folder: Path) -> session.Session:
     """The engine that `build` left in `folder`, run by what built it."""
     if probe.ask(job["runtime"]).get("runs"):
         return TensorRt(job, folder)
@@ -104,7 +104,7 @@ class TensorRt:
             self._runtime.engine_host_code_allowed = True
         self._engine = self._runtime.deserialize_cuda_engine((folder / ENGINE).read_bytes())
         if self._engine is None:
-            raise sessions.Unavailable("TensorRT refuses the engine that was built here")
+            raise session.Unavailable("TensorRT refuses the engine that was built here")
         self._context = self._engine.create_execution_context()
         self._cuda = cuda.Cuda()
         self._bound: tuple[Callable[[], None], dict[str, np.ndarray]] | None = None
@@ -114,11 +114,11 @@ class TensorRt:
     def sample(
         self, images: np.ndarray, settings: dict[str, Any], watch: Watch
     ) -> tuple[latency.Samples, float]:
-        call, _ = self._bind(sessions.as_input(images, self._job))
-        return sessions.sample_calls(call, settings, watch)
+        call, _ = self._bind(session.as_input(images, self._job))
+        return session.sample_calls(call, settings, watch)
 
     def logits(self, images: np.ndarray) -> np.ndarray:
-        call, results = self._bind(sessions.as_input(images, self._job))
+        call, results = self._bind(session.as_input(images, self._job))
         call()
         return results["logits"].astype(np.float32)
 

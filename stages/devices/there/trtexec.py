@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from pipeline.errors import StageError
-from stages.devices.there import sessions
+from stages.devices.there import session
 from stages.devices.there.trtexec_program import Program
 from stages.measuring import latency
 from stages.measuring.watch import Watch
@@ -121,7 +121,7 @@ class TrtExec:
     def _infer(self, images: np.ndarray, export: str, *more: str) -> list[dict[str, Any]]:
         """Runs the engine on these images; the entries of the file that `export` names."""
         fed, exported = self._folder / "input.bin", self._folder / f"{export}.json"
-        sessions.as_input(images, self._job).tofile(fed)
+        session.as_input(images, self._job).tofile(fed)
         command = [
             self._program.path,
             f"--loadEngine={self._folder / 'model.engine'}",
