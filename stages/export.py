@@ -17,7 +17,7 @@ from stages.models.card import load as load_network
 from stages.onnx_files.checks import prove_graph
 from stages.onnx_files.exporting import Exported, export_network
 from stages.onnx_files.parity import find_parity, parity_fault
-from stages.settings import ExportSettings
+from stages.onnx_files.settings import ExportSettings
 
 ROLES = (("student", "distill"), ("teacher", "train"))
 """Whose artefact holds which network. The student comes first: its faults need not wait for the big one."""

@@ -21,16 +21,15 @@ from stages.onnx_files.calibration import audit, divide, doubts, provenance
 from stages.onnx_files.quantising import RECIPES, Recipe, prepare
 from stages.onnx_files.ranges import Method, Ranges, find_ranges, float_activations
 from stages.quantisation_aware.recovering import recovered
-from stages.quantisation_aware.settings import SECTION, recipe_of
 from stages.quantising.bench import Bench, open_bench, top1
 from stages.quantising.exclusion import relieved
 from stages.quantising.making import Judged, Made, judge
 from stages.quantising.proving import figures_of, tell
 from stages.quantising.reasons import kept_by_the_profile
+from stages.quantising.settings import SECTION, QuantizeSettings, recipe_of
 from stages.quantising.sweeping import calibrated, methods_of
 from stages.runtimes import registry
 from stages.runtimes.settings import TargetSettings
-from stages.settings import QuantizeSettings
 from stages.training import batches
 
 

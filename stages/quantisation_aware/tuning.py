@@ -25,8 +25,8 @@ from stages.onnx_files.metadata import feed
 from stages.quantisation_aware.folding import Folded, folded
 from stages.quantisation_aware.placing import Places, find_places
 from stages.quantisation_aware.reading import RoundedFile, read_rounding
-from stages.quantisation_aware.settings import SECTION, recipe_of
 from stages.quantisation_aware.simulating import simulate
+from stages.quantising.settings import SECTION, recipe_of
 from stages.training import batches, loop
 from stages.training.augment import seed_of
 from stages.training.checkpoint import Checkpoints, file_digest, identity_of

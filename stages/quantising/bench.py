@@ -15,7 +15,7 @@ from stages.data.load import DataSet, Split
 from stages.onnx_files.metadata import feed
 from stages.onnx_files.parity import require_spread
 from stages.onnx_files.sessions import open_session, run_logits
-from stages.settings import QuantizeSettings
+from stages.quantising.settings import QuantizeSettings
 
 
 @dataclass(frozen=True)

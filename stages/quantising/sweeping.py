@@ -12,7 +12,7 @@ from stages.onnx_files.quantising import Recipe
 from stages.onnx_files.ranges import Method, Ranges
 from stages.quantising.bench import Bench
 from stages.quantising.making import Made, make
-from stages.settings import QuantizeSettings
+from stages.quantising.settings import QuantizeSettings
 
 SWEPT = (
     Method("moving_average"),

@@ -276,7 +276,7 @@ def _portable(settings: SimpleNamespace) -> SimpleNamespace:
 
     The profile's class of `distill` is made at run time from the methods that are installed.
     """
-    from stages.settings import DistillSettings
+    from stages.training.settings import DistillSettings
 
     values: Mapping[str, Any] = dict(vars(settings))
     return SimpleNamespace(

@@ -22,6 +22,7 @@ from pipeline import machine
 from pipeline.errors import KdpipeError
 from stages.devices import carried
 from stages.devices.there import engines, sessions
+from stages.devices.there.session import Session, Unavailable
 from stages.measuring import latency, pinning
 from stages.measuring.watch import Watch
 
@@ -31,7 +32,7 @@ def main(job_file: str) -> int:
     output = Path(job["output"])
     try:
         result = work(job, output)
-    except sessions.Unavailable as why:
+    except Unavailable as why:
         result = {"why_not": str(why), "built": job["onnx"] is None, "latency": []}
     except KdpipeError as error:
         print(error, file=sys.stderr)
@@ -54,7 +55,7 @@ def work(job: dict[str, Any], output: Path) -> dict[str, Any]:
     settings = job["settings"]
     entries: list[dict[str, Any]] = []
     loads: list[float] = []
-    session: sessions.Session | None = None
+    session: Session | None = None
     allowed = set(machine.allowed_cores())
     for threads in settings["threads"]:
         cores = _bind(allowed, threads, pinned=settings["pin"])
@@ -101,7 +102,7 @@ def work(job: dict[str, Any], output: Path) -> dict[str, Any]:
     }
 
 
-def _logits(session: sessions.Session, images: np.ndarray, job: dict[str, Any]) -> Iterator[np.ndarray]:
+def _logits(session: Session, images: np.ndarray, job: dict[str, Any]) -> Iterator[np.ndarray]:
     """The logits of uint8 images (n, H, W, C) by batches, each (batch, classes)."""
     step = min(job["settings"]["accuracy_batch"], job["batch_max"])
     for start in range(0, len(images), step):

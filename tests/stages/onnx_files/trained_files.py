@@ -10,8 +10,8 @@ from typing import Any
 
 from pipeline.stage import Context, Metrics
 from stages import export, quantize
+from stages.quantising.settings import QuantizeSettings
 from stages.runtimes.settings import TargetSettings
-from stages.settings import QuantizeSettings
 from tests.stages.onnx_files.trained import MOBILENET, TINY, artefact, digits_settings, export_context, folder
 
 BOTH = ("onnxruntime-int8", "tensorrt_rtx-int8")
