@@ -176,7 +176,7 @@ def _source(one: Wanted, runtime: Runtime, precision: str, context: Context) -> 
 
 def _float_layers(source: Source) -> list[str] | None:
     """The layers of an INT8 file that compute in float; None for another precision or an unreadable file."""
-    from stages.quantising.reasons import names_left_float
+    from stages.onnx_files.float_layers import names_left_float
 
     if source.precision != "int8":
         return None

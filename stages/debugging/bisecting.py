@@ -19,8 +19,8 @@ from typing import Any
 
 import numpy as np
 
-from stages.debugging.graphs import Graph, chunks
 from stages.debugging.pairing import Pairs
+from stages.onnx_files.graphs import Graph, chunks
 
 Values = Callable[[Sequence[str]], Mapping[str, np.ndarray]]
 """Gives the values of these names, on the same images every time."""

@@ -20,11 +20,11 @@ from pipeline.errors import StageError, UsageError
 from pipeline.stage import Progress
 from stages.data.load import load as load_data
 from stages.debugging.bisecting import bisect
-from stages.debugging.graphs import Graph, read_graph, values_of
 from stages.debugging.minimal import Case
 from stages.debugging.pair import compare_graphs
 from stages.debugging.reporting import conclude, skipped
 from stages.models.card import load as load_network
+from stages.onnx_files.graphs import Graph, read_graph, values_of
 from stages.onnx_files.metadata import INPUT, feed, image_shape
 from stages.runtimes import registry
 from stages.runtimes.base import Runtime, Source

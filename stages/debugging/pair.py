@@ -11,10 +11,10 @@ from onnx import helper
 
 from pipeline.errors import UsageError
 from stages.debugging.bisecting import bisect
-from stages.debugging.graphs import Graph, read_graph, values_of
 from stages.debugging.minimal import Case
 from stages.debugging.pairing import pair_by_name
 from stages.debugging.reporting import conclude
+from stages.onnx_files.graphs import Graph, read_graph, values_of
 
 TOLERANCE = 1e-3
 

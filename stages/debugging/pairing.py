@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from onnx import TensorProto
 
-from stages.debugging.graphs import Graph
+from stages.onnx_files.graphs import Graph
 from stages.runtimes.precision_kinds import ROUNDED
 
 Pairs = dict[str, tuple[str, ...]]

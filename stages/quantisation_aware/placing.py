@@ -17,8 +17,8 @@ import onnx
 import torch
 from torch import Tensor, nn
 
-from stages.debugging.graphs import chunks, read_graph, values_of
 from stages.models.watching import evaluating
+from stages.onnx_files.graphs import chunks, read_graph, values_of
 from stages.onnx_files.metadata import INPUT
 from stages.quantisation_aware.reading import RoundedFile, RoundedWeight, module_of
 

@@ -11,13 +11,13 @@ import onnx
 
 from pipeline.errors import StageError
 from pipeline.stage import Progress
+from stages.onnx_files.float_layers import float_layers
 from stages.onnx_files.lint import tensorrt_ready
 from stages.onnx_files.parity import compare
 from stages.onnx_files.quantised_proof import quantisation_fault, row_by_row
 from stages.onnx_files.quantising import Recipe, count_nodes
 from stages.quantising.bench import Bench, content, top1
 from stages.quantising.making import Judged, Made, likeness
-from stages.quantising.reasons import float_layers
 
 AGREEMENT_LEAST = 80.0
 """Per cent of equal predictions under which the stage says so loudly."""

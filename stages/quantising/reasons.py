@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 
 import onnx
 
-from stages.onnx_files.node_names import WEIGHTED
 from stages.onnx_files.quantising import float_nodes
 
 OWN = "kdpipe's own: pixels and probabilities lose too much in 8 bits"
 EXCLUDED = "quantize.exclude"
 SENSITIVE = "sensitivity"
-REFUSED = "the quantiser leaves it so"
 
 
 def kept_by_the_profile(model: onnx.ModelProto, patterns: Sequence[str]) -> dict[str, str]:
@@ -23,36 +20,3 @@ def kept_by_the_profile(model: onnx.ModelProto, patterns: Sequence[str]) -> dict
     """
     own = float_nodes(model, [])
     return {name: OWN if name in own else EXCLUDED for name in sorted(float_nodes(model, patterns))}
-
-
-def quantised_layers(model: onnx.ModelProto) -> list[str]:
-    """Names of the weighted nodes of a Q/DQ graph that are given 8 bits, in graph order."""
-    return [name for name, floats in _weighted(model).items() if not floats]
-
-
-def float_layers(model: onnx.ModelProto, why: Mapping[str, str]) -> list[dict[str, str]]:
-    """The weighted nodes of a Q/DQ graph that compute in float, in graph order: `layer` and `why`.
-
-    Read from the graph itself; `why` by node name is what was wanted.
-    """
-    return [
-        {"layer": name, "why": why.get(name, REFUSED)} for name, floats in _weighted(model).items() if floats
-    ]
-
-
-def names_left_float(file: Path) -> list[str]:
-    """Names of the student's own weighted nodes that compute in float in an INT8 file, in graph order."""
-    own = float_nodes(model := onnx.load(file), [])
-    return [name for name, floats in _weighted(model).items() if floats and name not in own]
-
-
-def _weighted(model: onnx.ModelProto) -> dict[str, bool]:
-    """Whether each weighted node is given floats."""
-    conversions = {
-        name for node in model.graph.node if node.op_type == "DequantizeLinear" for name in node.output
-    }
-    return {
-        node.name: not conversions.issuperset(node.input[:2])
-        for node in model.graph.node
-        if node.op_type in WEIGHTED
-    }

@@ -12,12 +12,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from stages.onnx_files.float_layers import quantised_layers
 from stages.onnx_files.quantising import quantised
 from stages.onnx_files.sessions import open_session, run_logits
 from stages.onnx_files.work import macs_by_node
 from stages.quantising.bench import Bench, content
 from stages.quantising.making import Made, likeness
-from stages.quantising.reasons import quantised_layers
 
 MOST_GROUPS = 64
 """So many layers are measured one by one; of more, those of one module are taken together."""

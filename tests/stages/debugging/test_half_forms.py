@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from stages.debugging.graphs import read_graph
 from stages.debugging.line import TOLERANCES
 from stages.debugging.pair import compare_graphs
+from stages.onnx_files.graphs import read_graph
 from stages.runtimes.images import natural_images
 from stages.runtimes.precision import convert_to_half
 from stages.runtimes.precision_proof import as_computed

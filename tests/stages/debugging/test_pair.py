@@ -12,8 +12,8 @@ import onnxruntime
 import pytest
 
 from pipeline.errors import UsageError
-from stages.debugging.graphs import chunks, read_graph
 from stages.debugging.pair import debug_pair
+from stages.onnx_files.graphs import chunks, read_graph
 from tests.stages.debugging import faults
 from tests.stages.onnx_files.trained_files import exported, quantised
 
