@@ -21,11 +21,11 @@ from pipeline.stage import Context, Metrics
 from stages.data import load as data
 from stages.gating.picking import pick
 from stages.measuring import launch, pairs, scorecard
-from stages.measuring.intervals import paired_difference
 from stages.measuring.launch import Subject
 from stages.measuring.settings import MeasureSettings
-from stages.measuring.steadiness import RULE
 from stages.runtimes import registry
+from stages.statistics.intervals import paired_difference
+from stages.statistics.steadiness import RULE
 
 
 def run(context: Context) -> Metrics:

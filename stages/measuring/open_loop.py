@@ -14,7 +14,7 @@ from typing import Any, Literal
 import numpy as np
 
 from stages.measuring.latency import collector_off, ms
-from stages.measuring.percentiles import FEWEST, bootstrap_ci_ns, carried, percentile_ns
+from stages.statistics.percentiles import FEWEST, bootstrap_ci_ns, carried, percentile_ns
 
 SPIN_S = 0.0005
 """The last stretch before an arrival is waited for awake: a sleep wakes up late."""

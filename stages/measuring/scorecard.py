@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from stages.measuring.intervals import wilson_interval
+from stages.statistics.intervals import wilson_interval
 
 
 def accuracy(logits: np.ndarray, labels: np.ndarray) -> dict[str, Any]:

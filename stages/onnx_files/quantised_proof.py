@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 
 from pipeline.errors import StageError
-from stages.measuring.intervals import paired_difference
 from stages.onnx_files.metadata import INPUT, LOGITS, feed
 from stages.onnx_files.parity import BATCHES, ROWS, compare
 from stages.onnx_files.sessions import Batches, open_session
+from stages.statistics.intervals import paired_difference
 
 ROWS_LIMIT = 0.1
 """Rows of one file may differ from batch to batch by so many standard deviations of the logits: a

@@ -14,8 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline import machine
-from stages.measuring import latency, percentiles, steadiness
+from stages.measuring import latency
 from stages.measuring.latency import Samples, Warmup
+from stages.statistics import percentiles, steadiness
 
 
 def test_nearest_rank_percentiles_by_hand() -> None:

@@ -29,7 +29,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.special import stdtr, stdtrit  # type: ignore[import-untyped]
 
-from stages.measuring.intervals import mcnemar, paired_bootstrap
+from stages.statistics.intervals import mcnemar, paired_bootstrap
 
 Interval = tuple[float, float]
 

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import binomtest  # type: ignore[import-untyped]
 
-from stages.measuring.intervals import mcnemar, paired_bootstrap, verdict, wilson_interval
+from stages.statistics.intervals import mcnemar, paired_bootstrap, verdict, wilson_interval
 
 
 @given(st.integers(1, 5000), st.floats(0, 1), st.sampled_from([0.8, 0.95, 0.99]))

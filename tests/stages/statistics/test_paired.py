@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stages.gating.differences import paired_interval, percentile_interval
+from stages.statistics.paired import paired_interval, percentile_interval
 
 Z2 = 1.959963984540054**2
 

@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats  # type: ignore[import-untyped]
 
-from stages.measuring.crossed import crossed_gain, gain, holm, image_bootstrap, paired_t
-from stages.measuring.intervals import mcnemar, paired_bootstrap
+from stages.statistics.crossed import crossed_gain, gain, holm, image_bootstrap, paired_t
+from stages.statistics.intervals import mcnemar, paired_bootstrap
 
 
 def simulated(

@@ -8,8 +8,8 @@ from statistics import NormalDist
 import numpy as np
 import pytest
 
-from stages.measuring import percentiles
-from stages.measuring.percentiles import bootstrap_ci_ns, draw, percentile_ns, resampled_percentiles
+from stages.statistics import percentiles
+from stages.statistics.percentiles import bootstrap_ci_ns, draw, percentile_ns, resampled_percentiles
 
 
 def test_resampled_percentiles_are_those_of_the_samples_drawn() -> None:
