@@ -13,9 +13,9 @@ import click
 
 from pipeline import __version__
 from pipeline.commands.base import Group, UnknownName, did_you_mean
-from pipeline.console import abandon
+from pipeline.console.console import abandon
+from pipeline.console.session import Session, Terminated
 from pipeline.errors import EXIT_DONE, EXIT_USAGE, KdpipeError, UsageError
-from pipeline.session import Session, Terminated
 from stages import STAGES
 
 COMPLETION_VARIABLE = "_KDPIPE_COMPLETE"

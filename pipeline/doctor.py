@@ -15,7 +15,7 @@ from typing import Any
 
 from pipeline import __version__, machine
 from pipeline.errors import KdpipeError
-from pipeline.store import Store
+from pipeline.store.store import Store
 from stages import STAGES, TRIAL
 
 Facts = dict[str, Any]

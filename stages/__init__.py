@@ -48,7 +48,7 @@ STAGES: tuple[Stage, ...] = (
     ),
     Stage(
         name="quantize",
-        summary="Quantise the student's ONNX file to INT8, one recipe for each family of targets.",
+        summary="Quantize the student's ONNX file to INT8, one recipe for each family of targets.",
         module="stages.quantize",
         version=3,
         inputs=("train", "distill", "export"),

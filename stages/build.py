@@ -19,9 +19,10 @@ from typing import Any
 from pipeline.errors import MachineCannot, StageError
 from pipeline.machine import usable_cores
 from pipeline.stage import Context, Metrics
-from stages.runtimes import parity, registry, tensorrt_options
+from stages.runtimes import parity, registry
 from stages.runtimes.base import Runtime, Source
 from stages.runtimes.shipping import NOT_SHIPPED, what_ships
+from stages.runtimes.tensorrt import options as tensorrt_options
 
 BASELINE = "onnxruntime-fp32"
 """What the teacher is built for: the row that every other row is compared with."""

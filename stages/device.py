@@ -129,7 +129,7 @@ def _golden(row: dict[str, Any], folder: Path, bundle: Path, output: Path) -> di
     """How far the device's outputs for the golden images are from those that were kept.
 
     An INT8 engine that was built there and has no golden outputs of its own is held against the fp32 file's
-    without a verdict: quantising alone moves them. Raises StageError for outputs beyond the tolerance.
+    without a verdict: quantizing alone moves them. Raises StageError for outputs beyond the tolerance.
     """
     found = np.load(folder / "logits.npy", allow_pickle=False)
     np.save(output / "golden" / f"{row['target']}.npy", found)

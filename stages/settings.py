@@ -24,7 +24,7 @@ from stages.methods.settings import BUILT_IN as METHODS
 from stages.methods.settings import MethodSettings
 from stages.models.settings import ModelSettings
 from stages.onnx_files.settings import ExportSettings
-from stages.quantising.settings import QuantizeSettings
+from stages.quantizing.settings import QuantizeSettings
 from stages.reporting.settings import PackageSettings, ReportSettings
 from stages.runtimes.settings import ENGINES, BuildSettings, TargetSettings
 from stages.training.settings import METHODS_HELP, ComputeSettings, DistillSettings, TrainSettings

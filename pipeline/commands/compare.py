@@ -20,15 +20,15 @@ from pipeline.commands.base import (
     store_option,
 )
 from pipeline.commands.profiles import memo_folder, open_profile, remember_profile
-from pipeline.console import guarded_output
+from pipeline.console.console import guarded_output
+from pipeline.console.session import Session
 from pipeline.errors import EXIT_DONE, StageError, UsageError
-from pipeline.session import Session
 
 if TYPE_CHECKING:
-    from pipeline.comparison import Done, Run, Unfit
-    from pipeline.profile import LoadedProfile
-    from pipeline.progress import ConsoleListener
-    from pipeline.store import Store
+    from pipeline.comparing.comparison import Done, Run, Unfit
+    from pipeline.console.progress import ConsoleListener
+    from pipeline.profile.loading import LoadedProfile
+    from pipeline.store.store import Store
 
 SEEDS = 3
 REMAKES = 3
@@ -47,9 +47,9 @@ def _compare(
     overrides: tuple[str, ...],
     store: str | None,
 ) -> int:
-    from pipeline.comparison import plan_runs
-    from pipeline.method_specs import DEFAULT, read_specs
-    from pipeline.progress import ConsoleListener
+    from pipeline.comparing.comparison import plan_runs
+    from pipeline.comparing.method_specs import DEFAULT, read_specs
+    from pipeline.console.progress import ConsoleListener
 
     session = click.get_current_context().ensure_object(Session)
     loaded, opened = open_profile(session, profile, overrides, store)
@@ -92,9 +92,9 @@ def _carry_out(
     about: dict[str, Any],
 ) -> tuple[list[Done], dict[str, Any]]:
     """The teacher, all runs, and the comparison; the JSON document tells how far that has come."""
-    from pipeline.comparison import DamagedRun, compare, make_runs
-    from pipeline.comparison_words import as_document, runs_so_far
-    from pipeline.runner import run as bring_up_to_date
+    from pipeline.comparing.comparison import DamagedRun, compare, make_runs
+    from pipeline.comparing.text import as_document, runs_so_far
+    from pipeline.running.runner import run as bring_up_to_date
 
     so_far: list[Done] = []
     session.so_far = lambda: {**about, "split": split, "runs": runs_so_far(so_far)}
@@ -103,7 +103,7 @@ def _carry_out(
         so_far.clear()
         teacher = bring_up_to_date(loaded, store, listener, only="train")[-1]
         if jobs > 1:
-            from pipeline.comparison_jobs import make_at_once
+            from pipeline.comparing.parallel_runs import make_at_once
 
             failed |= make_at_once(runs, failed, store, jobs, session.console)
         done = make_runs(runs, store, listener, so_far.append, failed)
@@ -141,7 +141,7 @@ def _announce(session: Session, runs: Sequence[Run], unfit: Sequence[Unfit]) -> 
 
 
 def _show(session: Session, fields: dict[str, Any], page: Path | None) -> None:
-    from pipeline.comparison_words import in_words
+    from pipeline.comparing.text import in_words
 
     folder = Path(fields["path"])
     if page is not None:

@@ -7,10 +7,10 @@ from typing import Any
 import click
 
 from pipeline.commands.base import Command, json_option, store_option
+from pipeline.console.session import Session, store_folder
+from pipeline.console.tables import columns, size
 from pipeline.doctor import examine
 from pipeline.errors import EXIT_DONE, EXIT_MACHINE_CANNOT, EXIT_USAGE
-from pipeline.session import Session, store_folder
-from pipeline.tables import columns, size
 
 
 def _examine(store: str | None) -> int:

@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import DataError
-from stages.data import torchvision_files
 from stages.data.class_folders import class_folders
 from stages.data.places import digits_file, idx_files, npz_files
 from stages.data.registry import plugin_settings
-from stages.data.torchvision_table import SETS
+from stages.data.torchvision import files as torchvision_files
+from stages.data.torchvision.table import SETS
 
 Digest = Callable[[Path], str]
 

@@ -17,8 +17,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from stages.measuring.contention import read
 from stages.measuring.nvml import LIBRARY, connect
-from stages.measuring.watch import read
 
 POLL_S = 0.05
 """How often a power monitor is read. NVML's and RAPL's counters are read at the two ends only."""

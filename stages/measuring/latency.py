@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from stages.measuring.watch import Watch
+from stages.measuring.contention import Watch
 from stages.statistics.percentiles import FEWEST, bootstrap_ci_ns, carried, percentile_ns
 from stages.statistics.steadiness import is_steady
 

@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 from pipeline.machine import allowed_cores
-from stages.measuring.watch import core_ticks, read
+from stages.measuring.contention import core_ticks, read
 
 LOOK_S = 0.1
 """How long the cores are watched to find the idlest."""

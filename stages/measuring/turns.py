@@ -14,9 +14,9 @@ import numpy as np
 
 from pipeline.errors import StageError
 from stages.measuring import gpu, interleave, launch
+from stages.measuring.contention import Usage, Watch, merged
 from stages.measuring.launch import Subject
 from stages.measuring.settings import MeasureSettings
-from stages.measuring.watch import Usage, Watch, merged
 
 
 @dataclass(frozen=True)

@@ -32,7 +32,7 @@ import numpy as np
 from pipeline import machine
 from pipeline.errors import KdpipeError
 from stages.measuring import energy, gpu, latency, open_loop
-from stages.measuring.watch import Watch
+from stages.measuring.contention import Watch
 from stages.runtimes import registry
 from stages.runtimes.base import Session, Source
 from stages.runtimes.on_gpu import GpuSession, GpuTiming

@@ -33,8 +33,8 @@ from torch.nn import functional
 
 from pipeline.errors import ModelError
 from stages.methods.base import Batch, Method
-from stages.methods.contrast import unit
-from stages.methods.gathering import gather
+from stages.methods.parts.contrast import unit
+from stages.methods.parts.gathering import gather
 from stages.methods.settings import CrdSettings
 from stages.models.features import Features, FeatureSpec
 

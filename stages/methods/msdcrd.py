@@ -32,10 +32,10 @@ from torch import Tensor, nn
 
 from pipeline.errors import ModelError
 from stages.methods.base import Batch, Method
-from stages.methods.contrast_layer import ContrastLayer
-from stages.methods.ends import paired
 from stages.methods.kd import kd_loss
-from stages.methods.places import Place
+from stages.methods.parts.contrast_layer import ContrastLayer
+from stages.methods.parts.ends import paired
+from stages.methods.parts.places import Place
 from stages.methods.settings import MethodSettings, MsdcrdSettings
 from stages.models.features import Features, FeatureSpec, Needs
 

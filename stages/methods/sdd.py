@@ -25,8 +25,8 @@ from pipeline.errors import ModelError
 from stages.methods.base import Batch, Method
 from stages.methods.dkd import dkd_losses
 from stages.methods.kd import kd_losses
+from stages.methods.parts.windows import WindowPool, cut, windows
 from stages.methods.settings import SddSettings
-from stages.methods.windows import WindowPool, cut, windows
 from stages.models.features import Features, FeatureSpec
 
 

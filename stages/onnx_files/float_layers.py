@@ -8,12 +8,12 @@ from pathlib import Path
 import onnx
 
 from stages.onnx_files.node_names import WEIGHTED
-from stages.onnx_files.quantising import float_nodes
+from stages.onnx_files.quantizing import float_nodes
 
-REFUSED = "the quantiser leaves it so"
+REFUSED = "the quantizer leaves it so"
 
 
-def quantised_layers(model: onnx.ModelProto) -> list[str]:
+def quantized_layers(model: onnx.ModelProto) -> list[str]:
     """Names of the weighted nodes of a Q/DQ graph that are given 8 bits, in graph order."""
     return [name for name, floats in _weighted(model).items() if not floats]
 

@@ -35,7 +35,7 @@ class Ability:
 class Source:
     """What a target is built from.
 
-    onnx: the float file, or for precision int8 the quantised file of the runtime's recipe.
+    onnx: the float file, or for precision int8 the quantized file of the runtime's recipe.
     precision: fp32, fp16, bf16 or int8.
     image_shape: (H, W, C) of one image.
     input: how the file takes images.

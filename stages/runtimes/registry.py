@@ -21,13 +21,13 @@ if TYPE_CHECKING:
 GROUP = "kdpipe.runtimes"
 
 BUILT_IN = {
-    "ncnn": "stages.runtimes.ncnn_runtime",
-    "onnxruntime": "stages.runtimes.onnx_runtime",
-    "onnxruntime_cuda": "stages.runtimes.onnx_runtime_cuda",
-    "onnxruntime_tensorrt": "stages.runtimes.onnx_runtime_tensorrt",
-    "openvino": "stages.runtimes.openvino_runtime",
-    "tensorrt": "stages.runtimes.tensorrt_classic",
-    "tensorrt_rtx": "stages.runtimes.tensorrt_rtx",
+    "ncnn": "stages.runtimes.ncnn.runtime",
+    "onnxruntime": "stages.runtimes.onnx_runtime.cpu",
+    "onnxruntime_cuda": "stages.runtimes.onnx_runtime.cuda",
+    "onnxruntime_tensorrt": "stages.runtimes.onnx_runtime.tensorrt",
+    "openvino": "stages.runtimes.openvino.runtime",
+    "tensorrt": "stages.runtimes.tensorrt.classic",
+    "tensorrt_rtx": "stages.runtimes.tensorrt.rtx",
 }
 """The module of each built-in runtime; its object is called `RUNTIME`."""
 

@@ -6,8 +6,8 @@ from types import SimpleNamespace
 
 from pipeline.errors import UsageError
 from stages.data import load as data_sets
-from stages.data import torchvision_sets
-from stages.data.torchvision_table import SETS
+from stages.data.torchvision import sets as torchvision_sets
+from stages.data.torchvision.table import SETS
 from stages.models import create as models
 from stages.models.feeding import fed
 from stages.models.settings import ModelSettings

@@ -15,7 +15,7 @@ import pytest
 from click.testing import CliRunner
 
 from pipeline import cli
-from pipeline.session import Session
+from pipeline.console.session import Session
 from stages import STAGES
 from tests.pipeline.command_line import PROFILE, PROFILE_TEXT, SMALL, call, document, environment
 

@@ -14,7 +14,7 @@ import pytest
 from pipeline import doctor, machine
 from pipeline.commands.doctor import in_words
 from pipeline.errors import UsageError
-from pipeline.store import Store
+from pipeline.store.store import Store
 from stages import STAGES, TRIAL
 
 ROOT = Path(__file__).resolve().parents[2]

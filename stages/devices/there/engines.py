@@ -15,9 +15,12 @@ from pipeline.errors import StageError
 from pipeline.stage import Silent
 from stages.devices.there import cuda, facts, session, trtexec, trtexec_program
 from stages.measuring import latency
-from stages.measuring.watch import Watch
-from stages.runtimes import probe, tensorrt_options, tensorrt_process, tensorrt_timings
-from stages.runtimes.tensorrt_build import Specification
+from stages.measuring.contention import Watch
+from stages.runtimes import probe
+from stages.runtimes.tensorrt import options as tensorrt_options
+from stages.runtimes.tensorrt import process as tensorrt_process
+from stages.runtimes.tensorrt import timings as tensorrt_timings
+from stages.runtimes.tensorrt.build import Specification
 
 ENGINE = "model.engine"
 TIMINGS = "timing.cache"

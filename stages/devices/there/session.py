@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from stages.measuring import latency
-from stages.measuring.watch import Watch
+from stages.measuring.contention import Watch
 
 SAMPLING = ("warmup_s", "warmup_max_s", "duration_s", "max_duration_s", "min_samples")
 

@@ -15,7 +15,7 @@ from pipeline import machine
 from stages.devices.there import engines
 from stages.devices.there.session import Session, Unavailable, as_input, sample_calls
 from stages.measuring import latency
-from stages.measuring.watch import Watch
+from stages.measuring.contention import Watch
 
 PROVIDER = "CPUExecutionProvider"
 

@@ -19,8 +19,8 @@ from pipeline.errors import StageError
 from stages.devices.there import session
 from stages.devices.there.trtexec_program import Program
 from stages.measuring import latency
-from stages.measuring.watch import Watch
-from stages.runtimes import tensorrt_options
+from stages.measuring.contention import Watch
+from stages.runtimes.tensorrt import options as tensorrt_options
 
 LAST_LINES = 5
 

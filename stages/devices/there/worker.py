@@ -24,7 +24,7 @@ from stages.devices import carried
 from stages.devices.there import engines, sessions
 from stages.devices.there.session import Session, Unavailable
 from stages.measuring import latency, pinning
-from stages.measuring.watch import Watch
+from stages.measuring.contention import Watch
 
 
 def main(job_file: str) -> int:

@@ -216,7 +216,7 @@ import json, os, sys
 core = int(sys.argv[1])
 os.sched_setaffinity(0, [core])
 from stages.measuring import latency
-from stages.measuring.watch import Watch
+from stages.measuring.contention import Watch
 found = latency.sample(lambda: sum(range(20000)), warmup_s=0.1, duration_s=1.0, max_duration_s=1.0,
                        min_samples=50, warmup_max_s=0.2, watch=Watch((core,), 1))
 print(json.dumps(found.health))
