@@ -162,7 +162,7 @@ def targets() -> list[Facts]:
             found.append(_no_target(name, ending, None))
             continue
         for precision in told["precisions"]:
-            fields = {key: told[key] for key in ("can_build", "can_run", "why_not", "mend")}
+            fields = {key: told[key] for key in ("can_build", "can_run", "why_not", "hint")}
             found.append({"target": f"{name}-{precision}", **fields})
     return found
 
@@ -173,8 +173,8 @@ def small_build() -> Facts:
     return next((line for line in lines if "works" in line), {"works": False, "why_not": ending})
 
 
-def _no_target(target: str, why_not: str, mend: str | None) -> Facts:
-    return {"target": target, "can_build": False, "can_run": False, "why_not": why_not, "mend": mend}
+def _no_target(target: str, why_not: str, hint: str | None) -> Facts:
+    return {"target": target, "can_build": False, "can_run": False, "why_not": why_not, "hint": hint}
 
 
 def try_out(*words: str) -> tuple[list[Facts], str]:

@@ -171,9 +171,9 @@ def _key(name: str) -> str:
     return re.sub(r"[^\w. -]", "_", name, flags=re.ASCII)[:KEY_CHARACTERS]
 
 
-def _require(module: str, package: str, mend: str) -> None:
+def _require(module: str, package: str, hint: str) -> None:
     if importlib.util.find_spec(module) is None:
-        raise UsageError(f"--track needs the Python package {package}", why="it is not installed", mend=mend)
+        raise UsageError(f"--track needs the Python package {package}", why="it is not installed", hint=hint)
 
 
 def _shown(uri: str) -> str:

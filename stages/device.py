@@ -148,7 +148,7 @@ def _golden(row: dict[str, Any], folder: Path, bundle: Path, output: Path) -> di
             where=f"target {row['target']}",
             why=f"largest logit difference {largest:.2g} of their standard deviation "
             f"(at most {tolerance:g}), {alike:.0%} of {len(found)} images alike (at least {least:.0%})",
-            mend="leave the target out of the device's targets, or build it for that device",
+            hint="leave the target out of the device's targets, or build it for that device",
         )
     return {
         "of": reference.stem,

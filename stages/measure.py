@@ -61,7 +61,7 @@ def run(context: Context) -> Metrics:
         ability = registry.get(target["runtime"]).ability_to_run()
         if not ability.can:
             row["why_not"] = f"built, but not measured: {ability.why_not}"
-            row["mend"] = ability.mend or None
+            row["hint"] = ability.hint or None
             context.progress.note(f"{target['target']}: {row['why_not']}")
             continue
         folder = build_folder / target["folder"]

@@ -122,7 +122,7 @@ def _bench(context: Context, card: Mapping[str, Any]) -> tuple[Bench, dict[str, 
             "There are too few training images to quantize.",
             where="stage quantize, calibration",
             why=f"the {len(data.train)} training images hold no class twice, so that none can be held out",
-            mend="give more training images, or drop the int8 targets",
+            hint="give more training images, or drop the int8 targets",
         )
     images = audit(data.train.images, data.train.labels, calibration, data.classes, card["preprocessing"])
     images |= provenance(

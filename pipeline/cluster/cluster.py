@@ -41,13 +41,13 @@ class Cluster:
             raise UsageError(
                 "--on names no cluster",
                 why=f"found {address!r}, expected ray or ray://HOST:PORT",
-                mend="--on ray",
+                hint="--on ray",
             )
         if importlib.util.find_spec("ray") is None:
             raise UsageError(
                 "--on needs the Python package ray",
                 why="it is not installed",
-                mend="pip install 'kdpipe[ray]'",
+                hint="pip install 'kdpipe[ray]'",
             )
         self.address = address
         self._profile = profile
@@ -93,7 +93,7 @@ class Cluster:
                     f"The cluster lost stage {stage.name}",
                     where=self.address,
                     why=_said(error),
-                    mend="run again: it goes on from its last checkpoint; Ray's logs may tell more",
+                    hint="run again: it goes on from its last checkpoint; Ray's logs may tell more",
                 ) from error
         if word == "done":
             metrics, files = told
@@ -123,7 +123,7 @@ class Cluster:
                     "The Ray cluster cannot be used",
                     where=self.address,
                     why=_said(error),
-                    mend="check the address with `ray status`, or leave out --on",
+                    hint="check the address with `ray status`, or leave out --on",
                 ) from error
         return self._ray
 
@@ -133,14 +133,14 @@ class Cluster:
                 "The cluster's workers do not see the store",
                 where=self.address,
                 why=told,
-                mend="put the store into a folder that all machines share under one path: --store DIR",
+                hint="put the store into a folder that all machines share under one path: --store DIR",
             )
         why = f"found {told}" if word == "version" else told
         return UsageError(
             f"The cluster's workers do not have kdpipe {__version__}",
             where=self.address,
             why=why,
-            mend=f"pip install kdpipe=={__version__} on every machine of the cluster",
+            hint=f"pip install kdpipe=={__version__} on every machine of the cluster",
         )
 
     def _relay(self, progress: Progress) -> None:

@@ -83,6 +83,6 @@ def wait_for(stage: str, folder: Path, files: dict[str, int]) -> None:
                 f"What stage {stage} left on the cluster is not what is seen here",
                 where=str(folder),
                 why=f"after {VISIBLE_WITHIN_S:.0f} s they still differ: {', '.join(differing[:5])}",
-                mend="check the shared file system, then run again",
+                hint="check the shared file system, then run again",
             )
         time.sleep(LOOK_S)

@@ -118,5 +118,5 @@ def _packed(error: Exception) -> bytes:
     if isinstance(error, errors.KdpipeError):
         ours = (kind for kind in type(error).__mro__ if kind.__module__ == errors.__name__)
         nearest = next(kind for kind in ours if kind is not errors.ProfileError)
-        return pickle.dumps(nearest(error.what, where=error.where, why=error.why, mend=error.mend))
+        return pickle.dumps(nearest(error.what, where=error.where, why=error.why, hint=error.hint))
     return pickle.dumps(RuntimeError(f"{type(error).__name__}: {error}"))

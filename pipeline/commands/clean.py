@@ -45,7 +45,7 @@ def _clean(
             "--all leaves nothing to choose",
             where="kdpipe clean",
             why="it removes every artefact, but profiles to keep or a stage are named as well",
-            mend="leave out --all, or the profiles and --stage",
+            hint="leave out --all, or the profiles and --stage",
         )
     opened = Store(session.store)
     opened.check()

@@ -63,7 +63,7 @@ def _compare(
             "There is nothing to compare",
             where="kdpipe compare --no-baseline",
             why="without the student alone the others are held against the first method; it is the only one",
-            mend="leave out --no-baseline, or name two with --methods",
+            hint="leave out --no-baseline, or name two with --methods",
         )
     with guarded_output(session.console):
         runs, unfit = plan_runs(
@@ -125,7 +125,7 @@ def _carry_out(
     raise StageError(
         "Artefacts are damaged again and again",
         where=str(store.root),
-        mend="check the disk and its file system, or name a store on another disk with --store",
+        hint="check the disk and its file system, or name a store on another disk with --store",
     )
 
 
@@ -165,7 +165,7 @@ def _raise_if_failed(session: Session, done: Sequence[Done], fields: dict[str, A
         f"{len(failed)} of {len(done)} runs failed",
         where=", ".join(one.run.title for one in failed),
         why=str(failed[0].failed),
-        mend="run the same command to try them again, or leave them out with --methods",
+        hint="run the same command to try them again, or leave them out with --methods",
     )
 
 
@@ -177,14 +177,14 @@ def _seeds(count: int | None, listed: str | None, profile: LoadedProfile) -> lis
         return list(range(first, first + (count or SEEDS)))
     if count is not None:
         raise UsageError(
-            "--seeds and --seed-list exclude each other", where="kdpipe compare", mend="leave one of them out"
+            "--seeds and --seed-list exclude each other", where="kdpipe compare", hint="leave one of them out"
         )
     words = [word.strip() for word in listed.split(",")]
     if not all(word.isascii() and word.isdigit() and int(word) < 2**31 for word in words):
         raise UsageError(
             "--seed-list takes whole numbers from 0 on",
             where=f"--seed-list {listed}",
-            mend="write them with commas: --seed-list 0,1,2",
+            hint="write them with commas: --seed-list 0,1,2",
         )
     return list(dict.fromkeys(int(word) for word in words))
 
@@ -202,7 +202,7 @@ def _page_to_write(html: str | None) -> Path | None:
 
 
 def _unwritable(page: Path, why: str) -> UsageError:
-    return UsageError("The page cannot be written", where=f"--html {page}", why=why, mend="name another file")
+    return UsageError("The page cannot be written", where=f"--html {page}", why=why, hint="name another file")
 
 
 compare = Command(

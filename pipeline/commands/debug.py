@@ -55,7 +55,7 @@ def _debug(
             "Nothing to debug" if profile is None else "A profile and --onnx at once",
             where="kdpipe debug",
             why="it looks either at the conversions of a profile, or at two ONNX files",
-            mend="kdpipe debug PROFILE, or kdpipe debug --onnx A.onnx --against B.onnx --inputs X.npy",
+            hint="kdpipe debug PROFILE, or kdpipe debug --onnx A.onnx --against B.onnx --inputs X.npy",
         )
     folder = _output_folder(output)
     if profile is None:
@@ -86,7 +86,7 @@ def _pair(
             "--onnx needs something to compare with",
             where="kdpipe debug --onnx",
             why="--against is missing" if against is None else "--inputs is missing",
-            mend="kdpipe debug --onnx SUSPECT.onnx --against REFERENCE.onnx --inputs X.npy",
+            hint="kdpipe debug --onnx SUSPECT.onnx --against REFERENCE.onnx --inputs X.npy",
         )
     from pipeline.store.store import Store
 
@@ -177,7 +177,7 @@ def _output_folder(output: str | None) -> Path | None:
             "The output folder is not empty",
             where=str(folder),
             why="a minimal model is written there, and nothing is overwritten",
-            mend="name another folder with --output, or empty this one",
+            hint="name another folder with --output, or empty this one",
         )
     return folder
 

@@ -74,7 +74,7 @@ def _check(names: tuple[str, ...], profile: str, overrides: tuple[str, ...]) -> 
             DeviceCannot(
                 "No target of the profile can be measured there",
                 where=", ".join(f"device {name}" for name in unable),
-                mend="install numpy and a runtime there, or name another Python with devices.NAME.python",
+                hint="install numpy and a runtime there, or name another Python with devices.NAME.python",
             )
         )
     _raise_first(session, failed)

@@ -113,8 +113,8 @@ def _target_lines(targets: list[dict[str, Any]]) -> list[str]:
             can = "can be built, not run"
         why = f": {one['why_not']}" if one["why_not"] else ""
         lines.append(f"{one['target'].ljust(width)}  {can}{why}")
-        if one["mend"] and one["mend"] != following.get("mend"):
-            lines.append(f"{'':{width}}  hint: {one['mend']}")
+        if one["hint"] and one["hint"] != following.get("hint"):
+            lines.append(f"{'':{width}}  hint: {one['hint']}")
     return lines
 
 

@@ -92,7 +92,7 @@ def _pick(
             "There is no target to ship",
             where="stage gate",
             why="\n".join(f"{one['target']} {one['why']}" for one in pick["rejected"]) or pick["reason"],
-            mend=f"kdpipe gate {profile} shows every limit beside what was measured",
+            hint=f"kdpipe gate {profile} shows every limit beside what was measured",
         )
     if session.json:
         session.print_json(**session.so_far())
@@ -194,7 +194,7 @@ def _write_junit(file: Path, found: dict[str, Any], *, strict: bool) -> None:
             "The JUnit file cannot be written",
             where=str(file),
             why=error.strerror or str(error),
-            mend="name another file with --junit",
+            hint="name another file with --junit",
         ) from error
 
 

@@ -43,7 +43,7 @@ def _ship(
     session = click.get_current_context().ensure_object(Session)
     if list_ and rollback:
         raise UsageError(
-            "--list and --rollback exclude each other", where="kdpipe ship", mend="leave one of them out"
+            "--list and --rollback exclude each other", where="kdpipe ship", hint="leave one of them out"
         )
     loaded, opened = open_profile(session, profile, overrides, store)
     about = {key: value for key, value in session.so_far().items() if key != "stages"}

@@ -99,7 +99,7 @@ def plan_runs(
                 f"The method {entry.label} does not fit the teacher and the student of this profile",
                 where=f"--methods {entry.label}",
                 why=why,
-                mend="leave it out; --methods all leaves out by itself what does not fit",
+                hint="leave it out; --methods all leaves out by itself what does not fit",
             )
         if why:
             unfit.append(Unfit(entry.label, why))

@@ -131,4 +131,4 @@ def _parts(text: str, at: str) -> Sequence[str]:
 
 
 def _fault(spec: str, why: str) -> UsageError:
-    return UsageError("The methods to compare cannot be read", where=f"--methods {spec}", why=why, mend=_FORM)
+    return UsageError("The methods to compare cannot be read", where=f"--methods {spec}", why=why, hint=_FORM)

@@ -80,7 +80,7 @@ class Console:
                 "KDPIPE_LOG is not a level",
                 where="environment variable KDPIPE_LOG",
                 why=f"found {word!r}, expected one of {', '.join(LEVELS)}",
-                mend="unset KDPIPE_LOG",
+                hint="unset KDPIPE_LOG",
             )
 
     @property
@@ -170,17 +170,17 @@ class Console:
 
     def _in_four_parts(self, error: KdpipeError) -> str:
         parts = {"where": error.where, "why": error.why}
-        what, mend = error.what, error.mend
+        what, hint = error.what, error.hint
         if isinstance(error, ProfileError) and len(error.faults) == 1:
             fault = error.faults[0]
-            what, mend = fault.message, fault.hint or mend
+            what, hint = fault.message, fault.hint or hint
             parts = {"where": fault.place or error.where, "why": error.why}
         lines = [f"{self.styled('error:', 'red')} {what}"]
         for name, text in parts.items():
             if text:
                 lines.append(f"  {self.styled(name + ':', 'bold')} {_indented(text, len(name) + 4)}")
-        if mend:
-            lines += ["", f"{self.styled('hint:', 'cyan')} {_indented(mend, 6)}"]
+        if hint:
+            lines += ["", f"{self.styled('hint:', 'cyan')} {_indented(hint, 6)}"]
         return "\n".join(lines) + "\n"
 
     def _draw(self, text: str) -> None:

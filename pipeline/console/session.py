@@ -1,6 +1,6 @@
 """One call of the command line: what was asked for, and how its ending is told.
 
-What a user can mend is said in four parts without a traceback; anything else is a defect of ours
+What a user can fix is said in four parts without a traceback; anything else is a defect of ours
 and its traceback goes to a file under the store. With `--json`, standard output holds exactly one
 document whatever happens.
 """
@@ -65,12 +65,12 @@ class Session:
         word, code = "interrupted", EXIT_INTERRUPTED
         if isinstance(interrupt, Terminated):
             word, code = "terminated", EXIT_TERMINATED
-        mend = "run the same command to go on" if self.resumable else ""
+        hint = "run the same command to go on" if self.resumable else ""
         if self.traceback:
             self.console.line(_formatted(interrupt), at=SILENT)
-        self._print_failure({"what": word, "where": "", "why": "", "mend": mend, "exit_code": code})
+        self._print_failure({"what": word, "where": "", "why": "", "hint": hint, "exit_code": code})
         self.console.redraw("")
-        kept = f"; finished stages and checkpoints are kept: {mend}" if mend else ""
+        kept = f"; finished stages and checkpoints are kept: {hint}" if hint else ""
         self.console.line(f"{word}{kept}", at=SILENT)
         return code
 
@@ -84,7 +84,7 @@ class Session:
         fault = KdpipeError(
             f"kdpipe failed unexpectedly: {type(error).__name__}{': ' if said else ''}{said}",
             where=f"{file} holds the traceback" if file else "",
-            mend="please report it with that file" if file else "please report it with the traceback above",
+            hint="please report it with that file" if file else "please report it with the traceback above",
         )
         self._print_failure(
             {**fault.as_json(), "log": str(file) if file else None, "exit_code": EXIT_STAGE_FAILED}

@@ -86,8 +86,8 @@ def scorecard(folder: Path, gated: Path | None = None) -> str:
         lines += ["", "not built or not measured:"]
     for row in absent:
         lines.append(f"  {row['target']}: {row['why_not']}")
-        if row.get("mend"):
-            lines.append(f"    hint: {row['mend']}")
+        if row.get("hint"):
+            lines.append(f"    hint: {row['hint']}")
     lines.append("")
     if found.get("distillation"):
         lines.append(distillation(found["distillation"]))

@@ -14,7 +14,7 @@ from pipeline.errors import StageError
 from pipeline.store.digests import hash_file
 
 DAMAGED = "A file arrived damaged"
-"""What `stages.devices.there.files.receive` calls the fault that is mended by sending once more."""
+"""What `stages.devices.there.files.receive` calls the fault that sending once more fixes."""
 
 PIECE = 4 << 20
 """Bytes asked for at once when a file is fetched."""
@@ -75,7 +75,7 @@ def _send(link: Link, item: Item, offset: int, tell: Callable[[str], None]) -> i
             continue
         except StageError as error:
             if error.what != DAMAGED:
-                raise  # e.g. a full disk, which sending once more does not mend
+                raise  # e.g. a full disk, which sending once more does not fix
             begun, offset, why = 0, 0, error.why or error.what
             tell(f"{link.name}: {item.path.name} arrived damaged: once more")
             continue
@@ -86,7 +86,7 @@ def _send(link: Link, item: Item, offset: int, tell: Callable[[str], None]) -> i
         "A file does not arrive whole on the device",
         where=f"{link.where}, {item.path.name}",
         why=why,
-        mend="check the device's disk and the link, then run the same command again",
+        hint="check the device's disk and the link, then run the same command again",
     )
 
 
@@ -114,6 +114,6 @@ def fetch(link: Link, place: str, files: Mapping[str, Mapping[str, Any]], folder
                 "A result arrived damaged from the device",
                 where=f"{link.where}, {path}",
                 why="its SHA-256 is not the one that the device told",
-                mend="run the same command again",
+                hint="run the same command again",
             )
         part.replace(target)

@@ -49,7 +49,7 @@ class TestImages:
             sent = deliver(link, {"images.npy": item}, place, tell)
             link.ask("keep_newest", place=place, keep=KEPT_THERE)
         except StageError as error:
-            error.mend = error.mend or f"make room there, or set devices.{link.name}.accuracy_images lower"
+            error.hint = error.hint or f"make room there, or set devices.{link.name}.accuracy_images lower"
             raise
         tell(f"{link.name}: {count} test images are there ({sent} bytes sent)")
         return Sent(f"{place}/images.npy", count)

@@ -154,7 +154,7 @@ def self_test(link: Link, place: str, *, may_have_none: bool = False) -> list[st
             "No target of the bundle can run on the device",
             where=link.where,
             why=said,
-            mend="install there what the bundle's requirements.txt names, or name another Python with "
+            hint="install there what the bundle's requirements.txt names, or name another Python with "
             f"devices.{link.name}.python",
         )
     if told["code"] not in (0, 4):
@@ -162,7 +162,7 @@ def self_test(link: Link, place: str, *, may_have_none: bool = False) -> list[st
             "The bundle's self-test failed on the device",
             where=link.where,
             why=said,
-            mend="leave the target that failed out of package.targets, or calibrate it anew",
+            hint="leave the target that failed out of package.targets, or calibrate it anew",
         )
     return list(told["lines"])
 

@@ -179,7 +179,7 @@ class Link:
                 "The device did not answer in time",
                 where=self.where,
                 why=f"nothing within {timeout_s:.0f} s",
-                mend="run the same command again: it goes on where it was",
+                hint="run the same command again: it goes on where it was",
             ) from None
         finally:
             if child.poll() is None:
@@ -201,7 +201,7 @@ class Link:
         fault = answer.get("fault")
         if fault:
             where = f"{self.where}, {fault['where']}" if fault.get("where") else self.where
-            raise StageError(fault["what"], where=where, why=fault.get("why", ""), mend=fault.get("mend", ""))
+            raise StageError(fault["what"], where=where, why=fault.get("why", ""), hint=fault.get("hint", ""))
         return answer
 
     def _checked(self, code: int, out: bytes, said: str) -> None:
@@ -211,13 +211,13 @@ class Link:
         if broke:
             lines = [line for line in said.splitlines() if line.strip()]
             why = "\n".join(lines[-3:]) or "no reason was given"
-            raise LinkLost(broke[0], where=self.where, why=why, mend=broke[1])
+            raise LinkLost(broke[0], where=self.where, why=why, hint=broke[1])
         if code == TOO_OLD and "Python" in said:
             raise DeviceCannot(
                 "The device's Python is too old",
                 where=self.where,
                 why=f"found {said[said.rfind('Python') :]}, expected Python 3.10 or later",
-                mend=f"name another with devices.{self.name}.python",
+                hint=f"name another with devices.{self.name}.python",
             )
         if code == DAMAGED:
             raise LinkLost("The program arrived damaged on the device", where=self.where)
@@ -226,7 +226,7 @@ class Link:
                 "The device has no such Python",
                 where=self.where,
                 why=said or f"exit code {code} for {self._python}",
-                mend=self._transport.mend_python % self.name,
+                hint=self._transport.python_hint % self.name,
             )
         if code < 0:
             raise LinkLost("The call of the device was ended", where=self.where, why=f"signal {-code}")
@@ -234,9 +234,9 @@ class Link:
             "The program on the device failed",
             where=self.where,
             why="\n".join(said.splitlines()[-5:]) or f"exit code {code}",
-            mend="if its disk is full, make room; else run with -v and report it",
+            hint="if its disk is full, make room; else run with -v and report it",
         )
 
     def _absent(self, program: str, error: OSError) -> DeviceCannot:
-        mend = INSTALL.get(program, f"name a Python with devices.{self.name}.python")
-        return DeviceCannot(f"{program} cannot be started", where=self.where, why=str(error), mend=mend)
+        hint = INSTALL.get(program, f"name a Python with devices.{self.name}.python")
+        return DeviceCannot(f"{program} cannot be started", where=self.where, why=str(error), hint=hint)

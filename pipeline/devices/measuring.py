@@ -47,7 +47,7 @@ def open_link(name: str, profile: LoadedProfile) -> Link:
             f"The profile has no device {name!r}",
             where=f"{profile.path}, devices",
             why=f"there are: {', '.join(devices)}" if devices else "it has none",
-            mend=f"add it to the profile: devices: {{{name}: {{url: ssh://USER@HOST}}}}",
+            hint=f"add it to the profile: devices: {{{name}: {{url: ssh://USER@HOST}}}}",
         )
     return Link(name, devices[name], resolve(DEVICE_PROGRAM)())
 
@@ -134,7 +134,7 @@ def _measure(link: Link, line: Line, *, force: bool, tell: Tell) -> Measured:
             "The device's Python has no numpy",
             where=link.where,
             why=facts["numpy"]["error"],
-            mend=f"install it there, or name another Python with devices.{link.name}.python",
+            hint=f"install it there, or name another Python with devices.{link.name}.python",
         )
     store, targets = line.store, targets_of(link.name, line.profile)
     parts = _key_parts(line, link.name, targets, facts)

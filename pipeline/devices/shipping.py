@@ -24,7 +24,7 @@ def verified_bundle(store: Store, packed: StageResult) -> Path:
             "The bundle is damaged and was not shipped",
             where=str(packed.path),
             why=str(damage),
-            mend="run the same command again: the bundle is packed anew",
+            hint="run the same command again: the bundle is packed anew",
         )
     return packed.path / "bundle"
 
@@ -75,7 +75,7 @@ def roll_back(link: Link) -> dict[str, Any]:
             "There is no earlier release on the device",
             where=link.where,
             why=f"{count} release{'s' * (count != 1)} there" if count else "nothing was shipped there",
-            mend=f"kdpipe ship {link.name} PROFILE --list shows what there is",
+            hint=f"kdpipe ship {link.name} PROFILE --list shows what there is",
         )
     self_test(link, f"releases/{before}")
     return link.ask("switch", digest=before, ship=False, keep=0)

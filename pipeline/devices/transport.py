@@ -23,15 +23,15 @@ LOST = 255
 
 
 class Transport(Protocol):
-    """`mend_python`: what to do where the device has no such Python; `%s` stands for the device's name."""
+    """`python_hint`: what to do where the device has no such Python; `%s` stands for the device's name."""
 
-    mend_python: str
+    python_hint: str
 
     def command(self, words: list[str]) -> list[str]:
         """The process to start here for these words there."""
 
     def broke(self, code: int, said: str) -> tuple[str, str] | None:
-        """What failed and how to mend it, if the connection did and not the command; else None.
+        """What failed and how to fix it, if the connection did and not the command; else None.
 
         code, said: the process's exit code and what it wrote to standard error.
         """
@@ -51,7 +51,7 @@ def transport(name: str, settings: Mapping[str, Any]) -> Transport:
 class Local:
     """This machine; commands begin in the user's home."""
 
-    mend_python = "name a Python with devices.%s.python"
+    python_hint = "name a Python with devices.%s.python"
 
     def command(self, words: list[str]) -> list[str]:
         return words
@@ -67,7 +67,7 @@ class Ssh:
     """All calls share one connection (ControlMaster). ssh never prompts; host keys are checked as the user's
     own configuration says."""
 
-    mend_python = "install Python there, or name it with devices.%s.python"
+    python_hint = "install Python there, or name it with devices.%s.python"
 
     def __init__(self, name: str, settings: Mapping[str, Any]) -> None:
         self._name, self._settings = name, settings
@@ -151,7 +151,7 @@ class Adb:
     The home is /data/local/tmp where there is one, for Android's shell user has no other place to write.
     """
 
-    mend_python = (
+    python_hint = (
         "Android has no Python of its own. Push one that runs for the shell user below /data/local/tmp "
         "(python.org has builds for Android), or run `adb root` and take Termux's, "
         "/data/data/com.termux/files/usr/bin/python3; then name it with devices.%s.python"

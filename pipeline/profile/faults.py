@@ -71,12 +71,12 @@ def _spot(model: type[BaseModel], location: Iterable[str | int]) -> _Spot:
 def _faults(errors: list[ErrorDetails], tree: Tree, found: Kinds) -> list[Fault]:
     faults: dict[Steps, Fault] = {}
     errors = [one for error in errors for one in _rule_by_rule(error)]
-    mended: set[Steps] = set()  # keys that are missing only because they are misspelt
+    excused_keys: set[Steps] = set()  # keys that are missing only because they are misspelt
     for error in errors:
         spot = _spot(found.model, error["loc"])
         if error["type"] == "extra_forbidden":
             faults[spot.path], nearest = _unknown_key(tree, spot, found.model)
-            mended.add((*spot.path[:-1], nearest))
+            excused_keys.add((*spot.path[:-1], nearest))
         elif error["type"] == "union_tag_not_found":
             group_tree, _ = tree.nearest(spot.path)
             misspelt = get_close_matches("name", group_tree.value, n=1)
@@ -88,7 +88,7 @@ def _faults(errors: list[ErrorDetails], tree: Tree, found: Kinds) -> list[Fault]
     for error in errors:
         spot = _spot(found.model, error["loc"])
         judge = _JUDGES.get(error["type"], _wrong_value)
-        excused = spot.path in mended or ("extends",) in mended
+        excused = spot.path in excused_keys or ("extends",) in excused_keys
         if judge is None or (error["type"] == "missing" and excused):
             continue
         fault = judge(tree, spot, error, found)

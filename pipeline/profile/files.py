@@ -68,13 +68,13 @@ def find(path: str | Path) -> Path:
             f"{name} is a folder, not a profile",
             where=name,
             why="a profile is one YAML file",
-            mend=_offer(nearest(name, Path(name))) or "name the file",
+            hint=_offer(nearest(name, Path(name))) or "name the file",
         )
     raise UsageError(
         f"there is no profile {name!r}",
         where=name,
         why="neither a file nor the name of a shipped profile",
-        mend=_offer(nearest(name, Path(name).parent)) or "give the path of a YAML file",
+        hint=_offer(nearest(name, Path(name).parent)) or "give the path of a YAML file",
     )
 
 
@@ -99,7 +99,7 @@ def read(path: Path) -> bytes:
         return path.read_bytes()
     except OSError as error:
         raise UsageError(
-            f"{path} cannot be read", where=str(path), why=error.strerror or str(error), mend=f"ls -l {path}"
+            f"{path} cannot be read", where=str(path), why=error.strerror or str(error), hint=f"ls -l {path}"
         ) from None
 
 

@@ -16,7 +16,7 @@ def raise_if_wanting(results: Sequence[StageResult], profile: Profile, *, strict
     """Raises GateMissed, else MachineCannot, with the attribute `results`, if there is a reason to.
 
     A stage tells of them in its metrics: `gates_missed` and `gates_undecided` (sentences; the latter count
-    if `strict`), `machine_cannot` (target, why, mend). The missed gate comes first: it was seen, while
+    if `strict`), `machine_cannot` (target, why, hint). The missed gate comes first: it was seen, while
     another machine may well build what this one cannot.
     """
     for error in (_gate_missed(results, profile, strict), _machine_cannot(results)):
@@ -48,7 +48,7 @@ def _gate_missed(results: Sequence[StageResult], profile: Profile, strict: bool)
         "; ".join(counted),
         where="stage gate",
         why="\n".join(missed + (undecided if strict else [])),
-        mend=f"kdpipe pick {profile.path} names the target that passes, if there is one",
+        hint=f"kdpipe pick {profile.path} names the target that passes, if there is one",
     )
 
 
@@ -63,11 +63,11 @@ def _machine_cannot(results: Sequence[StageResult]) -> KdpipeError | None:
         if not cannot:
             continue
         names = ", ".join(entry["target"] for entry in cannot)
-        mends = dict.fromkeys(entry["mend"] for entry in cannot if entry.get("mend"))
+        hints = dict.fromkeys(entry["hint"] for entry in cannot if entry.get("hint"))
         return MachineCannot(
             f"This machine cannot build {names}, which the profile requires",
             where=f"stage {result.name}",
             why="; ".join(f"{entry['target']}: {entry['why']}" for entry in cannot),
-            mend="; ".join(mends) or "run on a machine that can, or leave out `required`",
+            hint="; ".join(hints) or "run on a machine that can, or leave out `required`",
         )
     return None

@@ -116,7 +116,7 @@ class Facts:
                 f"The file that {dotted} names cannot be read",
                 where=self.profile.place(dotted),
                 why=f"{path.absolute()}: {error.strerror}",
-                mend=f"correct {dotted}, or set it to null",
+                hint=f"correct {dotted}, or set it to null",
             ) from error
 
     def _machine(self, stage: Stage) -> Mapping[str, Any] | None:
@@ -260,7 +260,7 @@ def select(
         raise UsageError(
             f"Stage {idle[0]} is to be forced, but takes no part in this run",
             why=f"the run has {', '.join(stage.name for stage in chosen)}",
-            mend=f"leave out --force {idle[0]}, or run further",
+            hint=f"leave out --force {idle[0]}, or run further",
         )
     return chosen
 
@@ -278,7 +278,7 @@ def resolve(reference: str) -> Callable[..., Any]:
         raise StageError(
             f"kdpipe cannot load {reference}",
             why=f"{type(error).__name__}: {error}",
-            mend="install kdpipe anew: pip install --force-reinstall kdpipe",
+            hint="install kdpipe anew: pip install --force-reinstall kdpipe",
         ) from error
     return function
 
@@ -293,7 +293,7 @@ def _known_names(names: Iterable[str], stages: Sequence[Stage]) -> None:
             raise UsageError(
                 f"There is no stage {name!r}" + (f"; did you mean {near[0]!r}?" if near else ""),
                 why=f"the stages are {', '.join(known)}",
-                mend="name one of them",
+                hint="name one of them",
             )
 
 

@@ -251,7 +251,7 @@ def _guarded(books: Books, stage: Stage, work: Callable[[], Any]) -> Any:
             f"Stage {stage.name} failed unexpectedly",
             where=f"stage {stage.name}; {log}",
             why=said,
-            mend="run again; if it fails again, report it with the log",
+            hint="run again; if it fails again, report it with the log",
         ) from error
 
 
@@ -267,7 +267,7 @@ def _confirm(books: Books, decision: Decision) -> None:
                 f"The {name} changed while stage {stage.name} was running",
                 where=f"stage {stage.name}",
                 why=f"{part}: {decision.key_parts[part]} at the beginning, {now[part]} at the end",
-                mend="run again when nothing writes to it any more",
+                hint="run again when nothing writes to it any more",
             )
 
 
@@ -299,7 +299,7 @@ def _set_aside_input(books: Books, name: str, times: int) -> None:
             f"The artefact of stage {name} is damaged again and again",
             where=str(place),
             why=str(damage),
-            mend="check the disk and its file system, or name a store on another disk with --store",
+            hint="check the disk and its file system, or name a store on another disk with --store",
         )
 
 

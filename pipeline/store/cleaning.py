@@ -143,7 +143,7 @@ def _delete(store: Store, item: Item) -> None:
             "Part of the store lies elsewhere",
             where=str(item.path.parent),
             why="it is a link out of the store's folder; nothing is ever deleted outside of it",
-            mend=f"delete by hand what you do not need in {item.path.parent.resolve()}",
+            hint=f"delete by hand what you do not need in {item.path.parent.resolve()}",
         )
     if item.kind == "artefact":
         # Out of its place first: a `clean` that is killed leaves no half artefact either.

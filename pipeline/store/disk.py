@@ -57,12 +57,12 @@ def refusal(error: OSError, root: Path) -> KdpipeError:
             "The store cannot be used",
             where=where,
             why=why,
-            mend="name a folder that you may write to with --store",
+            hint="name a folder that you may write to with --store",
         )
     if error.errno in FULL:
         return StageError(
-            "The disk is full", where=where, why=why, mend="free some space (see: kdpipe clean --help)"
+            "The disk is full", where=where, why=why, hint="free some space (see: kdpipe clean --help)"
         )
     return StageError(
-        "The store cannot be written", where=where, why=why, mend="check the disk, then run again"
+        "The store cannot be written", where=where, why=why, hint="check the disk, then run again"
     )

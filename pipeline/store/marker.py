@@ -24,7 +24,7 @@ def check(root: Path) -> None:
     if not root.exists():
         return
     if not root.is_dir():
-        raise UsageError("The store is not a folder", where=str(root), mend="name a folder with --store")
+        raise UsageError("The store is not a folder", where=str(root), hint="name a folder with --store")
     marker = root / MARKER
     try:
         schema = json.loads(marker.read_bytes())["schema_version"]
@@ -36,14 +36,14 @@ def check(root: Path) -> None:
             "The folder is not a kdpipe store",
             where=str(root),
             why=f"it has no {MARKER}, but a folder {strangers[0]!r} that a store would write into",
-            mend="name an empty or a new folder with --store",
+            hint="name an empty or a new folder with --store",
         ) from None
     except (ValueError, KeyError, TypeError):
         raise UsageError(
             "The store's marker file cannot be read",
             where=str(marker),
             why="it is no JSON with a schema_version",
-            mend=f"if this is a kdpipe store: echo '{{\"schema_version\": {SCHEMA_VERSION}}}' > '{marker}'",
+            hint=f"if this is a kdpipe store: echo '{{\"schema_version\": {SCHEMA_VERSION}}}' > '{marker}'",
         ) from None
     except OSError as error:
         raise refusal(error, root) from error
@@ -52,7 +52,7 @@ def check(root: Path) -> None:
             "The store was written by another version of kdpipe",
             where=str(marker),
             why=f"its schema_version is {schema}; kdpipe {__version__} knows {SCHEMA_VERSION}",
-            mend="use that version of kdpipe, or name another store with --store",
+            hint="use that version of kdpipe, or name another store with --store",
         )
 
 
@@ -91,7 +91,7 @@ def alone(root: Path) -> Iterator[None]:
             "The folder is not a kdpipe store",
             where=str(root),
             why=f"it has no {MARKER}; nothing was deleted",
-            mend="name the store with --store",
+            hint="name the store with --store",
         ) from None
     try:
         if not is_sole_use(descriptor):
@@ -99,7 +99,7 @@ def alone(root: Path) -> Iterator[None]:
                 "A run is using this store",
                 where=str(root),
                 why="deleting now could take an artefact from under it",
-                mend="wait until the run has ended, then clean again",
+                hint="wait until the run has ended, then clean again",
             )
         yield
     finally:

@@ -58,7 +58,7 @@ class Remote:
                 f"The remote needs the Python package {package}",
                 where=self.url,
                 why=str(error),
-                mend=f"pip install {package}",
+                hint=f"pip install {package}",
             ) from error
         except Exception as error:
             raise self._unusable(error) from error
@@ -79,7 +79,7 @@ class Remote:
                 "The remote was written by another version of kdpipe",
                 where=self.url,
                 why=f"its schema_version is {schema}, this kdpipe knows {SCHEMA_VERSION}",
-                mend="use that version of kdpipe, or name another remote with --remote",
+                hint="use that version of kdpipe, or name another remote with --remote",
             )
 
     def pull(self, stage: str, key: str, store: Store, note: Note = _no_note) -> bool:
@@ -130,9 +130,9 @@ class Remote:
         """Uploads an artefact of the store unless it is there; whether it did."""
         if self._given_up:
             return False
-        mending = (stage, key) in self._damaged
+        repairing = (stage, key) in self._damaged
         try:
-            if not mending and self._fs.exists(self._manifest_path(stage, key)):
+            if not repairing and self._fs.exists(self._manifest_path(stage, key)):
                 return False
             if damage := store.verify(stage, key):
                 note(f"artefact {stage}/{key} was not pushed: {damage}")
@@ -140,7 +140,7 @@ class Remote:
             folder = store.artefact_path(stage, key)
             manifest = parse((folder / MANIFEST).read_bytes(), stage, key)
             for path, entry in manifest.files.items():
-                self._upload(folder / path, self._file(entry["sha256"]), entry, again=mending)
+                self._upload(folder / path, self._file(entry["sha256"]), entry, again=repairing)
             self._put(folder / MANIFEST, self._manifest_path(stage, key))
         except KdpipeError:
             raise
@@ -192,7 +192,7 @@ class Remote:
             "The remote cannot be used",
             where=self.url,
             why=_said(error),
-            mend="correct the URL or its credentials, or leave out --remote",
+            hint="correct the URL or its credentials, or leave out --remote",
         )
 
 

@@ -205,7 +205,7 @@ class Store:
                 f"Stage {stage} left something that cannot be kept",
                 where=f"stage {stage}",
                 why=str(error),
-                mend="this is a fault of the stage; please report it",
+                hint="this is a fault of the stage; please report it",
             ) from error
         with writing(self.root):
             entries: dict[str, dict[str, Any]] = {

@@ -92,7 +92,7 @@ def _of_files(name: str, base: Path, files: Iterable[Path], digest: Digest) -> s
                 "a file of the data set cannot be read",
                 where=str(path),
                 why=error.strerror or str(error),
-                mend="make it readable, replace it, or remove it",
+                hint="make it readable, replace it, or remove it",
             ) from error
     return _hash([name, *sorted(lines)])
 

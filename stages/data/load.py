@@ -152,7 +152,7 @@ def _form(settings: DataSettings, raw: RawData) -> Form:
             "mean and std do not fit the images",
             where="data.mean, data.std",
             why=f"they have {len(settings.mean)} values, the images {form.channels} channels",
-            mend=f"give {form.channels} values each, or set data.channels",
+            hint=f"give {form.channels} values each, or set data.channels",
         )
     return form
 

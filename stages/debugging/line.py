@@ -118,7 +118,7 @@ def _targets(settings: SimpleNamespace, asked: Asked) -> list[str]:
             f"The {asked.model} has no target {asked.target}",
             where="kdpipe debug --target",
             why=f"its targets are {', '.join(names)}",
-            mend="name one of them, or add it to the profile's targets",
+            hint="name one of them, or add it to the profile's targets",
         )
     return [asked.target]
 

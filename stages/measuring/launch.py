@@ -99,7 +99,7 @@ def run(
             f"measuring {subject.target['target']} hung",
             where=where,
             why=f"no result within {limit_s:.0f} s",
-            mend="run it again; if it hangs again, leave the target out of `targets`",
+            hint="run it again; if it hangs again, leave the target out of `targets`",
         ) from None
     return read_result(output, finished.returncode, finished.stderr, subject.target["target"]), output
 
@@ -134,12 +134,12 @@ def read_result(folder: Path, returncode: int, stderr: str, target: str) -> dict
             f"the process that measured {target} ended without a result",
             where=where,
             why=_last_words(returncode, stderr),
-            mend="if it was killed for memory, lower measure.accuracy_batch or measure.batch_sizes",
+            hint="if it was killed for memory, lower measure.accuracy_batch or measure.batch_sizes",
         )
     result: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
     if "error" in result:
         error = result["error"]
-        raise StageError(error["what"], where=error["where"] or where, why=error["why"], mend=error["mend"])
+        raise StageError(error["what"], where=error["where"] or where, why=error["why"], hint=error["hint"])
     return result
 
 

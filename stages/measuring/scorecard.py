@@ -44,7 +44,7 @@ def row(target: dict[str, Any], card: dict[str, Any]) -> dict[str, Any]:
         "built": target["built"],
         "required": bool(target.get("required")),
         "why_not": target.get("why_not"),
-        "mend": target.get("mend"),
+        "hint": target.get("hint"),
         "top1": None,
         "top1_ci": None,
         "agreement": None,

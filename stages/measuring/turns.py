@@ -134,7 +134,7 @@ class _Side:
             f"the process that measured {name} ended between two rounds",
             where=f"stage measure, target {name}",
             why=f"exit code {code}",
-            mend="run it again; measure.compare_s: 0 leaves comparisons out",
+            hint="run it again; measure.compare_s: 0 leaves comparisons out",
         )
 
 

@@ -102,7 +102,7 @@ class Crd(Method):
             raise ModelError(
                 "crd needs training images of at least two classes",
                 why="its negatives are images of other classes, and there are none",
-                mend="choose the method dcd, which contrasts all images",
+                hint="choose the method dcd, which contrasts all images",
             )
         self.negatives = min(self.settings.negatives, others)
         places = torch.empty_like(labels)

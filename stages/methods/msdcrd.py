@@ -57,7 +57,7 @@ class Msdcrd(Method):
             raise ModelError(
                 f"`selection: {settings.selection}` cannot judge windows with this teacher",
                 why="its classifier is not one linear layer on the mean of its final map",
-                mend="set `selection: dedup` for msdcrd, or choose such a teacher (a ResNet)",
+                hint="set `selection: dedup` for msdcrd, or choose such a teacher (a ResNet)",
             )
         contrasts = settings.alpha > 0.0 or settings.beta > 0.0
         places = _places(settings, student, teacher) if contrasts else []

@@ -45,7 +45,7 @@ class Sdd(Method):
                 raise ModelError(
                     f"sdd cannot judge parts of the image with this {role}",
                     why="its classifier is not one linear layer on the mean of its final map",
-                    mend=f"choose such a {role} (a ResNet, an EfficientNet), or the method {settings.inner}",
+                    hint=f"choose such a {role} (a ResNet, an EfficientNet), or the method {settings.inner}",
                 )
         sizes = [spec.map[1:] for spec in (student, teacher)]
         cells = windows(cut(settings.grids, *sizes), stride=1.0)

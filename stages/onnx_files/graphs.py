@@ -66,7 +66,7 @@ def read_graph(file: Path | onnx.ModelProto) -> Graph:
                 "The ONNX file cannot be read",
                 where=str(file),
                 why=(str(error).splitlines() or [type(error).__name__])[0],
-                mend="name an .onnx file as a converter wrote it, with its external data beside it",
+                hint="name an .onnx file as a converter wrote it, with its external data beside it",
             ) from error
     else:
         model = onnx.ModelProto()

@@ -60,12 +60,12 @@ def quantization_fault(
 ) -> StageError | None:
     """What of an INT8 file's figures exceeds its limit, or None. agreement: least, per cent."""
     where = f"stage quantize, {file}, {len(logits)} validation images"
-    mend = (
+    hint = (
         "kdpipe debug PROFILE finds the layer; leave it in float with quantize.exclude, "
         "or try another quantize.method"
     )
     if not np.isfinite(logits).all():
-        return StageError(f"{file} gives logits that are not finite.", where=where, mend=mend)
+        return StageError(f"{file} gives logits that are not finite.", where=where, hint=hint)
     found, before = (
         compare(values, values, batch=len(values)).reference_spread for values in (logits, reference)
     )
@@ -75,7 +75,7 @@ def quantization_fault(
             where=where,
             why=f"they spread by {found:.3g} from image to image, the float file's by {before:.3g}; at least "
             f"{COLLAPSED:g} of that is expected",
-            mend=mend,
+            hint=hint,
         )
     if figures["agreement"] < agreement:
         return StageError(
@@ -83,7 +83,7 @@ def quantization_fault(
             where=where,
             why=f"{figures['agreement']:.1f} % of the predictions agree, expected at least {agreement:g} % "
             "(quantize.agreement)",
-            mend=mend,
+            hint=hint,
         )
     rows = figures["row_by_row"]
     if not rows["max_relative_to_std"] <= ROWS_LIMIT:
@@ -92,6 +92,6 @@ def quantization_fault(
             where=where,
             why=f"found a logit off by {rows['max_relative_to_std']:.3g} of the logits' standard deviation "
             f"at batches {', '.join(map(str, rows['batches']))}, at most {ROWS_LIMIT:g} is tolerated",
-            mend=mend,
+            hint=hint,
         )
     return None

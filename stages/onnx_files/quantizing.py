@@ -246,7 +246,7 @@ def _require_quantized(model: onnx.ModelProto) -> None:
             where="stage quantize",
             why="no node that can be quantized is left: quantize.exclude takes them all, or the network "
             f"has none of {', '.join(WEIGHTED)}",
-            mend="shorten quantize.exclude, or drop the int8 targets",
+            hint="shorten quantize.exclude, or drop the int8 targets",
         )
 
 

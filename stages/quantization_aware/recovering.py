@@ -92,7 +92,7 @@ def _source(file: Path, made: Made) -> onnx.ModelProto:
             why=f"{odd[1][0]} stands where {odd[0][0]} was"
             if odd is not None
             else f"{len(nodes[1])} nodes instead of {len(nodes[0])}",
-            mend="--set quantize.distill.when=never",
+            hint="--set quantize.distill.when=never",
         )
     return source
 

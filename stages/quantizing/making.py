@@ -59,7 +59,7 @@ class Judged:
     @property
     def missed(self) -> bool:
         """Whether more is lost than the budget allows, by the point estimate: with few images an interval
-        is wide, and a file that most likely lost too much should be mended, not excused."""
+        is wide, and a file that most likely lost too much should be fixed, not excused."""
         return bool(self.against_float["points"] < -self.budget)
 
     def told(self) -> dict[str, Any]:

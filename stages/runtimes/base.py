@@ -23,11 +23,11 @@ Recipe = Literal["x86", "signed"]
 
 @dataclass(frozen=True)
 class Ability:
-    """Whether this machine can do a thing; if not, why in one sentence, and the mending command."""
+    """Whether this machine can do a thing; if not, why in one sentence, and the command that fixes it."""
 
     can: bool
     why_not: str = ""
-    mend: str = ""
+    hint: str = ""
     versions: dict[str, str] = field(default_factory=dict)
 
 

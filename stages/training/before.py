@@ -31,7 +31,7 @@ def check(settings: SimpleNamespace, model: ModelSettings, recipe: RecipeSetting
             f"With {section}.epochs: 0 the {whose} keeps its starting weights, which are random here",
             where=f"{section}.epochs",
             why=f"neither {whose}.checkpoint nor {whose}.pretrained is set",
-            mend=f"--set {section}.epochs=20, or --set {whose}.checkpoint=FILE",
+            hint=f"--set {section}.epochs=20, or --set {whose}.checkpoint=FILE",
         )
     batches.refuse_unequal_shares(recipe, compute.devices, section)
     size = model.image_size or settings.data.image_size

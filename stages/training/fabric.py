@@ -76,7 +76,7 @@ def resolve(settings: ComputeSettings) -> Compute:
             f"compute.device asks for {wanted}, which this machine does not have",
             where="compute.device, compute.devices",
             why=f"PyTorch {torch.__version__} sees {found} {kind} device{'s' if found != 1 else ''}",
-            mend="--set compute.device=auto --set compute.devices=1",
+            hint="--set compute.device=auto --set compute.devices=1",
         )
     precision = settings.precision
     if precision == "auto":
@@ -86,7 +86,7 @@ def resolve(settings: ComputeSettings) -> Compute:
             f"Precision fp16 needs a CUDA device, and this run is on {kind}",
             where="compute.precision",
             why="mixed precision on a CPU is bf16",
-            mend="--set compute.precision=auto",
+            hint="--set compute.precision=auto",
         )
     threads = settings.threads or machine.usable_cores()
     return Compute(
@@ -228,7 +228,7 @@ def _launch_several(compute: Compute, work: Work, context: Context) -> Metrics:
         raise StageError(
             f"A training process of {compute.devices} failed",
             why=str(error).strip() or type(error).__name__,
-            mend="--set compute.devices=1 to see whether it is the network or the devices",
+            hint="--set compute.devices=1 to see whether it is the network or the devices",
         ) from error
     finally:
         # An interrupt must not leave processes behind that train on.

@@ -234,7 +234,7 @@ def test_a_pattern_that_matches_nothing_names_what_is_near() -> None:
     context = quantize_context(exported_cnn(), exclude=["frist.0/Conv*"])
     with pytest.raises(UsageError, match=r"frist\.0/Conv") as caught:
         quantize.run(context)
-    assert "first.0/Conv" in caught.value.mend
+    assert "first.0/Conv" in caught.value.hint
     assert list(context.output.iterdir()) == []
 
 
@@ -280,7 +280,7 @@ def test_agreement_below_the_profile_s_limit_fails_unless_proofs_are_off() -> No
     with pytest.raises(StageError, match="predicts other classes than the float file") as caught:
         quantize.run(quantize_context(exported(), **bad))
     assert "expected at least 90 % (quantize.agreement)" in caught.value.why
-    assert "kdpipe debug PROFILE" in caught.value.mend
+    assert "kdpipe debug PROFILE" in caught.value.hint
     notes = Notes()
     context = quantize_context(exported(), notes=notes, prove=False, **bad)
     quantize.run(context)

@@ -40,7 +40,7 @@ def refuse_packed(root: Path, lacking: Sequence[str]) -> None:
         "ImageNet is not unpacked",
         where=str(root),
         why=f"{' and '.join(here)}: there, but no folder {' and no folder '.join(lacking)}",
-        mend=_unpack(root, lacking, absent),
+        hint=_unpack(root, lacking, absent),
     )
 
 
@@ -53,7 +53,7 @@ def refuse_half_unpacked(root: Path) -> None:
             "ImageNet's training images are only partly unpacked",
             where=str(root / "train"),
             why=f"{len(packed)} archives are still in it: {', '.join(packed[:3])}, ...",
-            mend=f"remove this folder, then {_unpack(root, ['train'], [])}",
+            hint=f"remove this folder, then {_unpack(root, ['train'], [])}",
         )
     with os.scandir(root / "val") as entries:
         sorted_out = any(entry.is_dir() for entry in entries if not entry.name.startswith("."))
@@ -62,7 +62,7 @@ def refuse_half_unpacked(root: Path) -> None:
             "ImageNet's validation images are not sorted into class folders",
             where=str(root / "val"),
             why="it holds no folder; val/WNID/*.JPEG is expected",
-            mend=f"remove this folder, then {_unpack(root, ['val'], [])}",
+            hint=f"remove this folder, then {_unpack(root, ['val'], [])}",
         )
 
 

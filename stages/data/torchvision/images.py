@@ -28,12 +28,12 @@ Row = tuple[Path, int]
 
 def read(settings: TorchvisionSettings, base: Path) -> RawData:
     """The set `settings.name` whose files lie in `base`. Raises DataError if its lists are damaged."""
-    mend = (
+    hint = (
         "make these folders readable, or unpack the archives again"
         if settings.name == "imagenet"
         else FETCH_AGAIN
     )
-    with reading(partial(damaged_set, base, mend=mend)):
+    with reading(partial(damaged_set, base, hint=hint)):
         return READERS[settings.name](settings, base)
 
 
@@ -132,7 +132,7 @@ def _imagenette(settings: TorchvisionSettings, base: Path) -> RawData:
             "these images are not Imagenette",
             where=str(base),
             why=f"none of its classes: {', '.join(strange[:10])}",
-            mend="say what they are: --set data.name=imagenet, or image_folder",
+            hint="say what they are: --set data.name=imagenet, or image_folder",
         )
     return RawData(tuple(IMAGENETTE[name] for name in classes), train, test)
 
@@ -152,7 +152,7 @@ def _by_wnid(base: Path) -> tuple[list[str], RawSplit, RawSplit]:
             "the validation images have classes that the training images have not",
             where=str(base / "val"),
             why=f"unknown: {', '.join(strange[:10])}",
-            mend="remove these folders, or bring the same classes in train",
+            hint="remove these folders, or bring the same classes in train",
         )
     return classes, _split(_labelled(base / "train", classes)), _split(_labelled(base / "val", classes))
 
@@ -170,7 +170,7 @@ def _imagenet_names(base: Path, wnids: list[str]) -> tuple[str, ...]:
             "ImageNet's class names cannot be read",
             where=str(path),
             why=why,
-            mend=f"bring {IMAGENET_DEVKIT} again, or remove this file: then WNIDs are the names",
+            hint=f"bring {IMAGENET_DEVKIT} again, or remove this file: then WNIDs are the names",
         )
 
     with reading(fault):

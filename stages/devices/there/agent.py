@@ -4,7 +4,7 @@
     python program.pyz receive REQUEST      standard input is the file's bytes
 
 The answer is the last line on standard output that begins with `ANSWER`: shells and libraries may print
-before it. A fault is an answer as well: {"fault": {what, where, why, mend}}.
+before it. A fault is an answer as well: {"fault": {what, where, why, hint}}.
 """
 
 from __future__ import annotations

@@ -51,7 +51,7 @@ def _work(folder: Path, place: Path, request: dict[str, Any], lock: int) -> None
             raise StageError(
                 f"Measuring {request['target']} hung on the device",
                 why=f"no result within {request['limit_s']:.0f} s",
-                mend="run the same command again; if it hangs again, leave the target out",
+                hint="run the same command again; if it hangs again, leave the target out",
             ) from None
     unfinished = place / "unfinished.json"
     if status or not unfinished.is_file():
@@ -60,7 +60,7 @@ def _work(folder: Path, place: Path, request: dict[str, Any], lock: int) -> None
             f"The process that measured {request['target']} ended without a result",
             where=f"target {request['target']}",
             why=f"status {status}: " + ("\n".join(lines[-LAST_LINES:]) or "it said nothing"),
-            mend="fewer measure.batch_sizes need less memory; or leave the target out",
+            hint="fewer measure.batch_sizes need less memory; or leave the target out",
         )
     flush(unfinished)
     unfinished.replace(place / "result.json")

@@ -62,7 +62,7 @@ def _options(job: dict[str, Any]) -> list[str]:
             "trtexec builds no version-compatible engine here",
             where=f"{job['target']}, build.version_compatible",
             why="such an engine runs host code when it is loaded, which only the package is told to allow",
-            mend="install TensorRT's Python package on the device, or --set build.version_compatible=false",
+            hint="install TensorRT's Python package on the device, or --set build.version_compatible=false",
         )
     level = {"ampere_plus": "ampere+", "same_compute_capability": "sameComputeCapability"}
     wanted = level.get(options.hardware_compatible)
@@ -138,7 +138,7 @@ class TrtExec:
                 f"What trtexec told by --{export} cannot be read",
                 where=self._job["target"],
                 why=str(error),
-                mend=f"TensorRT {self._program.version} may write it in another form: please report it",
+                hint=f"TensorRT {self._program.version} may write it in another form: please report it",
             ) from error
         finally:
             fed.unlink(missing_ok=True)
@@ -172,5 +172,5 @@ def _run(command: list[str], job: dict[str, Any], *, makes: Path) -> None:
             "trtexec failed on the device",
             where=job["target"],
             why="\n".join(lines[-LAST_LINES:]) or f"status {done.returncode}, {makes.name} was not written",
-            mend="leave the target out of the device's targets",
+            hint="leave the target out of the device's targets",
         )

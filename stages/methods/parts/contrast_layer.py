@@ -179,7 +179,7 @@ def _projectors(settings: MsdcrdSettings, student: int, teacher: int) -> tuple[n
             raise ModelError(
                 "`projector: none` needs a student and a teacher with equally many channels",
                 why=f"the student's map has {student}, the teacher's {teacher}",
-                mend="set `projector: student_linear` for msdcrd",
+                hint="set `projector: student_linear` for msdcrd",
             )
         return nn.Identity(), nn.Identity()
     if settings.projector == "both_128":

@@ -24,6 +24,6 @@ def paired(
         raise ModelError(
             f"{name} needs a {role} with at least {at_least} stage ends",
             why=f"the {role}'s architecture shows {few}",
-            mend="choose one of timm's architectures with several stages, or the method kd",
+            hint="choose one of timm's architectures with several stages, or the method kd",
         )
     return list(zip(student.ends[-count:], teacher.ends[-count:], strict=True)) if count else []

@@ -200,7 +200,7 @@ def _with_opset(model: onnx.ModelProto, half: Half) -> onnx.ModelProto:
         raise StageError(
             f"the file cannot be brought to the operator set that {half.name} needs",
             why=f"found {opset}, expected {half.least_opset} or more: {error}",
-            mend=f"export with it: --set export.opset={half.least_opset}",
+            hint=f"export with it: --set export.opset={half.least_opset}",
         ) from error
 
 

@@ -46,7 +46,7 @@ def prove(
             where=source.onnx.name,
             why=f"logits differ by {agreement.rms:.3g} (root mean square), {agreement.relative:.3g} of "
             f"their spread; {limit:g} is the limit (build.limit_{half.name})",
-            mend=remedy(half),
+            hint=remedy(half),
         )
 
 
@@ -118,7 +118,7 @@ def _require_finite(
                     where=f"{source.onnx.name}, node {_real_name(computed, name)}",
                     why=f"{name} reaches {known[name]:.4g} in fp32 on {len(images)} images, "
                     f"and {half.name} ends at {half.largest:.4g}; it is the first to become infinite or NaN",
-                    mend=remedy(half),
+                    hint=remedy(half),
                 )
 
 

@@ -26,7 +26,7 @@ def weight_magnitudes(model: onnx.ModelProto) -> dict[str, float]:
                 "a weight is not a finite number",
                 where=tensor.name,
                 why="found NaN or infinity: the training diverged",
-                mend="train with a lower learning rate or with clip_grad: 1.0",
+                hint="train with a lower learning rate or with clip_grad: 1.0",
             )
         found[tensor.name] = magnitude(values)
     return found

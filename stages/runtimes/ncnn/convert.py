@@ -108,7 +108,7 @@ def _for_one_image(source: Source) -> onnx.ModelProto:
                 "the file does not take a batch of one image",
                 where=source.onnx.name,
                 why=str(error),
-                mend="export the model again: kdpipe export PROFILE",
+                hint="export the model again: kdpipe export PROFILE",
             ) from error
         folded = onnx.shape_inference.infer_shapes(onnx.load(options.optimized_model_filepath))
     _reshape_for_gather(folded)
@@ -172,7 +172,7 @@ def _normalised_value(model: onnx.ModelProto, source: Source) -> str:
         "the preprocessing cannot be cut off this file",
         where=source.onnx.name,
         why="no value before the first layer with weights is the normalised image",
-        mend="export the network without it: --set export.preprocessing=false",
+        hint="export the network without it: --set export.preprocessing=false",
     )
 
 
@@ -196,6 +196,6 @@ def _failed(source: Source, why: str) -> StageError:
         "pnnx cannot convert this network for ncnn",
         where=source.onnx.name,
         why=why,
-        mend="ncnn is made for convolutional networks: choose another student.model, or leave the ncnn "
+        hint="ncnn is made for convolutional networks: choose another student.model, or leave the ncnn "
         "targets out",
     )

@@ -61,7 +61,7 @@ class Ncnn:
                 "ncnn takes grey or RGB images",
                 where=source.onnx.name,
                 why=f"found {channels} channels, expected 1 or 3",
-                mend="leave the ncnn targets out",
+                hint="leave the ncnn targets out",
             )
         network = ncnn_convert.network_alone(source)
         unknown = ncnn_convert.convert(network, source, output, work)
@@ -98,7 +98,7 @@ def _refused(source: Source, why: str) -> StageError:
         "ncnn cannot run this network",
         where=source.onnx.name,
         why=why,
-        mend="ncnn is made for convolutional networks: choose another student.model, or leave the ncnn "
+        hint="ncnn is made for convolutional networks: choose another student.model, or leave the ncnn "
         "targets out",
     )
 

@@ -89,7 +89,7 @@ def open_network(folder: Path, precision: str, threads: int) -> ncnn.Net:
                 "ncnn cannot load a built target",
                 where=f"{folder.name}/{file}",
                 why=f"ncnn's return code is {code}",
-                mend="kdpipe build PROFILE",
+                hint="kdpipe build PROFILE",
             )
     if [*network.input_names()] != [INPUT] or LOGITS not in network.output_names():
         raise StageError(
@@ -97,7 +97,7 @@ def open_network(folder: Path, precision: str, threads: int) -> ncnn.Net:
             where=f"{folder.name}/{PARAM}",
             why=f"found inputs {network.input_names()} and outputs {network.output_names()}, "
             f"expected {INPUT} and {LOGITS}",
-            mend="kdpipe build PROFILE",
+            hint="kdpipe build PROFILE",
         )
     return network
 
@@ -117,6 +117,6 @@ def infer(network: ncnn.Net, image: ncnn.Mat) -> np.ndarray:
         raise StageError(
             "ncnn could not run a built target",
             why=f"ncnn's return code is {code}; it may be short of memory",
-            mend="kdpipe build PROFILE",
+            hint="kdpipe build PROFILE",
         )
     return np.array(logits, np.float32).reshape(-1)

@@ -112,7 +112,7 @@ def _refused(source: Source, error: Exception) -> StageError:
         "ONNX Runtime refuses the file",
         where=source.onnx.name,
         why=str(error).replace(str(source.onnx), source.onnx.name),
-        mend="export again with another operator set: --set export.opset=20",
+        hint="export again with another operator set: --set export.opset=20",
     )
 
 

@@ -40,7 +40,7 @@ def ability(provider: str) -> Ability:
         versions |= installed_versions(("tensorrt",))  # brings the libraries that the provider loads
     if not told.get("error"):
         return Ability(True, versions=versions)
-    # The package is there and it is the driver that is missing: installing mends nothing.
+    # The package is there and it is the driver that is missing: installing fixes nothing.
     driver = told["device"].get("error")
     if versions and driver:
         return Ability(False, f"{told['error']}; {driver}", GPU_MEND, versions)
@@ -75,7 +75,7 @@ def read_sidecar(folder: Path, version: str, capability: str) -> dict[str, Any]:
             "the target's sidecar cannot be read",
             where=f"{folder.name}/{SIDECAR}",
             why=str(error),
-            mend=REBUILD,
+            hint=REBUILD,
         ) from error
     found = engine_digests(folder)
     if found != sidecar["engines"]:
@@ -83,7 +83,7 @@ def read_sidecar(folder: Path, version: str, capability: str) -> dict[str, Any]:
             "the engines are not the ones that were built",
             where=folder.name,
             why=f"found {found}, expected {sidecar['engines']}",
-            mend=REBUILD,
+            hint=REBUILD,
         )
     built_for = (sidecar["onnxruntime"], sidecar["compute_capability"])
     if found and built_for != (version, capability):
@@ -92,7 +92,7 @@ def read_sidecar(folder: Path, version: str, capability: str) -> dict[str, Any]:
             where=folder.name,
             why=f"found ONNX Runtime {built_for[0]} and compute capability {built_for[1]} "
             f"({sidecar['gpu']}), here are {version} and {capability}",
-            mend=REBUILD,
+            hint=REBUILD,
         )
     return sidecar
 

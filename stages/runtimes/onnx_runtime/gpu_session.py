@@ -46,7 +46,7 @@ class OnnxRuntimeGpuSession:
                 f"ONNX Runtime's {provider} needs an NVIDIA GPU",
                 where=folder.name,
                 why="PyTorch finds no CUDA device",
-                mend="nvidia-smi must list the GPU, and PyTorch must be a build with CUDA",
+                hint="nvidia-smi must list the GPU, and PyTorch must be a build with CUDA",
             )
         capability = ".".join(map(str, torch.cuda.get_device_capability()))
         self._options = read_sidecar(folder, onnxruntime.__version__, capability)["options"]
@@ -121,7 +121,7 @@ class OnnxRuntimeGpuSession:
                 "the inference cannot be captured as a CUDA graph",
                 where=self._folder.name,
                 why=str(error).splitlines()[0],
-                mend="--set measure.cuda_graph=false",
+                hint="--set measure.cuda_graph=false",
             ) from error
 
 
@@ -150,7 +150,7 @@ def assigned_nodes(session: onnxruntime.InferenceSession, provider: str, folder:
             f"{provider} does not take all layers of this network",
             where=folder.name,
             why=f"found {', '.join(sorted(strayed))}, expected all on {provider}",
-            mend="leave this target out",
+            hint="leave this target out",
         )
     return dict(sorted(counts.items()))
 
@@ -169,6 +169,6 @@ def _open(folder: Path, provider: str, options: dict[str, str]) -> onnxruntime.I
         folder / FILE,
         settings,
         providers,
-        mend=INSTALL,
+        hint=INSTALL,
         because=lambda: str(onnx_runtime_trial.ask(provider).get("error", "")),
     )

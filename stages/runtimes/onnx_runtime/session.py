@@ -28,7 +28,7 @@ class OnnxRuntimeSession:
         options = session_options(threads)
         options.add_session_config_entry("session.intra_op.allow_spinning", "1" if spinning else "0")
         self._session = open_session(
-            file, options, [(CPU, {})], mend="pip install --force-reinstall onnxruntime"
+            file, options, [(CPU, {})], hint="pip install --force-reinstall onnxruntime"
         )
         self._source = source
         self._input = self._session.get_inputs()[0].name
@@ -76,13 +76,13 @@ def open_session(
     options: onnxruntime.SessionOptions,
     providers: Sequence[tuple[str, dict[str, str]]],
     *,
-    mend: str,
+    hint: str,
     because: Callable[[], str] = str,
 ) -> onnxruntime.InferenceSession:
     """A session whose first provider is the first of these.
 
     ONNX Runtime goes on without a provider that it does not have or cannot load, and says so at most in
-    its log; here that is a StageError. because: asked then for the reason; mend: the command that helps.
+    its log; here that is a StageError. because: asked then for the reason; hint: the command that helps.
     """
     wanted = providers[0][0]
     known = onnxruntime.get_available_providers()
@@ -95,7 +95,7 @@ def open_session(
             "ONNX Runtime cannot load a built target",
             where=file.name,
             why=str(error).replace(str(file), file.name),
-            mend="kdpipe build PROFILE",
+            hint="kdpipe build PROFILE",
         ) from error
     found = session.get_providers()[0]
     if found != wanted:
@@ -103,6 +103,6 @@ def open_session(
             "ONNX Runtime chose another provider than the one asked for",
             where=file.name,
             why=f"found {found}, expected {wanted}" + (f": {reason}" if (reason := because()) else ""),
-            mend=mend,
+            hint=hint,
         )
     return session

@@ -64,7 +64,7 @@ class OnnxRuntimeTensorRt:
                 "ONNX Runtime's TensorRT provider built no engine",
                 where=source.onnx.name,
                 why=f"its nodes went to {', '.join(nodes)}",
-                mend="leave this target out, or use tensorrt-fp32, which tells what TensorRT refuses",
+                hint="leave this target out, or use tensorrt-fp32, which tells what TensorRT refuses",
             )
         onnx_runtime_gpu.write_sidecar(output, TENSORRT, options)
         return {

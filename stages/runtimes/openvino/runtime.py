@@ -64,7 +64,7 @@ class OpenVino:
                 "OpenVINO refuses the file",
                 where=source.onnx.name,
                 why=str(error).replace(str(source.onnx), source.onnx.name),
-                mend="export again with another operator set: --set export.opset=20",
+                hint="export again with another operator set: --set export.opset=20",
             ) from error
         model.set_friendly_name("model")
         if source.precision == "int8":
@@ -101,7 +101,7 @@ class OpenVinoSession:
                 "OpenVINO cannot load a built target",
                 where=file.name,
                 why=str(error).replace(str(file), file.name),
-                mend="kdpipe build PROFILE",
+                hint="kdpipe build PROFILE",
             ) from error
         self._source = source
         self._request = self._compiled.create_infer_request()
@@ -165,7 +165,7 @@ def require_bf16(capabilities: Sequence[str]) -> None:
         raise MachineCannot(
             "this processor does not compute bfloat16",
             why=f"OpenVINO lists {', '.join(capabilities)} and would run the target in fp32",
-            mend="build on a processor with AVX512-BF16, AMX or Arm's BF16, or take openvino-fp32",
+            hint="build on a processor with AVX512-BF16, AMX or Arm's BF16, or take openvino-fp32",
         )
 
 
@@ -174,7 +174,7 @@ def _not_bf16(where: str, found: str, layers: str) -> StageError:
         "OpenVINO does not compute this target in bfloat16 here",
         where=where,
         why=f"asked for bf16, it reads back {found}, with {layers} layers in bf16",
-        mend="run it on a processor with AVX512-BF16, AMX or Arm's BF16, or take openvino-fp32",
+        hint="run it on a processor with AVX512-BF16, AMX or Arm's BF16, or take openvino-fp32",
     )
 
 

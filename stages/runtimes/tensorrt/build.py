@@ -210,7 +210,7 @@ def _profile(builder: Any, network: Any, batches: tuple[int, int, int]) -> dict[
                 "the file leaves the size of images open",
                 where=f"input {tensor.name}",
                 why=f"found shape {tuple(tensor.shape)}, expected one open dimension, the batch",
-                mend="kdpipe export PROFILE",
+                hint="kdpipe export PROFILE",
             )
         batch = tensor.shape[0]
         if batch >= 0 and set(batches) != {batch}:
@@ -219,7 +219,7 @@ def _profile(builder: Any, network: Any, batches: tuple[int, int, int]) -> dict[
                 where=f"input {tensor.name}",
                 why=f"found shape {tuple(tensor.shape)}, expected an open batch dimension for batches "
                 f"{batches[0]} to {batches[2]}",
-                mend="kdpipe export PROFILE; or "
+                hint="kdpipe export PROFILE; or "
                 + " ".join(f"--set build.batch_{word}={batch}" for word in ("min", "opt", "max")),
             )
         three = [(batch, *fixed) for batch in batches]

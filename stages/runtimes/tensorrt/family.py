@@ -54,9 +54,9 @@ def ability(package: str, install: str, *, to_run: bool, builds_on_gpu: bool) ->
     if not device.get("error"):
         versions |= {"gpu": device["name"], "cuda": device["driver"]}
     if to_run and not told["runs"]:
-        return Ability(False, _because(told, "runs"), _gpu_mend(device, package), versions)
+        return Ability(False, _because(told, "runs"), _gpu_hint(device, package), versions)
     if not to_run and not told["builds"]:
-        return Ability(False, _because(told, "builds"), _gpu_mend(device, package), versions)
+        return Ability(False, _because(told, "builds"), _gpu_hint(device, package), versions)
     return Ability(True, versions=versions)
 
 
@@ -197,7 +197,7 @@ def _because(told: dict[str, Any], what: str) -> str:
     return str(device_error or told.get(f"{what}_why_not") or "it gave no reason")
 
 
-def _gpu_mend(device: dict[str, Any], package: str) -> str:
+def _gpu_hint(device: dict[str, Any], package: str) -> str:
     if device.get("error"):
         return "run this on a machine with an NVIDIA GPU and its driver (nvidia-smi must list the GPU)"
     return f"see which GPUs this version supports: pip index versions {package.replace('_', '-')}"

@@ -53,22 +53,22 @@ def refused(parser: Any, logged: Sequence[str]) -> StageError:
         reason = description.removeprefix(f"Invalid Node - {node}").strip() or description
         lines.append(f"{code}{place}: {reason}")
     if unsupported:
-        mend = f"choose a student without such operators, or {LEAVE_OUT}"
+        hint = f"choose a student without such operators, or {LEAVE_OUT}"
     elif any(operator in QUANTIZERS for operator in operators):
-        mend = (
+        hint = (
             "TensorRT wants signed INT8, symmetric, zero points of 0 and biases in floats: the `signed` file "
             f"of kdpipe quantize; if it is that, {LEAVE_OUT}"
         )
     else:
-        mend = f"export again with another operator set (--set export.opset=20), or {LEAVE_OUT}"
+        hint = f"export again with another operator set (--set export.opset=20), or {LEAVE_OUT}"
     why = shortened(lines) or shortened(logged) or "it gave no reason"
-    return StageError("TensorRT refuses the file", why=why, mend=mend)
+    return StageError("TensorRT refuses the file", why=why, hint=hint)
 
 
 def built_nothing(logged: Sequence[str]) -> StageError:
     """The builder gave no engine; its lines of severity ERROR say why."""
     why = shortened(logged) or "it gave no reason"
-    return StageError("TensorRT built no engine", why=why, mend=_mend(why))
+    return StageError("TensorRT built no engine", why=why, hint=_hint_for(why))
 
 
 def raised(error: BaseException) -> StageError:
@@ -79,10 +79,10 @@ def raised(error: BaseException) -> StageError:
         return StageError(
             f"the package {package} cannot be imported",
             why=str(error),
-            mend=f"pip install 'kdpipe[{extra}]', or {LEAVE_OUT}",
+            hint=f"pip install 'kdpipe[{extra}]', or {LEAVE_OUT}",
         )
     why = f"{type(error).__name__}: {shortened([str(error)])}".rstrip(": ")
-    return StageError("TensorRT's builder failed", why=why, mend=_mend(why))
+    return StageError("TensorRT's builder failed", why=why, hint=_hint_for(why))
 
 
 def died(package: str, status: int, last_words: Sequence[str]) -> StageError:
@@ -98,11 +98,11 @@ def died(package: str, status: int, last_words: Sequence[str]) -> StageError:
     return StageError(
         f"{package} ended its process while building",
         why=f"{how}: {said}",
-        mend=f"--set build.workspace_mb=256 or --set build.optimization_level=2 may help; else {LEAVE_OUT}",
+        hint=f"--set build.workspace_mb=256 or --set build.optimization_level=2 may help; else {LEAVE_OUT}",
     )
 
 
-def _mend(why: str) -> str:
+def _hint_for(why: str) -> str:
     if any(sign in why.lower() for sign in MEMORY):
         return (
             "free memory on the GPU and the machine, or ask for less: --set build.workspace_mb=256 "

@@ -42,7 +42,7 @@ def options_of(package: str, settings: Mapping[str, Any]) -> Options:
                 "TensorRT for RTX cannot build this engine",
                 where=", ".join(faults),
                 why="; ".join(faults.values()),
-                mend=" ".join(f"--set {key}={_off(key)}" for key in faults) + ", or use tensorrt targets",
+                hint=" ".join(f"--set {key}={_off(key)}" for key in faults) + ", or use tensorrt targets",
             )
         return Options(compute_capabilities=tuple(settings["rtx_compute_capabilities"]))
     return Options(
@@ -69,7 +69,7 @@ def check_targets(runtimes: Iterable[str], settings: Mapping[str, Any]) -> None:
             "no target of the profile can follow these settings",
             where=", ".join(faults),
             why="; ".join(faults.values()),
-            mend=" ".join(f"--set {key}={_off(key)}" for key in faults) + ", or add a tensorrt target",
+            hint=" ".join(f"--set {key}={_off(key)}" for key in faults) + ", or add a tensorrt target",
         )
 
 
@@ -95,7 +95,7 @@ def _restrict(trt: Any, config: Any, names: tuple[str, ...]) -> None:
             f"{CURRENT} stands alone",
             where=key,
             why=f"found {', '.join(names)}",
-            mend=f"leave {CURRENT} out, or the others",
+            hint=f"leave {CURRENT} out, or the others",
         )
     members = [_member(trt.ComputeCapability, name, key) for name in names]
     config.num_compute_capabilities = len(members)
@@ -105,7 +105,7 @@ def _restrict(trt: Any, config: Any, names: tuple[str, ...]) -> None:
                 "TensorRT for RTX does not build for these GPUs",
                 where=key,
                 why=f"it refuses {names[index]} of {', '.join(names)}",
-                mend="name others, or leave the setting out for all that the version supports",
+                hint="name others, or leave the setting out for all that the version supports",
             )
 
 
@@ -118,7 +118,7 @@ def _member(members: Any, name: str, key: str) -> Any:
             f"this version of TensorRT does not know {name}",
             where=key,
             why=f"it knows {', '.join(known)}",
-            mend="choose one of these, or another version of the package",
+            hint="choose one of these, or another version of the package",
         )
     return found
 

@@ -76,9 +76,9 @@ def run(
     if "fault" in outcome:
         fault = outcome["fault"]
         place = f"{where}, {fault['where']}" if fault["where"] else where
-        raise StageError(fault["what"], where=place, why=fault["why"], mend=fault["mend"])
+        raise StageError(fault["what"], where=place, why=fault["why"], hint=fault["hint"])
     error = tensorrt_faults.died(specification.package, status, list(last_words))
-    raise StageError(error.what, where=where, why=error.why, mend=error.mend)
+    raise StageError(error.what, where=where, why=error.why, hint=error.hint)
 
 
 def follow(

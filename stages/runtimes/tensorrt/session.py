@@ -34,7 +34,7 @@ class TensorRtSession:
                 "a TensorRT engine needs an NVIDIA GPU",
                 where=folder.name,
                 why="PyTorch finds no CUDA device",
-                mend="nvidia-smi must list the GPU, and PyTorch must be a build with CUDA",
+                hint="nvidia-smi must list the GPU, and PyTorch must be a build with CUDA",
             )
         trt = importlib.import_module(package)
         capability = ".".join(map(str, torch.cuda.get_device_capability()))
@@ -98,7 +98,7 @@ class TensorRtSession:
                 "the engine does not take this batch",
                 where=self._folder.name,
                 why=f"found {len(images)} images, expected {smallest} to {largest}",
-                mend=f"--set build.batch_min={min(smallest, len(images))} "
+                hint=f"--set build.batch_min={min(smallest, len(images))} "
                 f"--set build.batch_max={max(largest, len(images))}",
             )
         context, stream = self._context, self._stream
@@ -140,14 +140,14 @@ class TensorRtSession:
                 "the engine cannot be captured as a CUDA graph",
                 where=self._folder.name,
                 why=str(error).splitlines()[0],
-                mend="--set measure.cuda_graph=false",
+                hint="--set measure.cuda_graph=false",
             ) from error
         return graph.replay
 
     def _fault(self, what: str, folder: Path) -> StageError:
         why = "\n".join(self._messages[-5:]) or "it gave no reason"
         return StageError(
-            what, where=folder.name, why=why, mend="kdpipe build PROFILE, on the machine that is to run it"
+            what, where=folder.name, why=why, hint="kdpipe build PROFILE, on the machine that is to run it"
         )
 
 

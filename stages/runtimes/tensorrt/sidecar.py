@@ -79,7 +79,7 @@ def read(folder: Path, here: Here) -> dict[str, Any]:
         digest = hashlib.sha256((folder / ENGINE).read_bytes()).hexdigest()
     except (OSError, ValueError) as error:
         raise StageError(
-            "the engine or its sidecar cannot be read", where=folder.name, why=str(error), mend=REBUILD
+            "the engine or its sidecar cannot be read", where=folder.name, why=str(error), hint=REBUILD
         ) from error
     place = f"{folder.name}/{ENGINE}"
     if digest != sidecar["sha256"]:
@@ -87,7 +87,7 @@ def read(folder: Path, here: Here) -> dict[str, Any]:
             "the engine is not the one that was built",
             where=place,
             why=f"found SHA-256 {digest}, expected {sidecar['sha256']}",
-            mend=REBUILD,
+            hint=REBUILD,
         )
     if (sidecar["system"], sidecar["architecture"]) != (here.system, here.architecture):
         raise StageError(
@@ -95,7 +95,7 @@ def read(folder: Path, here: Here) -> dict[str, Any]:
             where=place,
             why=f"found {sidecar['system']} on {sidecar['architecture']}, here is {here.system} on "
             f"{here.architecture}",
-            mend=REBUILD,
+            hint=REBUILD,
         )
     if sidecar["package"] != here.package or not _version_fits(sidecar, here.version):
         kind = "version-compatible " if sidecar.get("version_compatible") else ""
@@ -104,7 +104,7 @@ def read(folder: Path, here: Here) -> dict[str, Any]:
             "the engine was built by another version of TensorRT",
             where=place,
             why=f"found {built_by}, here is {here.package} {here.version}",
-            mend=REBUILD,
+            hint=REBUILD,
         )
     if here.package == "tensorrt" and not _gpu_fits(sidecar, here.capability):
         level = sidecar.get("hardware_compatible", "none")
@@ -113,7 +113,7 @@ def read(folder: Path, here: Here) -> dict[str, Any]:
             where=place,
             why=f"found compute capability {sidecar['compute_capability']} ({sidecar['gpu']}, "
             f"build.hardware_compatible: {level}), this GPU has {here.capability}",
-            mend=REBUILD,
+            hint=REBUILD,
         )
     return sidecar
 

@@ -55,7 +55,7 @@ def folder(work: Path) -> Path:
             "the folder of timings cannot be made",
             where=FOLDER,
             why=str(error),
-            mend=f"set {FOLDER} to a folder that can be written, or unset it",
+            hint=f"set {FOLDER} to a folder that can be written, or unset it",
         ) from error
     return found
 

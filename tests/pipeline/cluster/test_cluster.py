@@ -35,7 +35,7 @@ SAID = "a library says hello on standard output"
 
 
 @pytest.mark.parametrize(
-    "error", [GateMissed("a", where="b", why="c", mend="d"), ProfileError([Fault("a", "f", 1, 2)])]
+    "error", [GateMissed("a", where="b", why="c", hint="d"), ProfileError([Fault("a", "f", 1, 2)])]
 )
 def test_errors_can_be_sent(error: KdpipeError) -> None:
     again = pickle.loads(pickle.dumps(error))

@@ -83,4 +83,4 @@ def test_what_cannot_be_read_is_told_with_its_form(text: str) -> None:
     with pytest.raises(UsageError) as caught:
         read_specs([text])
     assert "--methods" in caught.value.where
-    assert "NAME+NAME" in caught.value.mend
+    assert "NAME+NAME" in caught.value.hint

@@ -179,7 +179,7 @@ class TestErrors:
                 "top-1 is below its gate",
                 where="stage measure",
                 why="97.1 % found\n98.0 % expected",
-                mend="kdpipe show p.yaml",
+                hint="kdpipe show p.yaml",
             )
         )
         assert err.getvalue().splitlines() == [
@@ -207,10 +207,10 @@ class TestErrors:
     def test_all_faults_are_told_with_their_places(self) -> None:
         console, _, err = plain_console()
         console.error(
-            ProfileError([Fault("first", "p.yaml", 3, 5, hint="mend it"), Fault("second", "q.yaml", 4, 1)])
+            ProfileError([Fault("first", "p.yaml", 3, 5, hint="fix it"), Fault("second", "q.yaml", 4, 1)])
         )
         assert "error: 2 faults" in err.getvalue()
-        assert "p.yaml:3:5: first\n    mend it" in err.getvalue()
+        assert "p.yaml:3:5: first\n    fix it" in err.getvalue()
         assert "q.yaml:4:1: second" in err.getvalue()
 
 

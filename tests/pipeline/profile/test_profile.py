@@ -96,10 +96,10 @@ def test_a_missing_file_names_the_nearest() -> None:
     write(BASE, "cifar.yaml")
     with pytest.raises(UsageError) as caught:
         load("cifer.yaml")
-    assert "cifar.yaml" in caught.value.mend
+    assert "cifar.yaml" in caught.value.hint
     with pytest.raises(UsageError) as caught:
         load("resnet_to_mobilnet")
-    assert "resnet_to_mobilenet" in caught.value.mend
+    assert "resnet_to_mobilenet" in caught.value.hint
 
 
 @pytest.mark.parametrize(

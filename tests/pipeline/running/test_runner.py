@@ -247,7 +247,7 @@ def test_what_the_machine_cannot_build_is_told_at_the_end_and_each_time(
         caught, _ = failing(needy, store)
         assert isinstance(caught, MachineCannot)
         assert "tensorrt-fp16, tensorrt-int8" in caught.what
-        assert caught.mend == "buy one"
+        assert caught.hint == "buy one"
         assert "no such machine" in caught.why
         assert status_of(results_of(caught)) == dict.fromkeys(NAMES, status)
 

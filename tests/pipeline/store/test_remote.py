@@ -165,7 +165,7 @@ def test_a_remote_that_cannot_be_used_is_a_usage_error(
     with pytest.raises(UsageError) as caught:
         bring(profile, tmp_path / "one", Remote(url))
     assert url in caught.value.where
-    assert caught.value.mend
+    assert caught.value.hint
     assert not (tmp_path / "one").exists()
 
 

@@ -135,5 +135,5 @@ def test_what_does_not_fit_is_told(
     suspect, inputs = make(tmp_path)
     with pytest.raises(UsageError, match=what) as caught:
         debug_pair(suspect, faults.student(), inputs, None, tmp_path / "case")
-    assert caught.value.mend
+    assert caught.value.hint
     assert not (tmp_path / "case").exists()

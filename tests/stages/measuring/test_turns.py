@@ -44,7 +44,7 @@ def test_a_file_that_cannot_be_loaded_ends_the_turns_with_its_fault(damaged: Sub
 def test_a_file_that_cannot_be_loaded_ends_a_measurement_with_its_fault(damaged: Subject) -> None:
     with pytest.raises(StageError, match="cannot load a built target") as caught:
         launch.run(damaged, MeasureSettings(), "latency", planned_s=1.0, batch=1, threads=1)
-    assert caught.value.mend
+    assert caught.value.hint
 
 
 def test_a_worker_that_dies_says_how(damaged: Subject) -> None:

@@ -171,7 +171,7 @@ def test_a_fine_tune_that_would_not_pass_the_proof_is_not_kept() -> None:
 def test_a_fine_tune_that_diverges_says_which_key_to_change() -> None:
     with pytest.raises(StageError, match="diverged") as caught:
         quantize.run(coarse.context(epochs=1, learning_rate=1e30))
-    assert "quantize.distill.learning_rate" in caught.value.mend
+    assert "quantize.distill.learning_rate" in caught.value.hint
 
 
 def test_a_batch_larger_than_the_training_set_is_refused() -> None:

@@ -24,7 +24,7 @@ def test_a_missing_gpu_is_named_with_the_remedy() -> None:
     with pytest.raises(MachineCannot) as caught:
         fabric.resolve(ComputeSettings(device="cuda:1"))
     assert "cuda:1" in str(caught.value)
-    assert "compute.device=auto" in caught.value.mend
+    assert "compute.device=auto" in caught.value.hint
 
 
 def test_fp16_on_a_cpu_is_refused() -> None:

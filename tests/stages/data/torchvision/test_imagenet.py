@@ -122,7 +122,7 @@ def pack(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def obey(error: DataError) -> None:
     """Runs the Python that the error's last line tells, here, where the small archives are known."""
-    python, flag, code = shlex.split(error.mend.splitlines()[-1])
+    python, flag, code = shlex.split(error.hint.splitlines()[-1])
     assert (python, flag) == ("python", "-c")
     exec(code, {})
 
@@ -136,12 +136,12 @@ def test_archives_are_never_unpacked_in_passing_but_the_command_that_does_is_tol
         with pytest.raises(DataError, match="not unpacked") as caught:
             use(settings("imagenet", tmp_path))
     assert "ILSVRC2012_img_train.tar and ILSVRC2012_img_val.tar" in caught.value.why
-    assert f"put {DEVKIT} beside it" in caught.value.mend
+    assert f"put {DEVKIT} beside it" in caught.value.hint
     assert sorted(tmp_path.iterdir()) == before
     write_devkit(tmp_path, monkeypatch)
     with pytest.raises(DataError, match="not unpacked") as caught:
         check(settings("imagenet", tmp_path))
-    assert "put" not in caught.value.mend
+    assert "put" not in caught.value.hint
     obey(caught.value)
     raw, plain = (
         torchvision_sets.read(settings("imagenet", root)) for root in (tmp_path, tmp_path / "unpacked")
@@ -187,4 +187,4 @@ def test_it_cannot_be_downloaded(tmp_path: Path) -> None:
         settings("imagenet", tmp_path, download=True)
     with pytest.raises(DataError, match="not there") as caught:
         fingerprint(SimpleNamespace(name="imagenet", root=str(tmp_path), download=True), digest)
-    assert "data.name=imagenette" in caught.value.mend
+    assert "data.name=imagenette" in caught.value.hint

@@ -117,7 +117,7 @@ def test_damaged_lists_are_told(tmp_path: Path, name: str, path: str, content: s
     (written(name, tmp_path) / path).write_text(content)
     with pytest.raises(DataError, match="damaged") as caught:
         check(settings(name, tmp_path))
-    assert "download=true" in caught.value.mend
+    assert "download=true" in caught.value.hint
 
 
 def test_a_picture_that_a_list_names_must_be_there(tmp_path: Path) -> None:

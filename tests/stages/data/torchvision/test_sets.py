@@ -65,7 +65,7 @@ def test_a_file_that_is_not_the_official_one_is_refused(
     with pytest.raises(DataError) as caught:
         check(settings("cifar10", tmp_path))
     assert "not the official" in caught.value.why
-    assert "download=true" in caught.value.mend
+    assert "download=true" in caught.value.hint
 
 
 def test_svhn_and_its_label_of_zero(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -148,7 +148,7 @@ def test_a_missing_set_names_three_ways_to_get_it(tmp_path: Path, name: str) -> 
                 "npz",
                 "image_folder",
             ):
-                assert way in caught.value.mend
+                assert way in caught.value.hint
     if name != "imagenet":
         with pytest.raises(DataError, match="root is not set"):
             check(settings(name, None, download=True))

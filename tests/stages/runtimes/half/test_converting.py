@@ -179,7 +179,7 @@ def test_a_pattern_that_matches_nothing_names_what_is_near() -> None:
     model = onnx.load(str(source.onnx))
     with pytest.raises(UsageError, match=r"build\.keep_float") as caught:
         to_half(model, source, ["node_Cnov*"])
-    assert "node_Conv" in caught.value.mend
+    assert "node_Conv" in caught.value.hint
     assert "stage build" in caught.value.where
 
 
@@ -209,7 +209,7 @@ def test_an_overflow_is_refused_by_the_name_of_the_first_node(monkeypatch: pytes
     first = next(node for node in model.graph.node if node.op_type == "Conv")
     assert caught.value.where.endswith(f"node {first.name}")
     assert first.output[0] in caught.value.why
-    assert "bf16" in caught.value.mend
+    assert "bf16" in caught.value.hint
 
 
 def test_an_overflow_between_two_nodes_shows_in_the_graph_with_its_roundings() -> None:

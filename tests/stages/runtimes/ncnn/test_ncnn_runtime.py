@@ -130,7 +130,7 @@ def test_a_network_with_a_layer_that_ncnn_does_not_have_is_refused_in_a_sentence
         RUNTIME.build(source, tmp_path / "built", BuildSettings(), Silent(), tmp_path / "work")
     assert "ncnn has no layer for" in caught.value.why
     assert "\n" not in caught.value.why
-    assert "leave the ncnn targets out" in caught.value.mend
+    assert "leave the ncnn targets out" in caught.value.hint
 
 
 def test_preprocessing_that_is_not_the_cards_is_refused(tmp_path: Path) -> None:
@@ -164,7 +164,7 @@ def test_a_damaged_target_is_an_error_and_not_a_crash(damage: str, tmp_path: Pat
         "from stages.runtimes.base import Source\n"
         "source = Source(Path('x'), 'fp32', (24, 24, 3), 'uint8_nhwc', (0.5,) * 3, (0.5,) * 3)\n"
         "try: registry.get('ncnn').load(Path(sys.argv[1]), source, 1)\n"
-        "except StageError as error: print(error.what, error.mend)\n"
+        "except StageError as error: print(error.what, error.hint)\n"
     )
     told = subprocess.run(
         [sys.executable, "-c", code, str(tmp_path / "built")],

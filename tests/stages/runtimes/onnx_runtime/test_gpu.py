@@ -52,9 +52,9 @@ def test_a_provider_that_the_package_does_not_have_is_an_error(provider: str) ->
     quietly = onnxruntime.InferenceSession(str(file), session_options(1), providers=[provider])
     assert quietly.get_providers() == ["CPUExecutionProvider"]
     with pytest.raises(StageError, match="another provider") as caught:
-        open_session(file, session_options(1), [(provider, {})], mend="install it", because=lambda: "so")
+        open_session(file, session_options(1), [(provider, {})], hint="install it", because=lambda: "so")
     assert caught.value.why == f"found CPUExecutionProvider, expected {provider}: so"
-    assert caught.value.mend == "install it"
+    assert caught.value.hint == "install it"
 
 
 @only_cpu_package
@@ -77,7 +77,7 @@ def test_the_build_stage_says_what_is_missing_and_what_to_install(runtime: str, 
     row: dict[str, Any] = next(row for row in rows if row["runtime"] == runtime)
     assert row["built"] is False
     assert "ExecutionProvider: it is the package for CPUs" in row["why_not"]
-    assert "pip install 'onnxruntime-gpu[cuda,cudnn]" in row["mend"]
+    assert "pip install 'onnxruntime-gpu[cuda,cudnn]" in row["hint"]
 
 
 def test_the_reason_is_taken_from_the_log() -> None:

@@ -146,7 +146,7 @@ def test_a_processor_without_bfloat16_is_told_in_a_sentence() -> None:
     with pytest.raises(MachineCannot, match="does not compute bfloat16") as caught:
         require_bf16(["FP32", "INT8", "BIN"])
     assert "FP32, INT8, BIN" in caught.value.why
-    assert "openvino-fp32" in caught.value.mend
+    assert "openvino-fp32" in caught.value.hint
 
 
 @needs_bf16

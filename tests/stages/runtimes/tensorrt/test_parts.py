@@ -176,8 +176,8 @@ def test_what_rtx_cannot_do_is_refused_with_the_reason() -> None:
     assert caught.value.where == "build.refit, build.version_compatible, build.hardware_compatible"
     for word in ("driver", "lean runtime", "rtx_compute_capabilities"):
         assert word in caught.value.why
-    assert "--set build.refit=false" in caught.value.mend
-    assert "--set build.hardware_compatible=none" in caught.value.mend
+    assert "--set build.refit=false" in caught.value.hint
+    assert "--set build.hardware_compatible=none" in caught.value.hint
     classic = tensorrt_options.options_of("tensorrt", settings)
     assert classic == Options(True, True, "ampere_plus")
 
@@ -368,7 +368,7 @@ def test_timings_belong_to_version_gpu_capability_and_driver() -> None:
     assert tensorrt_timings.identity("tensorrt", {"version": "11.4.0", "device": {"error": "none"}}) == ""
 
 
-def test_a_folder_of_timings_that_cannot_be_made_is_the_users_to_mend(
+def test_a_folder_of_timings_that_cannot_be_made_is_the_users_to_fix(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "file").write_text("no folder", encoding="utf-8")
@@ -377,7 +377,7 @@ def test_a_folder_of_timings_that_cannot_be_made_is_the_users_to_mend(
         tensorrt_timings.folder(tmp_path / "work")
     assert caught.value.where == "KDPIPE_TIMING_CACHE"
     assert str(tmp_path / "file") in caught.value.why
-    assert "unset it" in caught.value.mend
+    assert "unset it" in caught.value.hint
 
 
 def test_kept_timings_of_another_machine_are_told(tmp_path: Path) -> None:
@@ -416,5 +416,5 @@ def test_running_out_of_memory_asks_for_less() -> None:
     said = ["Requested amount of GPU memory (8 GiB) could not be allocated", "CUDA out of memory"]
     error = tensorrt_faults.built_nothing(said)
     assert "out of memory" in error.why
-    assert "--set build.workspace_mb=256" in error.mend
-    assert "4096" in tensorrt_faults.built_nothing(["no implementation for node"]).mend
+    assert "--set build.workspace_mb=256" in error.hint
+    assert "4096" in tensorrt_faults.built_nothing(["no implementation for node"]).hint

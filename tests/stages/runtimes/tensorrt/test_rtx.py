@@ -149,7 +149,7 @@ def test_an_int8_file_of_the_other_recipe_is_refused_with_the_parsers_words(tmp_
     assert "Int32" in caught.value.why
     assert "at node network.0.weight_bias_DequantizeLinear" in caught.value.why
     assert len(caught.value.why) < 5 * 310
-    assert "`signed` file" in caught.value.mend
+    assert "`signed` file" in caught.value.hint
 
 
 def test_garbage_is_a_stage_error(tmp_path: Path) -> None:
@@ -180,7 +180,7 @@ def test_a_file_of_one_batch_is_refused_with_the_remedy(tmp_path: Path) -> None:
     fixed = replace(source, onnx=tmp_path / "fixed.onnx")
     with pytest.raises(StageError, match="batches of 2 alone") as caught:
         _build(fixed, tmp_path / "built")
-    assert "--set build.batch_max=2" in caught.value.mend
+    assert "--set build.batch_max=2" in caught.value.hint
     assert caught.value.where == "fixed.onnx, input input"
     (tmp_path / "whole").mkdir()
     settings = BuildSettings(batch_min=2, batch_opt=2, batch_max=2, workspace_mb=256)
@@ -254,11 +254,11 @@ def test_a_package_that_is_missing_or_raises_is_a_stage_error(
 
     missing = build("tensorrt_of_nobody")
     assert missing.what == "the package tensorrt_of_nobody cannot be imported"
-    assert "pip install" in missing.mend
+    assert "pip install" in missing.hint
     code = "__version__ = '9'\nclass ILogger:\n    def __init__(self): raise MemoryError('no room')"
     starved = build(_package(tmp_path, code, monkeypatch))
     assert starved.why == "MemoryError: no room"
-    assert "--set build.workspace_mb=256" in starved.mend
+    assert "--set build.workspace_mb=256" in starved.hint
 
 
 def test_a_crash_while_asking_is_an_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -273,7 +273,7 @@ def test_a_package_that_cannot_be_imported_says_why(tmp_path: Path, monkeypatch:
     name = _package(tmp_path, "raise ImportError('libnvonnxparser.so.11 is missing')", monkeypatch)
     ability = tensorrt_family.ability(name, "pip install it", to_run=False, builds_on_gpu=True)
     assert "libnvonnxparser.so.11" in ability.why_not
-    assert ability.mend == "pip install it"
+    assert ability.hint == "pip install it"
 
 
 def test_a_version_that_is_too_old_is_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -296,7 +296,7 @@ def test_without_a_gpu_it_says_why_it_cannot_run() -> None:
     ability = RUNTIME.ability_to_run()
     assert not ability.can
     assert "driver" in ability.why_not
-    assert "GPU" in ability.mend
+    assert "GPU" in ability.hint
 
 
 @pytest.mark.skipif(HAS_GPU, reason="this machine has a GPU")
@@ -344,7 +344,7 @@ def test_classic_tensorrt_that_is_not_installed_says_how_to_get_it() -> None:
     ability = CLASSIC.ability_to_build()
     if ability.can:
         pytest.skip("the tensorrt package is installed and works here")
-    assert ability.mend
+    assert ability.hint
     if "not installed" in ability.why_not:
-        assert ability.mend == "pip install 'kdpipe[tensorrt]'"
+        assert ability.hint == "pip install 'kdpipe[tensorrt]'"
         assert HAS_GPU or "no NVIDIA GPU" in ability.why_not
