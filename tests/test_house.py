@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parents[1]
 BASE = (
     "pipeline",
     "pipeline.child_process",
-    "pipeline.digests",
+    "pipeline.hashing",
     "pipeline.errors",
     "pipeline.heartbeat",
     "pipeline.json_files",

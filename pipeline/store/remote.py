@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import KdpipeError, UsageError
-from pipeline.store.digests import hash_file
+from pipeline.hashing import hash_file
 from pipeline.store.disk import writing
 from pipeline.store.manifest import MANIFEST, DamagedManifest, Manifest, NewerSchema, parse
 from pipeline.store.store import Store

@@ -23,8 +23,9 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline import __version__
 from pipeline.errors import StageError
+from pipeline.hashing import hash_file
 from pipeline.store import marker
-from pipeline.store.digests import DigestMemo, hash_file
+from pipeline.store.digests import DigestMemo
 from pipeline.store.disk import children, flush, flush_tree, refusal, writing
 from pipeline.store.keys import content_digest, sha256_of
 from pipeline.store.locks import hold, own_name, owner_of

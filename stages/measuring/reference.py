@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shutil
@@ -14,6 +13,7 @@ from typing import Any
 import zstandard
 
 from pipeline.errors import StageError, UsageError
+from pipeline.hashing import hash_file
 from pipeline.stage import Progress
 from stages.measuring.launch import Subject
 from stages.runtimes import registry
@@ -66,7 +66,7 @@ def not_timed(target: str, why: str) -> str:
 def _check(bundle: Path, manifest: Mapping[str, Any], own_form: tuple[int, int], where: str) -> None:
     for name, told in manifest["files"].items():
         file = bundle / name
-        found = hashlib.sha256(file.read_bytes()).hexdigest() if file.is_file() else "no such file"
+        found = hash_file(file) if file.is_file() else "no such file"
         if found != told["sha256"]:
             raise _no_bundle(where, f"{name} is not as its manifest says: {found[:12]}")
     its_form = _form(manifest)

@@ -11,7 +11,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from pipeline.errors import ModelError
+from pipeline.errors import ModelError, first_line
 
 ENVELOPES = ("state_dict", "model_state_dict", "model")
 """Keys under which training programs put the state dict inside their checkpoint."""
@@ -53,7 +53,7 @@ def read(file: Path, *, shapes_only: bool = False) -> dict[str, Tensor]:
         raise ModelError(
             "the checkpoint cannot be read: it is damaged, or no file of weights",
             where=str(file),
-            why=_first_line(error),
+            why=first_line(error),
             hint="copy the file again",
         ) from error
     return _unprefixed(_state_dict(content, file))
@@ -72,7 +72,7 @@ def _read_safetensors(file: Path, shapes_only: bool) -> dict[str, Tensor]:
         raise ModelError(
             "the checkpoint cannot be read: it is damaged, or no safetensors file",
             where=str(file),
-            why=_first_line(error),
+            why=first_line(error),
             hint="copy the file again",
         ) from error
 
@@ -192,7 +192,3 @@ def _listed(label: str, names: list[str]) -> str:
         return ""
     more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
     return f"{len(names)} {label} ({', '.join(names[:SHOWN])}{more})"
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
