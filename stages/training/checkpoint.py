@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 
+from pipeline.paths import expand
 from pipeline.stage import Progress
 from stages.fields import Settings
 from stages.models.settings import ModelSettings
@@ -103,7 +104,7 @@ def identity_of(settings: SimpleNamespace, **more: str) -> str:
 
 def weights_digest(model: ModelSettings) -> str:
     """SHA-256 of the file of weights a network starts from; empty without one."""
-    return file_digest(Path(model.checkpoint).expanduser()) if model.checkpoint else ""
+    return file_digest(expand(model.checkpoint)) if model.checkpoint else ""
 
 
 def file_digest(path: Path) -> str:
