@@ -26,6 +26,7 @@ BASE = (
     "pipeline.json_files",
     "pipeline.junit",
     "pipeline.machine",
+    "pipeline.paths",
     "pipeline.plugins",
     "pipeline.stage",
 )

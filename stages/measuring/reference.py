@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import tarfile
 from collections.abc import Mapping
@@ -14,6 +13,7 @@ import zstandard
 
 from pipeline.errors import StageError, UsageError
 from pipeline.hashing import hash_file
+from pipeline.paths import expand
 from pipeline.stage import Progress
 from stages.measuring.launch import Subject
 from stages.runtimes import registry
@@ -30,7 +30,11 @@ def subjects(archive: str, card: Mapping[str, Any], images: Path, work: Path) ->
     images of another form.
     """
     where = f"measure.reference: {archive}"
-    bundle = _unpacked(Path(os.path.expandvars(archive)).expanduser(), work / "reference", where)
+    try:
+        file = expand(archive)
+    except ValueError as error:
+        raise _no_bundle(where, str(error)) from error
+    bundle = _unpacked(file, work / "reference", where)
     own_form = _form(card)
     try:
         manifest = json.loads((bundle / "manifest.json").read_text(encoding="utf-8"))

@@ -7,7 +7,6 @@ import difflib
 import functools
 import warnings
 from collections.abc import Iterator
-from pathlib import Path
 
 import timm
 import torch
@@ -49,7 +48,7 @@ def create(settings: ModelSettings, *, classes: int, channels: int, image_size: 
     """
     model = _architecture(settings, classes, channels, image_size, pretrained=settings.pretrained)
     if settings.checkpoint is not None:
-        file = Path(settings.checkpoint).expanduser()
+        file = weights.file_of(settings.checkpoint)
         weights.put(model, weights.read(file), where=f"{file} into {settings.model}")
     return model
 
@@ -69,8 +68,7 @@ def check(settings: ModelSettings, *, classes: int | None, channels: int | None,
         _pretrained_is_published(settings.model)
     state = None
     if settings.checkpoint is not None:
-        file = Path(settings.checkpoint).expanduser()
-        state = weights.read(file, shapes_only=True)
+        state = weights.read(weights.file_of(settings.checkpoint), shapes_only=True)
     model = _laid_out(settings, classes, channels, image_size)
     if state is not None and known:
         weights.fit(model, state, where=f"{settings.checkpoint} into {settings.model}")

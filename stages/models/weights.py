@@ -12,6 +12,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from pipeline.errors import ModelError, first_line
+from pipeline.paths import expand
 
 ENVELOPES = ("state_dict", "model_state_dict", "model")
 """Keys under which training programs put the state dict inside their checkpoint."""
@@ -20,6 +21,19 @@ PREFIXES = ("module.", "_orig_mod.")
 """What DataParallel and torch.compile put before every name."""
 
 SHOWN = 5
+
+
+def file_of(checkpoint: str) -> Path:
+    """Expand the path that the key `checkpoint` has; see `pipeline.paths.expand`. Raises ModelError."""
+    try:
+        return expand(checkpoint)
+    except ValueError as error:
+        raise ModelError(
+            "the checkpoint is not there",
+            where=checkpoint,
+            why=str(error),
+            hint="correct the key `checkpoint`, or remove it to start from random weights",
+        ) from error
 
 
 def read(file: Path, *, shapes_only: bool = False) -> dict[str, Tensor]:

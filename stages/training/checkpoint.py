@@ -18,6 +18,7 @@ from typing import Any
 import torch
 
 from pipeline.hashing import hash_bytes, hash_file
+from pipeline.paths import expand
 from pipeline.stage import Progress
 from stages.fields import Settings
 from stages.models.settings import ModelSettings
@@ -101,7 +102,7 @@ def identity_of(settings: SimpleNamespace, **more: str) -> str:
 
 def weights_digest(model: ModelSettings) -> str:
     """SHA-256 of the file of weights a network starts from; empty without one."""
-    return hash_file(Path(model.checkpoint).expanduser()) if model.checkpoint else ""
+    return hash_file(expand(model.checkpoint)) if model.checkpoint else ""
 
 
 def _keyed(value: Any) -> Any:
