@@ -12,13 +12,11 @@ from types import FrameType
 import click
 
 from pipeline import __version__
-from pipeline.commands.base import Group, UnknownName, did_you_mean
+from pipeline.commands.base import COMPLETION_VARIABLE, Group, UnknownName, did_you_mean
 from pipeline.console import abandon
 from pipeline.errors import EXIT_DONE, EXIT_USAGE, KdpipeError, UsageError
 from pipeline.session import Session, Terminated
 from stages import STAGES
-
-COMPLETION_VARIABLE = "_KDPIPE_COMPLETE"
 
 
 def _print_version(ctx: click.Context, param: click.Parameter, value: bool) -> None:

@@ -10,15 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pipeline.commands.base import (
-    EVERY_RUN,
-    Command,
-    Option,
-    json_option,
-    profile_argument,
-    set_option,
-    store_option,
-)
+from pipeline.commands.base import EVERY_RUN, Command, Option
+from pipeline.commands.options import json_option, profile_argument, set_option, store_option
 from pipeline.commands.profiles import memo_folder, open_profile, remember_profile
 from pipeline.console import guarded_output
 from pipeline.errors import EXIT_DONE, StageError, UsageError

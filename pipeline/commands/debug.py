@@ -11,15 +11,8 @@ from typing import TYPE_CHECKING, Any, cast
 
 import click
 
-from pipeline.commands.base import (
-    EVERY_RUN,
-    Command,
-    Option,
-    ProfilePath,
-    json_option,
-    set_option,
-    store_option,
-)
+from pipeline.commands.base import EVERY_RUN, Command, Option
+from pipeline.commands.options import ProfilePath, json_option, set_option, store_option
 from pipeline.commands.profiles import memo_folder, open_profile
 from pipeline.console import guarded_output
 from pipeline.errors import EXIT_DONE, EXIT_GATE_MISSED, StageError, UsageError

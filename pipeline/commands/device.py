@@ -8,16 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pipeline.commands.base import (
-    EVERY_RUN,
-    Command,
-    Family,
-    Option,
-    json_option,
-    profile_argument,
-    set_option,
-    store_option,
-)
+from pipeline.commands.base import EVERY_RUN, Command, Family, Option
+from pipeline.commands.options import json_option, profile_argument, set_option, store_option
 from pipeline.commands.profiles import open_profile, remember_profile
 from pipeline.console import guarded_output
 from pipeline.errors import (

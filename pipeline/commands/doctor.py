@@ -6,7 +6,8 @@ from typing import Any
 
 import click
 
-from pipeline.commands.base import Command, json_option, store_option
+from pipeline.commands.base import Command
+from pipeline.commands.options import json_option, store_option
 from pipeline.doctor import examine
 from pipeline.errors import EXIT_DONE, EXIT_MACHINE_CANNOT, EXIT_USAGE
 from pipeline.session import Session, store_folder

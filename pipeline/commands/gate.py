@@ -10,10 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pipeline.commands.base import (
-    EVERY_RUN,
-    Command,
-    Option,
+from pipeline.commands.base import EVERY_RUN, Command, Option
+from pipeline.commands.options import (
     force_option,
     json_option,
     profile_argument,

@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from pipeline.commands.base import (
-    Command,
-    Option,
+from pipeline.commands.base import Command, Option
+from pipeline.commands.options import (
     force_option,
     json_option,
     profile_argument,

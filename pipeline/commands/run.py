@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from pipeline.commands.base import (
-    EVERY_RUN,
-    Command,
+from pipeline.commands.base import EVERY_RUN, Command
+from pipeline.commands.options import (
     force_option,
     json_option,
     on_option,
