@@ -14,13 +14,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from pipeline.books import Listener, StageResult
-from pipeline.errors import KdpipeError, MachineCannot, ProfileError, UsageError
+from pipeline.errors import MachineCannot, ProfileError, UsageError
 from pipeline.keys import sha256_of
 from pipeline.method_specs import ALONE, Entry
 from pipeline.plan import Decision, Facts, made_for, make_plan, resolve
 from pipeline.profile import LoadedProfile, load
-from pipeline.runner import run as bring_up_to_date
+from pipeline.run_state import Listener, StageResult
+from pipeline.runner import prepare_run, run_stages
 from pipeline.stage import Context, Progress
 from pipeline.store import Store
 from stages import COMPARE, METHODS_FIT
@@ -226,16 +226,13 @@ def _judge(
 
 
 def _make_run(run: Run, store: Store, listener: Listener) -> Done:
-    try:
-        results = bring_up_to_date(run.profile, store, _OfRun(listener, run.title), only=LINE)
-    except (UsageError, MachineCannot):
-        raise
-    except KdpipeError as error:
-        result = next((one for one in getattr(error, "results", ()) if one.status == "failed"), None)
-        if result is None or result.name != LINE:
-            raise
-        return Done(run, result, f"{error.what}: {error.why}" if error.why else error.what)
-    return Done(run, results[-1])
+    outcome = run_stages(prepare_run(run.profile, store, _OfRun(listener, run.title), only=LINE))
+    error, failed = outcome.error, outcome.failed
+    if error is None:
+        return Done(run, outcome.results[-1])
+    if isinstance(error, UsageError | MachineCannot) or failed is None or failed.name != LINE:
+        raise error
+    return Done(run, failed, f"{error.what}: {error.why}" if error.why else error.what)
 
 
 class _OfRun:

@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.books import StageResult
 from pipeline.device_files import deliver, fetch, item_of, items_of
 from pipeline.device_images import Sent, TestImages
 from pipeline.device_link import Link
 from pipeline.errors import DeviceCannot, KdpipeError, StageError
 from pipeline.profile import LoadedProfile
+from pipeline.run_state import StageResult
 from pipeline.store import Store
 
 BUILT_THERE = ("tensorrt", "tensorrt_rtx")

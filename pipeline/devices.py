@@ -14,13 +14,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from pipeline.books import StageResult
 from pipeline.device_link import Link
 from pipeline.device_work import BUILT_THERE, Line, Tell, is_built_there, place_of, take, targets_of
 from pipeline.errors import DeviceCannot, KdpipeError, StageError, UsageError
 from pipeline.keys import sha256_of
 from pipeline.plan import Facts, made_for, resolve
 from pipeline.profile import LoadedProfile
+from pipeline.run_state import StageResult
 from pipeline.stage import Context, Silent
 from stages import DEVICE, DEVICE_PROGRAM, DEVICE_SOURCES
 

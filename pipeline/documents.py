@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 from pipeline.tables import short
 
 if TYPE_CHECKING:
-    from pipeline.books import StageResult
     from pipeline.plan import Decision, Reason
+    from pipeline.run_state import StageResult
 
 REASONS_SHOWN = 8
 

@@ -18,8 +18,8 @@ from pipeline.documents import reasons_in_words
 from pipeline.tables import SHORT_DIGEST, duration, waiting
 
 if TYPE_CHECKING:
-    from pipeline.books import StageResult
     from pipeline.plan import Decision
+    from pipeline.run_state import StageResult
 
 RATE_WINDOW_S = 20.0
 BAR_CELLS = 10

@@ -7,12 +7,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from pipeline.books import StageResult
 from pipeline.device_files import deliver, items_of
 from pipeline.device_link import Link, LinkLost
 from pipeline.device_work import self_test
 from pipeline.errors import DeviceCannot, KdpipeError, StageError, UsageError
 from pipeline.gate_words import read_gates
+from pipeline.run_state import StageResult
 from pipeline.store import Store
 
 

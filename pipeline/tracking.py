@@ -23,8 +23,8 @@ from pipeline.console import Console, guarded_output
 from pipeline.errors import UsageError
 
 if TYPE_CHECKING:
-    from pipeline.books import StageResult
     from pipeline.plan import Profile
+    from pipeline.run_state import StageResult
 
 PARAMETER_CHARACTERS, KEY_CHARACTERS = 6000, 250
 PARAMETERS_A_CALL, METRICS_A_CALL = 100, 1000

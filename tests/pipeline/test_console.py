@@ -13,11 +13,11 @@ from typing import TextIO
 
 import pytest
 
-from pipeline.books import StageResult
 from pipeline.console import NORMAL, QUIET, SILENT, VERBOSE, Console
 from pipeline.errors import Fault, GateMissed, ProfileError, UsageError
 from pipeline.plan import Decision, Reason
 from pipeline.progress import ConsoleListener, Pace, Rhythm
+from pipeline.run_state import StageResult
 from pipeline.stage import Stage
 
 STAGE = Stage(name="build", summary="Build.", module="x", version=1, inputs=(), reads=())
