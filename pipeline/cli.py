@@ -8,6 +8,7 @@ import signal
 import sys
 from collections.abc import Iterator, Sequence
 from types import FrameType
+from typing import TYPE_CHECKING
 
 import click
 
@@ -17,6 +18,9 @@ from pipeline.console import abandon
 from pipeline.errors import EXIT_DONE, EXIT_USAGE, KdpipeError, UsageError
 from pipeline.session import Session, Terminated
 from stages import STAGES
+
+if TYPE_CHECKING:
+    from pipeline.profile import LoadedProfile
 
 
 def _print_version(ctx: click.Context, param: click.Parameter, value: bool) -> None:
@@ -66,8 +70,16 @@ for _stage in STAGES:
     group.add_lazy(_stage.name, _target, _stage.summary, "Stages")
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs one command line (default: this process's) and returns its exit code."""
+def main(arguments: Sequence[str] | None = None, loaded: LoadedProfile | None = None) -> int:
+    """Run one command line.
+
+    Args:
+        arguments: The words after `kdpipe`; None for those of this process.
+        loaded: The profile that the command line is about, if it is loaded: its file is then not read again.
+
+    Returns:
+        The exit code.
+    """
     # GNU OpenMP's threads spin at barriers for long. On a core that another process wants, that
     # multiplies the time of a training step; never spinning costs small networks much on quiet cores.
     # A short spin is near the best of both. Read once, when torch is loaded.
@@ -77,7 +89,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
         return shell_complete(group, {}, "kdpipe", COMPLETION_VARIABLE, os.environ[COMPLETION_VARIABLE])
     words = list(sys.argv[1:] if arguments is None else arguments)
-    session = Session()
+    session = Session(loaded=loaded)
     _foresee(session, words)
     with _terminable():
         try:

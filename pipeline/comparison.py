@@ -18,7 +18,7 @@ from pipeline.errors import MachineCannot, ProfileError, UsageError
 from pipeline.keys import sha256_of
 from pipeline.method_specs import ALONE, Entry
 from pipeline.plan import Decision, Facts, made_for, make_plan, resolve
-from pipeline.profile import LoadedProfile, load
+from pipeline.profile import LoadedProfile
 from pipeline.run_state import Listener, StageResult
 from pipeline.runner import prepare_run, run_stages
 from pipeline.stage import Context, Progress
@@ -66,7 +66,6 @@ class Done:
 
 
 def plan_runs(
-    path: str,
     base: LoadedProfile,
     entries: Sequence[Entry],
     seeds: Sequence[int],
@@ -82,11 +81,11 @@ def plan_runs(
     """
     chosen = ([Entry(ALONE, ())] if alone else []) + list(entries)
     facts = Facts(base, store)
-    first, unfit = _loaded(path, base, chosen, seeds[0], memo)
+    first, unfit = _loaded(base, chosen, seeds[0], memo)
     runs: list[Run] = []
     for seed in seeds:
         for entry, profile in first:
-            here = profile if seed == seeds[0] else _profile(path, base, entry, seed, memo)
+            here = profile if seed == seeds[0] else _profile(base, entry, seed, memo)
             decision = make_plan(here, store, only=LINE, facts=facts)[-1]
             runs.append(Run(entry.label, seed, here, decision))
     stale = {run.label for run in runs if run.decision.status == "stale"} - {ALONE}
@@ -261,14 +260,14 @@ class _OfRun:
 
 
 def _loaded(
-    path: str, base: LoadedProfile, entries: Sequence[Entry], seed: int, memo: Path
+    base: LoadedProfile, entries: Sequence[Entry], seed: int, memo: Path
 ) -> tuple[list[tuple[Entry, LoadedProfile]], list[Unfit]]:
     """The profile of every entry with the first seed, each list of methods once."""
     found: dict[str, tuple[Entry, LoadedProfile]] = {}
     unfit = []
     for entry in entries:
         try:
-            profile = _profile(path, base, entry, seed, memo)
+            profile = _profile(base, entry, seed, memo)
         except ProfileError as error:
             if not entry.optional:
                 faults = [replace(fault, file=f"--methods {entry.label}") for fault in error.faults]
@@ -282,8 +281,11 @@ def _loaded(
     return list(found.values()), unfit
 
 
-def _profile(path: str, base: LoadedProfile, entry: Entry, seed: int, memo: Path) -> LoadedProfile:
-    return load(path, (*base.overrides, *set_for(base, entry, seed)), memo, remember=memo.exists())
+def _profile(base: LoadedProfile, entry: Entry, seed: int, memo: Path) -> LoadedProfile:
+    profile = base.with_overrides(set_for(base, entry, seed), memo)
+    if memo.exists():
+        profile.remember(memo)
+    return profile
 
 
 def set_for(base: LoadedProfile, entry: Entry, seed: int) -> tuple[str, ...]:

@@ -25,7 +25,7 @@ def make_at_once(
     The teacher must be up to date. An interrupt ends all processes and keeps their checkpoints.
     """
     stale = [run for run in runs if run.title not in failed_before and _is_stale(run, store)]
-    jobs = [Job(run.title, _words(run, store)) for run in stale]
+    jobs = [Job(run.title, _words(run, store), run.profile) for run in stale]
     cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
     failed: dict[str, str] = {}
 

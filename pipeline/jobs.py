@@ -1,22 +1,29 @@
 """Several command lines of kdpipe at once, each in a process and on cores of its own.
 
-    python -m pipeline.jobs 0,1 distill profile.yaml …
+    python -m pipeline.jobs 0,1 - distill profile.yaml …
 
-is `kdpipe distill profile.yaml …` on the cores 0 and 1. How many threads train is no part of an artefact's
-key unless the profile says it (`compute.threads`), so sharing out cores changes no key.
+is `kdpipe distill profile.yaml …` on the cores 0 and 1. The second word is a file with the pickled profile,
+so that a profile that was edited in the meantime is not read again; `-` for none.
+
+How many threads train is no part of an artefact's key unless the profile sets it (`compute.threads`), so
+sharing out cores changes no key.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import pickle
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pipeline.profile import LoadedProfile
 
 POLL_S = 0.1
 GRACE_S = 30.0
@@ -25,10 +32,17 @@ GRACE_S = 30.0
 
 @dataclass(frozen=True)
 class Job:
-    """A command line (`words`, which ask for `--json`) and what it is called when it is told."""
+    """A command line.
+
+    Attributes:
+        title: Its name in messages.
+        words: The words after `kdpipe`; they ask for `--json`.
+        profile: The profile that the words name, if it is loaded.
+    """
 
     title: str
     words: tuple[str, ...]
+    profile: LoadedProfile | None = None
 
 
 @dataclass
@@ -79,7 +93,11 @@ def shares(cores: Sequence[int], usable: float, at_once: int) -> list[list[int]]
 
 def _start(job: Job, slot: int, cores: Sequence[Sequence[int]], folder: Path) -> _Running:
     mine = ",".join(map(str, cores[slot])) if cores else "-"
-    command = [sys.executable, "-m", "pipeline.jobs", mine, *job.words]
+    profile = "-"
+    if job.profile is not None:
+        profile = str(folder / f"{slot}.profile")
+        Path(profile).write_bytes(pickle.dumps(job.profile))
+    command = [sys.executable, "-m", "pipeline.jobs", mine, profile, *job.words]
     with (folder / f"{slot}.out").open("wb") as out, (folder / f"{slot}.err").open("wb") as err:
         process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=out, stderr=err)
     return _Running(job, process, slot, time.monotonic())
@@ -109,10 +127,11 @@ def _end(processes: Sequence[subprocess.Popen[bytes]]) -> None:
 def main(words: Sequence[str]) -> int:
     from pipeline.cli import main as kdpipe
 
-    cores, *rest = words
+    cores, profile, *rest = words
     if cores != "-" and hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, {int(core) for core in cores.split(",")})
-    return kdpipe(rest)
+    loaded = None if profile == "-" else pickle.loads(Path(profile).read_bytes())
+    return kdpipe(rest, loaded)
 
 
 if __name__ == "__main__":

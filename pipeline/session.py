@@ -22,6 +22,7 @@ from pipeline.errors import (
 )
 
 if TYPE_CHECKING:
+    from pipeline.profile import LoadedProfile
     from pipeline.run_state import StageResult
 
 DOCUMENT_VERSION = 1
@@ -45,6 +46,7 @@ class Session:
         store: The store of the call.
         so_far: Returns the fields of the JSON document so far; an error is added to them.
         results: Returns the results of the run so far, also after an error or an interrupt.
+        loaded: The profile, if the caller has loaded it: its file is then not read again.
         resumable: Whether the same command would continue where this one ended.
     """
 
@@ -55,6 +57,7 @@ class Session:
     store: Path = field(default_factory=lambda: store_folder(None))
     so_far: Callable[[], dict[str, Any]] = dict
     results: Callable[[], Sequence[StageResult]] = tuple
+    loaded: LoadedProfile | None = None
     resumable: bool = False
 
     def document(self, **fields: Any) -> dict[str, Any]:

@@ -61,7 +61,7 @@ def _compare(
         )
     with guarded_output(session.console):
         runs, unfit = plan_runs(
-            profile, loaded, entries, chosen, opened, alone=baseline, memo=memo_folder(opened.root)
+            loaded, entries, chosen, opened, alone=baseline, memo=memo_folder(opened.root)
         )
         _announce(session, runs, unfit)
         session.resumable = True

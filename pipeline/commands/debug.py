@@ -111,7 +111,7 @@ def _line(
     session.so_far = lambda: {**about, **asked, "steps": []}
     names = ("train", "distill", *CONVERSIONS, "debug")
     with guarded_output(session.console), ConsoleListener(session.console, names) as listener:
-        artefacts = _artefacts(session, profile, loaded, opened, overrides, asked, listener)
+        artefacts = _artefacts(session, loaded, opened, asked, listener)
         place = folder or opened.root / "debug" / f"{loaded.name}-{asked['model']}"
         if folder is None:
             shutil.rmtree(place, ignore_errors=True)  # what an earlier call left
@@ -123,17 +123,13 @@ def _line(
 
 def _artefacts(
     session: Session,
-    path: str,
     loaded: LoadedProfile,
     store: Store,
-    overrides: tuple[str, ...],
     asked: dict[str, Any],
     listener: ConsoleListener,
 ) -> dict[str, Path]:
     """The folders of the line up to build. What does not pass its proofs is made once more without
     them, for it is what there is to look at."""
-    from pipeline.profile import load
-
     outcome = bring_up_to_date(session, loaded, store, only="build", listener=listener)
     if outcome.error is None:
         refused = _refused(outcome.results, asked)
@@ -143,7 +139,7 @@ def _artefacts(
         raise outcome.error
     if refused:
         listener.note(f"{refused}; the conversions are made again without their proofs, to look into them")
-        unproved = load(path, (*overrides, *UNPROVED), memo_folder(store.root), remember=False)
+        unproved = loaded.with_overrides(UNPROVED, memo_folder(store.root))
         outcome = bring_up_to_date(session, unproved, store, only="build", listener=listener)
         outcome.raise_for_result()
     return {result.name: result.path for result in outcome.results if result.path}

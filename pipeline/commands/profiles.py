@@ -18,7 +18,8 @@ def open_profile(
 ) -> tuple[LoadedProfile, Store]:
     """Load the profile and open the store; the session's JSON document names both from now on.
 
-    Nothing is written: an invalid profile must leave no trace.
+    A profile that the session has already is not read again. Nothing is written: an invalid profile must leave
+    no trace.
 
     Args:
         session: The call of the command line.
@@ -41,17 +42,15 @@ def open_profile(
     session.so_far = lambda: {**about, "stages": _entries(session)}
     store = Store(session.store)
     store.check()
-    profile = load(path, overrides, memo_folder(store.root), remember=False)
+    profile = session.loaded or load(path, overrides, memo_folder(store.root), remember=False)
     about["profile"] = str(profile.path)
     return profile, store
 
 
 def remember_profile(profile: LoadedProfile, store: Store) -> None:
-    """Cache the validated profile. Call after a successful run, when the store exists."""
-    from pipeline.profile import load
-
+    """Cache the profile as it was read. Call after a successful run; without a store nothing is written."""
     if (store.root / "store.json").exists():
-        load(profile.path, profile.overrides, memo_folder(store.root))
+        profile.remember(memo_folder(store.root))
 
 
 def memo_folder(store: Path) -> Path:
