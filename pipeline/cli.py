@@ -53,7 +53,7 @@ for _name, _target, _summary in (
     ("pick", "pipeline.commands.gate:pick", "Name the target to ship under the gates, and why."),
     ("device", "pipeline.commands.device:device", "Check your own devices, and measure targets on them."),
     ("ship", "pipeline.commands.ship:ship", "Install the bundle on a device, list, roll back."),
-    ("plan", "pipeline.commands.plan:plan", "Say for each stage: cached, or why it has to run."),
+    ("plan", "pipeline.commands.plan:plan", "Print for each stage: cached, or why it has to run."),
     ("debug", "pipeline.commands.debug:debug", "Find the first layer at which a conversion goes wrong."),
     ("show", "pipeline.commands.show:show", "Print a profile with every default written out."),
     ("schema", "pipeline.commands.show:schema", "Print the JSON Schema of profiles."),

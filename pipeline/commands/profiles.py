@@ -18,8 +18,8 @@ def open_profile(
 ) -> tuple[LoadedProfile, Store]:
     """Load the profile and open the store; the session's JSON document names both from now on.
 
-    A profile that the session has already is not read again. Nothing is written: an invalid profile must leave
-    no trace.
+    A profile that the session has already is not read again. Nothing is written, because an invalid profile
+    must leave no trace.
 
     Args:
         session: The call of the command line.

@@ -78,10 +78,10 @@ def _in_words(results: Sequence[StageResult]) -> str:
         figures = scorecard(paths["measure"], paths.get("gate"))
     else:
         figures = stage_figures(last.name, last.path, last.metrics) if last.path else ""
-    paths_shipped = [line for result in results if result.path for line in shipped(result.name, result.path)]
-    if not paths_shipped:
-        paths_shipped = [f"{last.name}  {last.path}"]
-    return "\n".join([figures, "", *paths_shipped]).lstrip("\n")
+    lines = [line for result in results if result.path for line in shipped(result.name, result.path)]
+    if not lines:
+        lines = [f"{last.name}  {last.path}"]
+    return "\n".join([figures, "", *lines]).lstrip("\n")
 
 
 def _options() -> list[click.Parameter]:
