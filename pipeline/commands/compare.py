@@ -10,16 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pipeline.commands.base import (
-    EVERY_RUN,
-    Command,
-    Option,
-    json_option,
-    profile_argument,
-    set_option,
-    store_option,
-)
-from pipeline.commands.profiles import memo_folder, open_profile, remember_profile
+from pipeline.commands.base import EVERY_RUN, Command, Option
+from pipeline.commands.options import json_option, profile_argument, set_option, store_option
+from pipeline.commands.profiles import memo_folder, open_profile
+from pipeline.commands.up_to_date import bring_up_to_date
 from pipeline.console.console import guarded_output
 from pipeline.console.session import Session
 from pipeline.errors import EXIT_DONE, StageError, UsageError
@@ -67,14 +61,13 @@ def _compare(
         )
     with guarded_output(session.console):
         runs, unfit = plan_runs(
-            profile, loaded, entries, chosen, opened, alone=baseline, memo=memo_folder(opened.root)
+            loaded, entries, chosen, opened, alone=baseline, memo=memo_folder(opened.root)
         )
         _announce(session, runs, unfit)
         session.resumable = True
         titles = tuple(run.title for run in runs)
         with ConsoleListener(session.console, ("train", "compare", *titles)) as listener:
             done, fields = _carry_out(session, loaded, opened, runs, unfit, split, jobs, listener, about)
-    remember_profile(profile, overrides, opened)
     _show(session, {**about, **fields}, page)
     _raise_if_failed(session, done, {**about, **fields})
     return EXIT_DONE
@@ -94,14 +87,15 @@ def _carry_out(
     """The teacher, all runs, and the comparison; the JSON document tells how far that has come."""
     from pipeline.comparing.comparison import DamagedRun, compare, make_runs
     from pipeline.comparing.text import as_document, runs_so_far
-    from pipeline.running.runner import run as bring_up_to_date
 
     so_far: list[Done] = []
     session.so_far = lambda: {**about, "split": split, "runs": runs_so_far(so_far)}
     failed: dict[str, str] = {}
     for _ in range(REMAKES):
         so_far.clear()
-        teacher = bring_up_to_date(loaded, store, listener, only="train")[-1]
+        outcome = bring_up_to_date(session, loaded, store, only="train", listener=listener)
+        outcome.raise_for_result()
+        teacher = outcome.results[-1]
         if jobs > 1:
             from pipeline.comparing.parallel_runs import make_at_once
 

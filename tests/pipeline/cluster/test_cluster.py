@@ -23,7 +23,7 @@ from pipeline.cluster.cluster import Cluster, resources
 from pipeline.cluster.folders import marker, unseen, wait_for
 from pipeline.errors import Fault, GateMissed, KdpipeError, ProfileError, StageError, UsageError
 from pipeline.profile.loading import load
-from pipeline.running.runner import in_process, run
+from pipeline.running.runner import in_process, prepare_run, run, run_stages
 from pipeline.stage import Context, Stage
 from pipeline.store.store import Store
 from stages import STAGES as REAL_STAGES
@@ -175,17 +175,19 @@ class TestRunningCluster:
         monkeypatch.setenv("RAY_ADDRESS", head[0])
         profile = small_profile(tmp_path, refine__fault=fault)
         store = Store(tmp_path / "store")
-        with closing(Cluster("ray", profile)) as cluster, pytest.raises(KdpipeError) as caught:
-            run(profile, store, Notebook(), stages=STAGES, only="refine", execute=cluster.execute)
-        assert type(caught.value) is kind
-        assert [result.status for result in caught.value.results] == ["ran", "failed"]  # type: ignore[attr-defined]
+        with closing(Cluster("ray", profile)) as cluster:
+            outcome = run_stages(
+                prepare_run(profile, store, Notebook(), stages=STAGES, only="refine", execute=cluster.execute)
+            )
+        assert type(outcome.error) is kind
+        assert [result.status for result in outcome.results] == ["ran", "failed"]
         if fault == "crash":
-            assert "ZeroDivisionError: no such luck" in caught.value.why
+            assert "ZeroDivisionError: no such luck" in outcome.error.why
             [log] = (tmp_path / "store" / "logs").iterdir()
             assert "on the cluster:" in log.read_text()
             assert "refine.py" in log.read_text()
         else:
-            assert caught.value.what == "refine cannot do this after all"
+            assert outcome.error.what == "refine cannot do this after all"
 
     def test_as_a_client(self, home: Path, head: tuple[str, str]) -> None:
         pytest.importorskip("grpc", reason="ray[client] is not installed")
