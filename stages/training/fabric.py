@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import inspect
 import logging
 import multiprocessing
 import os
@@ -23,6 +24,7 @@ import torch
 from lightning_fabric import Fabric
 from lightning_fabric.plugins.environments import LightningEnvironment
 from lightning_fabric.strategies import DDPStrategy
+from torch.nn.parallel import DistributedDataParallel
 
 from pipeline.errors import EXIT_INTERRUPTED, KdpipeError, MachineCannot, StageError, UsageError
 from pipeline.stage import Context, Metrics, Silent
@@ -148,8 +150,14 @@ def _together() -> DDPStrategy:
         # Some networks hold parameters that a step does not use (a norm before a pooling left out).
         find_unused_parameters=True,
         # Running statistics are the first process's, which judges and keeps; memory banks are alike.
-        broadcast_buffers=False,
+        **{_sync_of_buffers(): False},
     )
+
+
+def _sync_of_buffers() -> str:
+    """DDP's name for copying the first process's buffers to the others before every step."""
+    known = inspect.signature(DistributedDataParallel).parameters
+    return "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"
 
 
 @contextlib.contextmanager

@@ -105,6 +105,16 @@ def test_two_processes_train_and_tell_as_one(tmp_path: Path) -> None:
     assert (two.output / "baseline" / "model.safetensors").is_file()
 
 
+@pytest.mark.slow
+def test_each_process_has_running_statistics_of_its_own(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Without a warning of PyTorch, whose name for the setting has changed."""
+    settings = tiny.settings("train", compute=works.TWO)
+    assert fabric.launch(works.statistics_of_each, tiny.context(tmp_path, settings)) == {"means": [0.0, 0.75]}
+    assert "`broadcast_buffers` is deprecated" not in capfd.readouterr().err
+
+
 def test_a_training_that_diverges_is_refused_alike_by_one_process_and_by_two(tmp_path: Path) -> None:
     from stages import train
 

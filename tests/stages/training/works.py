@@ -7,7 +7,9 @@ import sys
 import time
 from pathlib import Path
 
+import torch
 from lightning_fabric import Fabric
+from torch import nn
 
 from pipeline.errors import UsageError
 from pipeline.stage import Context, Metrics
@@ -30,6 +32,15 @@ def report_without_end(fabric: Fabric, context: Context) -> Metrics:
     (context.work / f"{fabric.global_rank}.pid").write_text(str(os.getpid()), encoding="ascii")
     while True:
         context.progress.update(1, 2, figure="x" * 1000)
+
+
+def statistics_of_each(fabric: Fabric, context: Context) -> Metrics:
+    """The running mean of each process, which sees a batch of its own number."""
+    module = fabric.setup(nn.BatchNorm1d(1, momentum=0.5), move_to_device=False)
+    for _ in range(2):
+        module(torch.full((4, 1), float(fabric.global_rank)) + torch.tensor([[-1.0], [1.0], [-1.0], [1.0]]))
+    means = fabric.all_gather(module.module.running_mean)
+    return {"means": means.flatten().tolist()}
 
 
 class Stuck:
