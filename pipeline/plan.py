@@ -16,8 +16,11 @@ from pipeline.keys import canonical, differences, sha256_of
 from pipeline.manifest import SCHEMA_VERSION, Manifest
 from pipeline.stage import Stage
 from pipeline.store import Store
+from pipeline.versions import installed_versions, release
 
-ReasonKind = Literal["absent", "damaged", "data", "file", "forced", "input", "machine", "profile", "version"]
+ReasonKind = Literal[
+    "absent", "damaged", "data", "file", "forced", "input", "library", "machine", "profile", "version"
+]
 
 
 class Profile(Protocol):
@@ -46,8 +49,10 @@ class Reason:
     """One difference from the newest earlier artefact of the stage, or why there is none to reuse.
 
     kind: `profile` (`key` is the dotted key), `input` (`key` is the stage; `new` is None while it
-    has yet to be remade), `version`, `data`, `file` (`key` is the profile's key that names it),
-    `machine`, `absent` (nothing earlier), `damaged` (`key` is the file), `forced`.
+    has yet to be remade), `version` (kdpipe's own: `key` is `version` if the stage's version changed, or
+    the part of the key, `libraries` or `sections`, that another kdpipe put together otherwise), `data`,
+    `file` (`key` is the profile's key that names it), `library` (`key` is the distribution; None where
+    it is not installed), `machine`, `absent` (nothing earlier), `damaged` (`key` is the file), `forced`.
     """
 
     kind: ReasonKind
@@ -76,7 +81,7 @@ class Decision:
 
 
 class Facts:
-    """What the world says of a profile: fingerprint of its data, digests of its files, the machine.
+    """What the world says of a profile: its data's fingerprint, its files' digests, machine, libraries.
 
     Each is asked for once, so that all decisions of one run stand on the same answers.
     """
@@ -87,8 +92,11 @@ class Facts:
         self._known: dict[str, Any] = {}
 
     def of(self, stage: Stage) -> dict[str, Any]:
-        """The parts `data`, `files` and `machine` of the stage's key. Raises UsageError."""
+        """The parts `data`, `files` and `machine` of the stage's key, and `libraries` if the stage
+        declares any. Raises UsageError."""
+        libraries = {"libraries": self._libraries(stage)} if stage.libraries else {}
         return {
+            **libraries,
             "data": self._once("data", self._data) if stage.data else None,
             "files": {dotted: self._once(f"file {dotted}", self._file, dotted) for dotted in stage.files},
             "machine": self._once(f"machine {stage.name}", self._machine, stage),
@@ -118,6 +126,15 @@ class Facts:
                 why=f"{path.absolute()}: {error.strerror}",
                 mend=f"correct {dotted}, or set it to null",
             ) from error
+
+    def _libraries(self, stage: Stage) -> dict[str, str | None]:
+        """By distribution its version; None if it is not installed."""
+        every = sorted({name for known in (*stage_table.STAGES, stage) for name in known.libraries})
+        versions = self._once(f"versions {' '.join(every)}", installed_versions, every)
+        return {
+            name: release(versions[name], patch=stage.patch_releases) if name in versions else None
+            for name in stage.libraries
+        }
 
     def _machine(self, stage: Stage) -> Mapping[str, Any] | None:
         if stage.machine is None:
@@ -298,21 +315,34 @@ def _known_names(names: Iterable[str], stages: Sequence[Stage]) -> None:
 
 
 def _changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> tuple[Reason, ...]:
-    """Every part of the key that differs, told."""
+    """Every part of the key that differs, told.
+
+    A section or a library that only one of the two keys has is no reason by itself: it follows from
+    another one (a setting that brings it in), or from kdpipe's own version, which then is the reason.
+    """
     reasons = []
     if old["version"] != new["version"]:
         reasons.append(Reason("version", "version", old["version"], new["version"]))
+    elif "libraries" in new and "libraries" not in old:
+        reasons.append(Reason("version", "libraries", None, new["libraries"]))
     kinds: tuple[tuple[ReasonKind, str], ...] = (
         ("profile", "profile"),
         ("input", "inputs"),
         ("file", "files"),
         ("machine", "machine"),
+        ("library", "libraries"),
     )
     for kind, part in kinds:
         before, now = old.get(part) or {}, new.get(part) or {}
+        if kind in ("profile", "library"):
+            both = before.keys() & now.keys()
+            before, now = ({name: value[name] for name in both} for value in (before, now))
         reasons += [Reason(kind, key, a, b) for key, a, b in _flat(kind, before, now)]
     if old.get("data") != new.get("data"):
         reasons.append(Reason("data", "data", old.get("data"), new.get("data")))
+    if not reasons and canonical(old) != canonical(new):
+        sections = (sorted(parts.get("profile") or ()) for parts in (old, new))
+        reasons.append(Reason("version", "sections", *sections))
     return tuple(reasons)
 
 

@@ -260,7 +260,7 @@ def _confirm(books: Books, decision: Decision) -> None:
     stage = decision.stage
     if not stage.data and not any(decision.key_parts["files"].values()):
         return
-    now = Facts(books.profile, books.store).of(replace(stage, machine=None))
+    now = Facts(books.profile, books.store).of(replace(stage, machine=None, libraries=()))
     for part, name in (("data", "data set"), ("files", "file of weights")):
         if now[part] != decision.key_parts[part]:
             raise StageError(

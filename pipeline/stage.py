@@ -32,6 +32,10 @@ class Stage:
     files: dotted profile keys that name a file whose content counts (a checkpoint).
     machine: "module:function" of a light function that returns what of this machine the output
         depends on, by name; it is given the settings (as in `Context.settings`).
+    libraries: Python distributions that shape the output; their versions, without the local part
+        (`+cu130`), are part of the key. One that is not installed counts as such.
+    patch_releases: whether another patch release of them (2.14.0, 2.14.1) makes the artefact stale;
+        off where making it may take hours.
     tells_history: the stage is given the record of the run so far (the report).
     """
 
@@ -44,6 +48,8 @@ class Stage:
     data: bool = False
     files: tuple[str, ...] = ()
     machine: str | None = None
+    libraries: tuple[str, ...] = ()
+    patch_releases: bool = True
     tells_history: bool = False
 
 

@@ -7,15 +7,13 @@ are read off the names of the installed packages' folders, the GPU off the drive
 from __future__ import annotations
 
 import functools
-import os
 import platform
 import re
 import shutil
-import sys
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from pipeline.versions import installed_versions
 from stages.measuring.machine import computes_bf16
 
 DISTRIBUTIONS: dict[str, tuple[str, ...]] = {
@@ -79,17 +77,6 @@ def build_machine(settings: Any) -> dict[str, str]:
     return facts
 
 
-def installed_versions(names: Iterable[str]) -> dict[str, str]:
-    """Versions of those distributions that are installed, the first on sys.path winning."""
-    wanted = {_normal(name): name for name in names}
-    versions: dict[str, str] = {}
-    for entry in sys.path:
-        for name, version in _distributions(entry or "."):
-            if name in wanted:
-                versions.setdefault(wanted[name], version)
-    return versions
-
-
 def gpu_facts() -> dict[str, str]:
     """`gpu`: the models, sorted (`none` without a driver); `driver`: its version."""
     names, driver = _from_proc()
@@ -102,21 +89,6 @@ def _target_name(target: Any) -> str:
     if isinstance(target, str):
         return target
     return str(target["name"] if isinstance(target, dict) else target.name)
-
-
-def _normal(name: str) -> str:
-    return re.sub(r"[-_.]+", "-", name).lower()
-
-
-def _distributions(folder: str) -> Iterable[tuple[str, str]]:
-    try:
-        entries = os.listdir(folder)  # noqa: PTH208 - a path object for each of hundreds costs more
-    except OSError:
-        return
-    for entry in entries:
-        if entry.endswith(".dist-info"):
-            name, _, version = entry[: -len(".dist-info")].partition("-")
-            yield _normal(name), version
 
 
 def _plugin_distributions(runtime: str) -> tuple[str, ...]:
