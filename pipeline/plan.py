@@ -94,7 +94,7 @@ class Facts:
     def of(self, stage: Stage) -> dict[str, Any]:
         """The parts `data`, `files` and `machine` of the stage's key, and `libraries` if the stage
         declares any. Raises UsageError."""
-        libraries = {"libraries": self._libraries(stage)} if stage.libraries else {}
+        libraries = {"libraries": self._libraries(stage)} if _every_library(stage) else {}
         return {
             **libraries,
             "data": self._once("data", self._data) if stage.data else None,
@@ -129,7 +129,7 @@ class Facts:
 
     def _libraries(self, stage: Stage) -> dict[str, str | None]:
         """By distribution its version; None if it is not installed."""
-        every = sorted({name for known in (*stage_table.STAGES, stage) for name in known.libraries})
+        every = sorted({name for known in (*stage_table.STAGES, stage) for name in _every_library(known)})
         versions = self._once(f"versions {' '.join(every)}", installed_versions, every)
         return {
             name: release(versions[name], patch=stage.patch_releases) if name in versions else None
@@ -157,6 +157,7 @@ def decide(
         yet to be remade.
     Raises UsageError (DataError) if the data or a file that the profile names is not there.
     """
+    stage = for_profile(stage, profile)
     parts = {
         "stage": stage.name,
         "version": stage.version,
@@ -224,6 +225,23 @@ def make_plan(
         digests[stage.name] = decision.digest
         decisions.append(decision)
     return decisions
+
+
+def for_profile(stage: Stage, profile: Profile) -> Stage:
+    """The stage as this profile has it: if its condition is met, what it reads then is among its `reads`
+    and `libraries`."""
+    return for_settings(stage, profile.sections)
+
+
+def for_settings(stage: Stage, sections: Mapping[str, Any]) -> Stage:
+    """As `for_profile`, of a profile's sections."""
+    more = stage.conditional
+    if more is None or set(more.reads) <= set(stage.reads):
+        return stage
+    read = {name: sections[name] for name in stage.reads if name in sections}
+    if not resolve(more.condition)(_attributes(read)):
+        return stage
+    return replace(stage, reads=(*stage.reads, *more.reads), libraries=(*stage.libraries, *more.libraries))
 
 
 def forced(decision: Decision) -> Decision:
@@ -357,6 +375,10 @@ def _flat(kind: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> list[tup
         for name in names
         if canonical(old.get(name)) != canonical(new.get(name)) or (name in old) != (name in new)
     ]
+
+
+def _every_library(stage: Stage) -> tuple[str, ...]:
+    return stage.libraries + (stage.conditional.libraries if stage.conditional else ())
 
 
 def _attributes(value: Any) -> Any:

@@ -16,7 +16,7 @@ from pipeline.disk import FULL, refusal
 from pipeline.endings import raise_if_wanting
 from pipeline.errors import KdpipeError, StageError
 from pipeline.manifest import Manifest
-from pipeline.plan import Decision, Facts, Profile, made_for, make_plan, needed, select
+from pipeline.plan import Decision, Facts, Profile, for_profile, made_for, make_plan, needed, select
 from pipeline.stage import Context, Metrics, Stage
 from pipeline.store import Store
 
@@ -69,6 +69,7 @@ def run(
     raised before anything is written. At the end, with all else done, raises GateMissed if a gate was
     missed, or MachineCannot if a required target could not be built.
     """
+    stages = [for_profile(stage, profile) for stage in stages]
     chosen = select(stages, until=until, only=only, force=force)
     books = Books(profile, store, listener, remote, chosen, set(force), Facts(profile, store), execute)
     try:
@@ -260,7 +261,7 @@ def _confirm(books: Books, decision: Decision) -> None:
     stage = decision.stage
     if not stage.data and not any(decision.key_parts["files"].values()):
         return
-    now = Facts(books.profile, books.store).of(replace(stage, machine=None, libraries=()))
+    now = Facts(books.profile, books.store).of(replace(stage, machine=None, libraries=(), conditional=None))
     for part, name in (("data", "data set"), ("files", "file of weights")):
         if now[part] != decision.key_parts[part]:
             raise StageError(

@@ -5,7 +5,7 @@ Light: importing it imports no stage and nothing heavy.
 
 from __future__ import annotations
 
-from pipeline.stage import Stage
+from pipeline.stage import Conditional, Stage
 
 NETWORKS = ("torch", "torchvision", "timm", "pillow")
 """Distributions that decide what a network computes: kernels, architectures, decoding of images. Lightning
@@ -66,9 +66,14 @@ STAGES: tuple[Stage, ...] = (
         module="stages.quantize",
         version=3,
         inputs=("train", "distill", "export"),
-        reads=("seed", "compute", "data", "distill", "quantize", "targets"),
+        reads=("data", "quantize", "targets"),
         data=True,
-        libraries=("onnx", *ONNX_RUNTIME, "pillow", "torch", "torchvision", "timm", "onnxscript", "onnx-ir"),
+        libraries=("onnx", *ONNX_RUNTIME, "pillow"),
+        conditional=Conditional(
+            condition="stages.quantisation_aware.condition:may_run",
+            reads=("seed", "compute", "distill"),
+            libraries=("torch", "torchvision", "timm", "onnxscript", "onnx-ir"),
+        ),
     ),
     Stage(
         name="build",

@@ -20,6 +20,7 @@ from stages.data.torchvision_table import SETS
 from stages.onnx_files.calibration import audit, divide, doubts, provenance
 from stages.onnx_files.quantising import RECIPES, Recipe, prepare
 from stages.onnx_files.ranges import Method, Ranges, find_ranges, float_activations
+from stages.quantisation_aware.condition import may_run
 from stages.quantisation_aware.recovering import recovered
 from stages.quantisation_aware.settings import SECTION, recipe_of
 from stages.quantising.bench import Bench, open_bench, top1
@@ -42,7 +43,7 @@ def check(settings: SimpleNamespace) -> None:
     """
     own = settings.quantize.distill
     said = own.batch_size is not None or own.fraction is not None or own.when == "always"
-    if own.when == "never" or not said or not needed_recipes(settings.targets):
+    if not said or not may_run(settings) or not needed_recipes(settings.targets):
         return
     recipe = recipe_of(own, settings.distill)
     batches.refuse_unequal_shares(recipe, settings.compute.devices, SECTION)

@@ -10,6 +10,9 @@ from typing import Any
 
 import pytest
 
+from pipeline.plan import make_plan
+from pipeline.profile import load
+from pipeline.store import Store
 from tests.command import ROOT, STARTER, document, environment, kdpipe, write_profile
 
 
@@ -84,3 +87,38 @@ def test_a_library_counts_only_where_it_shapes_the_output(made: Path, tmp_path: 
     told = reasons(made, tmp_path / "exporter", onnxscript="99.0")
     assert told["train"] == told["distill"] == told["evaluate"] == set()
     assert told["export"] == {("library", "onnxscript", public("onnxscript"), "99.0")}
+
+
+def quantize_parts(folder: Path, *overrides: str, targets: str = "[onnxruntime-int8]") -> dict[str, Any]:
+    """What the key of `quantize` is made from."""
+    file = write_profile(folder / "p.yaml", STARTER)
+    profile = load(file, [f"targets={targets}", *overrides])
+    plan = make_plan(profile, Store(folder / "store"), until="quantize")
+    return dict(plan[-1].key_parts)
+
+
+OF_THE_FINE_TUNE = ("seed=5", "compute.threads=1", "distill.learning_rate=0.5", "distill.baseline=true")
+
+
+@pytest.mark.parametrize(
+    ("targets", "more"),
+    [("[onnxruntime-int8]", ("quantize.distill.when=never",)), ("[onnxruntime-fp32]", ())],
+)
+def test_without_a_fine_tune_quantize_depends_on_nothing_that_only_it_reads(
+    tmp_path: Path, targets: str, more: tuple[str, ...]
+) -> None:
+    parts = quantize_parts(tmp_path, *more, targets=targets)
+    assert parts["profile"].keys() == {"data", "quantize", "targets"}
+    assert not {"torch", "timm"} & parts["libraries"].keys()
+    for change in OF_THE_FINE_TUNE:
+        assert quantize_parts(tmp_path, *more, change, targets=targets) == parts, change
+    assert quantize_parts(tmp_path, *more, "quantize.images=300", targets=targets) != parts
+
+
+@pytest.mark.parametrize("when", ["missed", "always"])
+def test_with_a_fine_tune_quantize_depends_on_all_that_it_reads(tmp_path: Path, when: str) -> None:
+    parts = quantize_parts(tmp_path, f"quantize.distill.when={when}")
+    assert parts["profile"].keys() == {"seed", "compute", "data", "distill", "quantize", "targets"}
+    assert {"torch", "timm", "onnxruntime"} <= parts["libraries"].keys()
+    for change in OF_THE_FINE_TUNE:
+        assert quantize_parts(tmp_path, f"quantize.distill.when={when}", change) != parts, change

@@ -14,8 +14,8 @@ from pipeline.documents import reason_in_words
 from pipeline.errors import DataError, UsageError
 from pipeline.manifest import SCHEMA_VERSION
 from pipeline.plan import Decision, Reason, decide, make_plan, needed, to_keep
-from pipeline.runner import run
-from pipeline.stage import Stage
+from pipeline.runner import in_process, run
+from pipeline.stage import Conditional, Context, Metrics, Stage
 from pipeline.store import Store
 from tests.pipeline.kitchen import NAMES, STAGES, Notebook, SmallProfile, small_profile
 from tests.pipeline.stores import listing
@@ -233,6 +233,40 @@ def test_a_section_that_another_kdpipe_reads_is_no_change_of_the_profile(
     (reason,) = planned(profile, done, stages=fewer)["refine"].reasons
     assert reason == Reason("version", "sections", ["refine", "seed"], ["refine"])
     assert reason_in_words(reason, "to").startswith("kdpipe's own version")
+
+
+def with_condition() -> tuple[Stage, ...]:
+    """The kitchen, whose stage refine reads `aside` and needs a library if it works for 9 rounds."""
+    more = Conditional("tests.pipeline.kitchen.machine:many_rounds", reads=("aside",), libraries=("pytest",))
+    return tuple(replace(stage, conditional=more) if stage.name == "refine" else stage for stage in STAGES)
+
+
+def test_what_is_read_under_a_condition_counts_only_then(profile: SmallProfile, store: Store) -> None:
+    stages = with_condition()
+    run(profile, store, Notebook(), stages=stages)
+    other = profile.edited(aside__text="y")
+    assert planned(other, store, stages=stages)["refine"].status == "hit"
+    many = profile.edited(refine__rounds=9)
+    (reason,) = planned(many, store, stages=stages)["refine"].reasons
+    assert reason == Reason("profile", "refine.rounds", 4, 9), "what comes with it is no reason of its own"
+    run(many, store, Notebook(), stages=stages)
+    assert planned(many, store, stages=stages)["refine"].status == "hit"
+    (reason,) = planned(many.edited(aside__text="y"), store, stages=stages)["refine"].reasons
+    assert reason == Reason("profile", "aside.text", "x", "y")
+
+
+def test_a_stage_is_given_no_section_that_is_not_keyed(profile: SmallProfile, store: Store) -> None:
+    given: dict[int, set[str]] = {}
+
+    def watch(stage: Stage, context: Context) -> Metrics:
+        if stage.name == "refine":
+            given[context.settings.refine.rounds] = set(vars(context.settings))
+        return in_process(stage, context)
+
+    for rounds in (4, 9):
+        edited = profile.edited(refine__rounds=rounds)
+        run(edited, store, Notebook(), stages=with_condition(), execute=watch)
+    assert given == {4: {"seed", "refine"}, 9: {"seed", "refine", "aside"}}
 
 
 def test_damage_is_told_and_left_alone(profile: SmallProfile, done: Store) -> None:
