@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -11,13 +12,16 @@ from typing import Any, Literal, Protocol
 import stages as stage_table
 from pipeline import plugins
 from pipeline.errors import StageError, UsageError
+from pipeline.machine import installed_versions
 from pipeline.paths import expand
 from pipeline.stage import Stage
 from pipeline.store.keys import canonical, differences, sha256_of
 from pipeline.store.manifest import SCHEMA_VERSION, Manifest
 from pipeline.store.store import Store
 
-ReasonKind = Literal["absent", "damaged", "data", "file", "forced", "input", "machine", "profile", "version"]
+ReasonKind = Literal[
+    "absent", "damaged", "data", "file", "forced", "input", "library", "machine", "profile", "version"
+]
 
 
 class Profile(Protocol):
@@ -50,8 +54,11 @@ class Reason:
 
     Attributes:
         kind: `profile` (`key` is the dotted key), `input` (`key` is the stage; `new` is None until it is
-            remade), `version`, `data`, `file` (`key` is the profile's key with its path), `machine`, `absent`
-            (there is no earlier artefact), `damaged` (`key` is the file), `forced`.
+            remade), `version` (kdpipe's own: `key` is `version` if the stage's version changed, or the part
+            of the key, `libraries` or `sections`, that another kdpipe put together in another way), `data`,
+            `file` (`key` is the profile's key with its path), `library` (`key` is the distribution; None
+            where it is not installed), `machine`, `absent` (there is no earlier artefact), `damaged` (`key`
+            is the file), `forced`.
         key: What differs.
         old: Its value in the earlier artefact.
         new: Its value now.
@@ -91,7 +98,7 @@ class Decision:
 
 
 class Facts:
-    """What a key depends on beside the profile: the data's fingerprint, digests of files, the machine.
+    """What a key depends on beside the profile: data, files, machine, versions of libraries.
 
     Each is determined once, so that all decisions of one run use the same values.
     """
@@ -102,12 +109,14 @@ class Facts:
         self._values: dict[str, Any] = {}
 
     def of(self, stage: Stage) -> dict[str, Any]:
-        """Return the parts `data`, `files` and `machine` of the stage's key.
+        """Return the parts `data`, `files`, `machine` of the stage's key, and `libraries` if it declares any.
 
         Raises:
             UsageError: The data or a file in the profile cannot be read.
         """
+        libraries = {"libraries": self._libraries(stage)} if _every_library(stage) else {}
         return {
+            **libraries,
             "data": self._once("data", self._data) if stage.data else None,
             "files": {dotted: self._once(f"file {dotted}", self._file, dotted) for dotted in stage.files},
             "machine": self._once(f"machine {stage.name}", self._machine, stage),
@@ -144,6 +153,15 @@ class Facts:
             hint=f"correct {dotted}, or set it to null",
         )
 
+    def _libraries(self, stage: Stage) -> dict[str, str | None]:
+        """By distribution its version; None if it is not installed."""
+        every = sorted({name for known in (*stage_table.STAGES, stage) for name in _every_library(known)})
+        versions = self._once(f"versions {' '.join(every)}", installed_versions, every)
+        return {
+            name: _release(versions[name], patch=stage.patch_releases) if name in versions else None
+            for name in stage.libraries
+        }
+
     def _machine(self, stage: Stage) -> Mapping[str, Any] | None:
         if stage.machine is None:
             return None
@@ -174,6 +192,7 @@ def decide(
         DataError: The data are missing.
         UsageError: A file in the profile cannot be read.
     """
+    stage = for_profile(stage, profile)
     parts = {
         "stage": stage.name,
         "version": stage.version,
@@ -254,6 +273,23 @@ def make_plan(
         digests[stage.name] = decision.digest
         decisions.append(decision)
     return decisions
+
+
+def for_profile(stage: Stage, profile: Profile) -> Stage:
+    """The stage as this profile has it: if its condition is met, what it reads then is among its `reads`
+    and `libraries`."""
+    return for_settings(stage, profile.sections)
+
+
+def for_settings(stage: Stage, sections: Mapping[str, Any]) -> Stage:
+    """As `for_profile`, of a profile's sections."""
+    more = stage.conditional
+    if more is None or set(more.reads) <= set(stage.reads):
+        return stage
+    read = {name: sections[name] for name in stage.reads if name in sections}
+    if not resolve(more.condition)(_attributes(read)):
+        return stage
+    return replace(stage, reads=(*stage.reads, *more.reads), libraries=(*stage.libraries, *more.libraries))
 
 
 def forced(decision: Decision) -> Decision:
@@ -372,21 +408,34 @@ def _check_names(names: Iterable[str], stages: Sequence[Stage]) -> None:
 
 
 def _changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> tuple[Reason, ...]:
-    """Return a reason for every part of the key that differs."""
+    """Return a reason for every part of the key that differs.
+
+    A section or a library that only one of the two keys has is no reason by itself: it follows from another
+    one (a setting that brings it in), or from kdpipe's own version, which then is the reason.
+    """
     reasons = []
     if old["version"] != new["version"]:
         reasons.append(Reason("version", "version", old["version"], new["version"]))
+    elif "libraries" in new and "libraries" not in old:
+        reasons.append(Reason("version", "libraries", None, new["libraries"]))
     kinds: tuple[tuple[ReasonKind, str], ...] = (
         ("profile", "profile"),
         ("input", "inputs"),
         ("file", "files"),
         ("machine", "machine"),
+        ("library", "libraries"),
     )
     for kind, part in kinds:
         before, now = old.get(part) or {}, new.get(part) or {}
+        if kind in ("profile", "library"):
+            both = before.keys() & now.keys()
+            before, now = ({name: value[name] for name in both} for value in (before, now))
         reasons += [Reason(kind, key, a, b) for key, a, b in _flat(kind, before, now)]
     if old.get("data") != new.get("data"):
         reasons.append(Reason("data", "data", old.get("data"), new.get("data")))
+    if not reasons and canonical(old) != canonical(new):
+        sections = (sorted(parts.get("profile") or ()) for parts in (old, new))
+        reasons.append(Reason("version", "sections", *sections))
     return tuple(reasons)
 
 
@@ -401,6 +450,20 @@ def _flat(kind: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> list[tup
         for name in names
         if canonical(old.get(name)) != canonical(new.get(name)) or (name in old) != (name in new)
     ]
+
+
+def _release(version: str, *, patch: bool) -> str:
+    """Return a version without its local part, and without `patch` only its first two numbers.
+
+    `2.14.1+cu130` becomes `2.14.1`, or `2.14`.
+    """
+    public = version.partition("+")[0]
+    first_two = re.match(r"\d+\.\d+", public)
+    return first_two.group() if first_two and not patch else public
+
+
+def _every_library(stage: Stage) -> tuple[str, ...]:
+    return stage.libraries + (stage.conditional.libraries if stage.conditional else ())
 
 
 def _attributes(value: Any) -> Any:

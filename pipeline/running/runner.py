@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import stages as stage_table
 from pipeline.errors import KdpipeError, StageError
 from pipeline.running.outcome import error_for_results
-from pipeline.running.plan import Decision, Facts, Profile, made_for, make_plan, needed, select
+from pipeline.running.plan import Decision, Facts, Profile, for_profile, made_for, make_plan, needed, select
 from pipeline.running.run_state import Execute, Listener, RunOutcome, RunState, StageResult
 from pipeline.stage import Context, Metrics, Stage
 from pipeline.store.disk import FULL, refusal
@@ -145,6 +145,7 @@ def prepare_run(
     Raises:
         UsageError: A stage's name is unknown, or a forced stage is not in this run.
     """
+    stages = [for_profile(stage, profile) for stage in stages]
     selected = select(stages, until=until, only=only, force=force)
     return RunState(profile, store, listener, remote, selected, set(force), Facts(profile, store), execute)
 
@@ -360,7 +361,7 @@ def _check_unchanged(state: RunState, decision: Decision) -> None:
     stage = decision.stage
     if not stage.data and not any(decision.key_parts["files"].values()):
         return
-    now = Facts(state.profile, state.store).of(replace(stage, machine=None))
+    now = Facts(state.profile, state.store).of(replace(stage, machine=None, libraries=(), conditional=None))
     for part, name in (("data", "data set"), ("files", "file of weights")):
         if now[part] != decision.key_parts[part]:
             raise StageError(
