@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from pipeline.heartbeat import Beats
 from stages.measuring import latency, machine
 from stages.measuring.watch import Watch
 
@@ -29,7 +30,7 @@ class Session(Protocol):
     clock: str
 
     def sample(
-        self, images: np.ndarray, settings: dict[str, Any], watch: Watch
+        self, images: np.ndarray, settings: dict[str, Any], watch: Watch, beats: Beats
     ) -> tuple[latency.Samples, float | None]:
         """Latencies of one inference on these images, and that of the first call (ms)."""
 
@@ -51,14 +52,24 @@ def load(job: dict[str, Any], folder: Path, threads: int) -> Session:
 
 
 def sample_calls(
-    call: Callable[[], None], settings: dict[str, Any], watch: Watch
+    call: Callable[[], None], settings: dict[str, Any], watch: Watch, beats: Beats
 ) -> tuple[latency.Samples, float]:
     """The samples, and the latency of the very first call in milliseconds."""
+    beats.phase("the first inference")
     before = time.perf_counter()
     call()
     first_ms = round((time.perf_counter() - before) * 1e3, 3)
     asked = {name: settings[name] for name in SAMPLING}
-    return latency.sample(call, watch=watch, **asked), first_ms
+    beats.phase("warm-up", settings["warmup_max_s"], "s")
+    samples = latency.sample(
+        call,
+        watch=watch,
+        between=lambda: beats.phase("sampling", settings["duration_s"], "s"),
+        warming=beats.step,
+        sampling=beats.step,
+        **asked,
+    )
+    return samples, first_ms
 
 
 def as_input(images: np.ndarray, job: dict[str, Any]) -> np.ndarray:
@@ -104,7 +115,7 @@ class OnnxRuntime:
         }
 
     def sample(
-        self, images: np.ndarray, settings: dict[str, Any], watch: Watch
+        self, images: np.ndarray, settings: dict[str, Any], watch: Watch, beats: Beats
     ) -> tuple[latency.Samples, float]:
         binding = self._session.io_binding()
         bound = as_input(images, self._job)  # the binding holds its bare address
@@ -112,7 +123,7 @@ class OnnxRuntime:
         for output in self._outputs:
             binding.bind_output(output, "cpu")
         run = self._session.run_with_iobinding
-        return sample_calls(lambda: run(binding), settings, watch)
+        return sample_calls(lambda: run(binding), settings, watch, beats)
 
     def logits(self, images: np.ndarray) -> np.ndarray:
         found: np.ndarray = self._session.run(["logits"], {self._input: as_input(images, self._job)})[0]
@@ -149,7 +160,7 @@ class OpenVino:
         }
 
     def sample(
-        self, images: np.ndarray, settings: dict[str, Any], watch: Watch
+        self, images: np.ndarray, settings: dict[str, Any], watch: Watch, beats: Beats
     ) -> tuple[latency.Samples, float]:
         request = self._compiled.create_infer_request()
         bound = self._openvino.Tensor(as_input(images, self._job), shared_memory=True)
@@ -159,7 +170,7 @@ class OpenVino:
             request.start_async()
             request.wait()
 
-        return sample_calls(call, settings, watch)
+        return sample_calls(call, settings, watch, beats)
 
     def logits(self, images: np.ndarray) -> np.ndarray:
         results = self._compiled({0: as_input(images, self._job)})
