@@ -56,6 +56,7 @@ CPU_FLAGS = (
 """CPU features that decide how fast float and INT8 networks run."""
 
 TRIAL_TIMEOUT_S = 300.0
+"""Enough to import a package or to build a network of a few layers: no trial depends on the user's model."""
 CPUFREQ = Path("/sys/devices/system/cpu/cpu0/cpufreq")
 
 LOCK_TRIAL = """

@@ -90,7 +90,7 @@ def is_free(home: Path) -> bool:
 
 def test_a_measurement_that_hangs_is_ended_on_the_device(home: Path) -> None:
     hang(home)
-    told = answer(call(home / "program-new.pyz", "measure", **REQUEST, silence={"step_s": 1, "load_s": 3}))
+    told = answer(call(home / "program-new.pyz", "measure", **REQUEST, silence={"step_s": 4, "load_s": 8}))
     assert told["fault"]["what"] == "Measuring onnxruntime-fp32 hung on the device"
     assert told["fault"]["why"].startswith("loading the target: no progress and no CPU time used for")
     assert is_free(home)
@@ -104,7 +104,7 @@ def test_a_measurement_that_hangs_after_its_link_broke_is_ended_by_the_next_call
         time.sleep(0.1)
     first.kill()
     first.communicate()
-    told = answer(call(home / "program-new.pyz", "measure", **REQUEST, silence={"step_s": 1, "load_s": 3}))
+    told = answer(call(home / "program-new.pyz", "measure", **REQUEST, silence={"step_s": 4, "load_s": 8}))
     assert told["fault"]["what"] == "Measuring onnxruntime-fp32 hung on the device"
     assert is_free(home)
 
@@ -125,7 +125,7 @@ def test_a_device_that_falls_silent_is_told_with_what_it_was_doing(home: Path) -
     heard: list[Beat] = []
     link = Link("board", settings(home), packed.getvalue())
     with link, pytest.raises(StageError, match="The device fell silent") as caught:
-        link.ask("measure", heard=heard.append, silence=Silence(1.0, 30.0), **REQUEST)
+        link.ask("measure", heard=heard.append, silence=Silence(3.0, 60.0), **REQUEST)
     assert heard == [Beat("accuracy", 3, 9, "images")]
     assert "accuracy, 3 of 9 images: silent for" in caught.value.why
     assert "run the same command again" in caught.value.mend
