@@ -5,7 +5,7 @@
 Networks of timm at 224 pixels with random weights, their normalisations' statistics made uneven and
 their zero gates filled so that logits spread, and one network whose activations reach 1e5 and more. Each
 converted file is executed by ONNX Runtime node by node with every rounding written into the graph
-(`stages.runtimes.precision_proof`), on images with the statistics of photographs that no converter has
+(`stages.runtimes.half.proof`), on images with the statistics of photographs that no converter has
 seen, and built by TensorRT for RTX if that is installed. ModelOpt (`pip install nvidia-modelopt` with
 onnx_graphsurgeon, onnxslim, lief, polygraphy, pynvml) may be absent: its rows then say so.
 """
@@ -34,13 +34,13 @@ import torch
 from torch import nn
 
 from pipeline.errors import StageError
-from stages.measuring.machine import cpu_model
+from pipeline.machine import cpu_model
 from stages.runtimes.base import Source
+from stages.runtimes.half.converting import to_half
+from stages.runtimes.half.proof import as_computed
 from stages.runtimes.images import natural_images
 from stages.runtimes.parity import compare, source_logits
-from stages.runtimes.precision import to_half
-from stages.runtimes.precision_proof import as_computed
-from stages.runtimes.tensorrt_build import Specification, build
+from stages.runtimes.tensorrt.build import Specification, build
 
 NETWORKS = (
     "resnet18", "mobilenetv3_small_100", "efficientnet_b0", "vit_tiny_patch16_224", "mobilevit_xxs",

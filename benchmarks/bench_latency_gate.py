@@ -29,9 +29,9 @@ from stages.gating.judging import Measured, judge
 from stages.gating.settings import GateSettings
 from stages.measuring import interleave, launch, reference, turns
 from stages.measuring.interleave import Ratio
-from stages.measuring.intervals import wilson_interval
 from stages.measuring.launch import Subject
 from stages.measuring.settings import MeasureSettings
+from stages.statistics.intervals import wilson_interval
 
 SIDES = {"first": reference.MODEL, "second": "student"}
 

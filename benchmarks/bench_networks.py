@@ -5,9 +5,9 @@
         [--set KEY=VALUE ...] [--output FILE]
 
 CIFAR10 is CIFAR-10 as the head of convert_cifar.py tells, DATA gets the smaller set. For each profile in
-benchmarks/networks `kdpipe run` trains, distils, exports, quantises, builds and measures; what the store has
+benchmarks/networks `kdpipe run` trains, distils, exports, quantizes, builds and measures; what the store has
 is taken from there. Targets are all that the runtimes offer, those of this machine and those of others: what
-cannot be built or run here is told with its reason. Where a network cannot be quantised, its other targets
+cannot be built or run here is told with its reason. Where a network cannot be quantized, its other targets
 are run without the INT8 ones. The table is markdown, made from the artefacts alone, on standard output and
 in FILE.
 
@@ -29,7 +29,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from networks_table import Outcome, markdown, rows_of, sentence, students
 
-from stages.measuring import machine
+from pipeline import machine
 from stages.runtimes import registry
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -76,7 +76,7 @@ def offered() -> list[str]:
 
 
 def run(network: str, targets: Sequence[str], options: argparse.Namespace) -> Outcome:
-    """Runs the line; once more without INT8 if it was quantising that failed."""
+    """Runs the line; once more without INT8 if it was quantizing that failed."""
     code, document = kdpipe(network, targets, options)
     fault = fault_of(code, document)
     plain = [target for target in targets if not target.endswith("-int8")]

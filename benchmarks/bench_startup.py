@@ -102,8 +102,8 @@ def _time(commands: dict[str, list[str]], runs: int) -> dict[str, list[float]]:
 def _update_ns(calls: int = 200_000) -> float:
     """What one call of a stage's `Progress.update` costs while the progress is being drawn."""
     sys.path.insert(0, str(ROOT))
-    from pipeline.console import Console
-    from pipeline.progress import ConsoleListener
+    from pipeline.console.console import Console
+    from pipeline.console.progress import ConsoleListener
 
     with (
         Path(os.devnull).open("w", encoding="utf-8") as sink,

@@ -11,8 +11,8 @@ import timm
 import torch
 from torch import nn
 
+from pipeline import machine
 from pipeline.stage import Silent
-from stages.measuring import machine
 from stages.measuring.launch import Subject
 from stages.runtimes import registry
 from stages.runtimes.base import Source

@@ -13,9 +13,9 @@ import click
 
 from pipeline import __version__
 from pipeline.commands.base import Group, UnknownName, did_you_mean
-from pipeline.console import abandon
+from pipeline.console.console import abandon
+from pipeline.console.session import Session, Terminated
 from pipeline.errors import EXIT_DONE, EXIT_USAGE, KdpipeError, UsageError
-from pipeline.session import Session, Terminated
 from stages import STAGES
 
 COMPLETION_VARIABLE = "_KDPIPE_COMPLETE"
@@ -128,13 +128,13 @@ def _in_our_words(error: click.ClickException) -> UsageError:
     see_help = f"{command} --help"
     if isinstance(error, UnknownName):
         expected = f"expected {error.expected}"
-        return UsageError(error.message, where=command, why=expected, mend=error.hint or see_help)
+        return UsageError(error.message, where=command, why=expected, hint=error.hint or see_help)
     if isinstance(error, click.NoSuchOption):
         known = [name for param in context.command.params for name in param.opts] if context else []
         near = did_you_mean(error.option_name, [name for name in known if name.startswith("--")])
-        return UsageError(f"no option {error.option_name}", where=command, mend=near or see_help)
+        return UsageError(f"no option {error.option_name}", where=command, hint=near or see_help)
     said = error.format_message().rstrip(".")
-    return UsageError(said[:1].lower() + said[1:], where=command, mend=see_help)
+    return UsageError(said[:1].lower() + said[1:], where=command, hint=see_help)
 
 
 @contextlib.contextmanager

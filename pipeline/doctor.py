@@ -6,18 +6,16 @@ import contextlib
 import json
 import os
 import platform
-import re
 import shutil
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from pipeline import __version__
+from pipeline import __version__, machine
 from pipeline.errors import KdpipeError
-from pipeline.store import Store
+from pipeline.store.store import Store
 from stages import STAGES, TRIAL
 
 Facts = dict[str, Any]
@@ -39,25 +37,8 @@ DISTRIBUTIONS = (
     "pydantic",
     "click",
 )
-CPU_FLAGS = (
-    "avx2",
-    "f16c",
-    "fma",
-    "avx512f",
-    "avx512_vnni",
-    "avx_vnni",
-    "amx_int8",
-    "amx_bf16",
-    "asimd",
-    "asimddp",
-    "i8mm",
-    "sve",
-)
-"""CPU features that decide how fast float and INT8 networks run."""
-
 TRIAL_TIMEOUT_S = 300.0
 """Enough to import a package or to build a network of a few layers: no trial depends on the user's model."""
-CPUFREQ = Path("/sys/devices/system/cpu/cpu0/cpufreq")
 
 LOCK_TRIAL = """
 import fcntl, sys
@@ -80,10 +61,10 @@ def examine(store: Path, tell: Callable[[str], None]) -> Facts:
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.release()} {platform.machine()}",
         "versions": versions(),
-        "cpu": cpu(),
-        "memory": memory(),
-        "gpus": gpus(),
-        "clock": clock(),
+        "cpu": machine.cpu(),
+        "memory": machine.memory(),
+        "gpus": machine.gpus(),
+        "clock": machine.clock(),
     }
     tell("trying the store's file system")
     facts["store"] = file_system(store)
@@ -123,90 +104,9 @@ def warnings(versions: dict[str, str | None]) -> list[str]:
 
 
 def versions() -> dict[str, str | None]:
-    """By distribution, its version, or None if it is not installed. Imports none of them."""
-    from importlib.metadata import PackageNotFoundError, version
-
-    found: dict[str, str | None] = {}
-    for name in DISTRIBUTIONS:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            found[name] = None
-    return found
-
-
-def cpu() -> Facts:
-    """Model, cores usable by this process, the flags of interest, governor and frequency."""
-    text = _read(Path("/proc/cpuinfo"))
-    model = re.search(r"^model name\s*:\s*(.+)$", text, re.MULTILINE)
-    flags = re.search(r"^(?:flags|Features)\s*:\s*(.+)$", text, re.MULTILINE)
-    present = set(flags.group(1).split()) if flags else set()
-    megahertz = _read(CPUFREQ / "scaling_cur_freq").strip()
-    return {
-        "model": model.group(1).strip() if model else platform.processor() or platform.machine(),
-        "cores": os.cpu_count(),
-        "cores_usable": cores_usable(),
-        "flags": [flag for flag in CPU_FLAGS if flag in present],
-        "governor": _read(CPUFREQ / "scaling_governor").strip() or None,
-        "frequency_mhz": int(megahertz) // 1000 if megahertz.isdigit() else None,
-    }
-
-
-def cores_usable() -> float:
-    """Cores that affinity and the container's quota leave to this process."""
-    cores = float(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
-    quota, _, period = _read(Path("/sys/fs/cgroup/cpu.max")).strip().partition(" ")
-    if quota.isdigit() and period.isdigit():
-        cores = min(cores, int(quota) / int(period))
-    return cores
-
-
-def memory() -> Facts:
-    """Bytes in all, available now, and the container's limit (None without one)."""
-    text = _read(Path("/proc/meminfo"))
-    kibibytes = {name: int(count) for name, count in re.findall(r"^(\w+):\s+(\d+) kB", text, re.MULTILINE)}
-    limit = _read(Path("/sys/fs/cgroup/memory.max")).strip()
-    return {
-        "total_bytes": kibibytes.get("MemTotal", 0) * 1024 or None,
-        "available_bytes": kibibytes.get("MemAvailable", 0) * 1024 or None,
-        "limit_bytes": int(limit) if limit.isdigit() else None,
-    }
-
-
-def gpus() -> list[Facts]:
-    """NVIDIA GPUs: name, driver, memory, compute capability, as far as the driver tells."""
-    tool = shutil.which("nvidia-smi")
-    if tool:
-        fields = "name,driver_version,memory.total,compute_cap"
-        with contextlib.suppress(OSError, subprocess.SubprocessError):
-            told = subprocess.run(
-                [tool, f"--query-gpu={fields}", "--format=csv,noheader"],
-                capture_output=True,
-                text=True,
-                timeout=20,
-                check=True,
-            ).stdout
-            rows = [[part.strip() for part in line.split(",")] for line in told.splitlines()]
-            names = ("name", "driver", "memory", "compute_capability")
-            found = [dict(zip(names, row, strict=True)) for row in rows if len(row) == len(names)]
-            if found:
-                return found
-    driver = re.search(r"Module\s+(\d[\d.]+)", _read(Path("/proc/driver/nvidia/version")))
-    listed = []
-    for file in sorted(Path("/proc/driver/nvidia/gpus").glob("*/information")):
-        model = re.search(r"^Model:\s*(.+)$", _read(file), re.MULTILINE)
-        if model:
-            listed.append({"name": model.group(1).strip(), "driver": driver.group(1) if driver else None})
-    return listed
-
-
-def clock() -> Facts:
-    """The clock that latencies are taken with: what it promises, and its smallest step seen."""
-    smallest = min(_clock_step_ns() for _ in range(1000))
-    return {
-        "resolution_ns": round(time.get_clock_info("perf_counter").resolution * 1e9, 3),
-        "smallest_step_ns": smallest,
-    }
+    """Return the version of each of `DISTRIBUTIONS`, None where it is not installed. Import none of them."""
+    installed = machine.installed_versions(DISTRIBUTIONS)
+    return {name: installed.get(name) for name in DISTRIBUTIONS}
 
 
 def file_system(root: Path) -> Facts:
@@ -263,7 +163,7 @@ def targets() -> list[Facts]:
             found.append(_no_target(name, ending, None))
             continue
         for precision in told["precisions"]:
-            fields = {key: told[key] for key in ("can_build", "can_run", "why_not", "mend")}
+            fields = {key: told[key] for key in ("can_build", "can_run", "why_not", "hint")}
             found.append({"target": f"{name}-{precision}", **fields})
     return found
 
@@ -274,8 +174,8 @@ def small_build() -> Facts:
     return next((line for line in lines if "works" in line), {"works": False, "why_not": ending})
 
 
-def _no_target(target: str, why_not: str, mend: str | None) -> Facts:
-    return {"target": target, "can_build": False, "can_run": False, "why_not": why_not, "mend": mend}
+def _no_target(target: str, why_not: str, hint: str | None) -> Facts:
+    return {"target": target, "can_build": False, "can_run": False, "why_not": why_not, "hint": hint}
 
 
 def try_out(*words: str) -> tuple[list[Facts], str]:
@@ -360,17 +260,3 @@ def _try_rename(folder: Path) -> str | None:
     if (folder / "old").read_bytes() != b"new":
         return "a file cannot replace another on this file system"
     return None
-
-
-def _clock_step_ns() -> int:
-    first = later = time.perf_counter_ns()
-    while later == first:
-        later = time.perf_counter_ns()
-    return later - first
-
-
-def _read(file: Path) -> str:
-    try:
-        return file.read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return ""

@@ -1,6 +1,6 @@
 """What can go wrong, said in four parts, each class with its exit code.
 
-Every error that a user can meet is a `KdpipeError`: what failed, where, why, and how to mend
+Every error that a user can meet is a `KdpipeError`: what failed, where, why, and how to fix
 it. The command line prints these four parts and exits with the class's code; anything else that
 escapes is a defect of kdpipe and its traceback goes to a log file.
 """
@@ -25,17 +25,17 @@ class KdpipeError(Exception):
     """A fault with a remedy.
 
     `what` failed (one sentence), `where` (file:line:column, stage or artefact), `why` (value
-    found, value expected), `mend` (what to do; a command to paste if there is one).
+    found, value expected), `hint` (what to do; a command to paste if there is one).
     """
 
     exit_code: ClassVar[int] = EXIT_STAGE_FAILED
 
-    def __init__(self, what: str, *, where: str = "", why: str = "", mend: str = "") -> None:
+    def __init__(self, what: str, *, where: str = "", why: str = "", hint: str = "") -> None:
         super().__init__(what)
         self.what = what
         self.where = where
         self.why = why
-        self.mend = mend
+        self.hint = hint
 
     def __str__(self) -> str:
         parts = [self.what]
@@ -43,13 +43,13 @@ class KdpipeError(Exception):
             parts.append(f"where: {self.where}")
         if self.why:
             parts.append(f"why: {self.why}")
-        if self.mend:
-            parts.append(f"mend: {self.mend}")
+        if self.hint:
+            parts.append(f"hint: {self.hint}")
         return "\n".join(parts)
 
     def as_json(self) -> dict[str, object]:
-        """The four parts as one JSON-ready mapping (`what`, `where`, `why`, `mend`)."""
-        return {"what": self.what, "where": self.where, "why": self.why, "mend": self.mend}
+        """The four parts as one JSON-ready mapping (`what`, `where`, `why`, `hint`)."""
+        return {"what": self.what, "where": self.where, "why": self.why, "hint": self.hint}
 
 
 class UsageError(KdpipeError):

@@ -19,12 +19,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from pipeline import __version__
-from pipeline.console import Console, guarded_output
+from pipeline.console.console import Console, guarded_output
 from pipeline.errors import UsageError
 
 if TYPE_CHECKING:
-    from pipeline.books import StageResult
-    from pipeline.plan import Profile
+    from pipeline.running.plan import Profile
+    from pipeline.running.run_state import StageResult
 
 PARAMETER_CHARACTERS, KEY_CHARACTERS = 6000, 250
 PARAMETERS_A_CALL, METRICS_A_CALL = 100, 1000
@@ -171,9 +171,9 @@ def _key(name: str) -> str:
     return re.sub(r"[^\w. -]", "_", name, flags=re.ASCII)[:KEY_CHARACTERS]
 
 
-def _require(module: str, package: str, mend: str) -> None:
+def _require(module: str, package: str, hint: str) -> None:
     if importlib.util.find_spec(module) is None:
-        raise UsageError(f"--track needs the Python package {package}", why="it is not installed", mend=mend)
+        raise UsageError(f"--track needs the Python package {package}", why="it is not installed", hint=hint)
 
 
 def _shown(uri: str) -> str:

@@ -17,11 +17,12 @@ from types import SimpleNamespace
 from typing import Any
 
 from pipeline.errors import MachineCannot, StageError
+from pipeline.machine import usable_cores
 from pipeline.stage import Context, Metrics
-from stages.measuring.machine import usable_cores
-from stages.runtimes import parity, registry, tensorrt_options
+from stages.runtimes import parity, registry
 from stages.runtimes.base import Runtime, Source
 from stages.runtimes.shipping import NOT_SHIPPED, what_ships
+from stages.runtimes.tensorrt import options as tensorrt_options
 
 BASELINE = "onnxruntime-fp32"
 """What the teacher is built for: the row that every other row is compared with."""
@@ -71,7 +72,7 @@ def run(context: Context) -> Metrics:
         "not_built": sum(not row["built"] for row in rows),
         "targets": figures,
         "machine_cannot": [
-            {"target": row["target"], "why": row["why_not"], "mend": row["mend"]}
+            {"target": row["target"], "why": row["why_not"], "hint": row["hint"]}
             for row in rows
             if row["required"] and not row["built"]
         ],
@@ -90,7 +91,7 @@ def _build(one: Wanted, context: Context) -> tuple[dict[str, Any], dict[str, Any
         "precision": precision,
         "built": False,
         "why_not": None,
-        "mend": None,
+        "hint": None,
         "required": one.required,
         "folder": None,
         "files": [],
@@ -105,7 +106,7 @@ def _build(one: Wanted, context: Context) -> tuple[dict[str, Any], dict[str, Any
     ability = runtime.ability_to_build()
     row["versions"] = dict(sorted(ability.versions.items()))
     if not ability.can:
-        return _not_built(one, row, figures, ability.why_not, ability.mend, context)
+        return _not_built(one, row, figures, ability.why_not, ability.hint, context)
 
     source = _source(one, runtime, precision, context)
     row["float_layers"] = _float_layers(source)
@@ -123,7 +124,7 @@ def _build(one: Wanted, context: Context) -> tuple[dict[str, Any], dict[str, Any
             raise
         shutil.rmtree(folder)
         why = f"{error.what}: {error.why}" if error.why else error.what
-        return _not_built(one, row, figures, why, error.mend, context)
+        return _not_built(one, row, figures, why, error.hint, context)
     for name in NOT_SHIPPED:
         if (folder / name).exists():  # it holds what earlier targets added, so the last one counts
             (folder / name).replace(context.output / name)
@@ -140,9 +141,9 @@ def _build(one: Wanted, context: Context) -> tuple[dict[str, Any], dict[str, Any
 
 
 def _not_built(
-    one: Wanted, row: dict[str, Any], figures: dict[str, Any], why: str, mend: str, context: Context
+    one: Wanted, row: dict[str, Any], figures: dict[str, Any], why: str, hint: str, context: Context
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    row |= {"why_not": why, "mend": mend or None}
+    row |= {"why_not": why, "hint": hint or None}
     context.progress.note(f"{one.target} is not built: {why}")
     return row, figures
 
@@ -159,7 +160,7 @@ def _source(one: Wanted, runtime: Runtime, precision: str, context: Context) -> 
             f"the file that {one.target} is built from is missing",
             where=onnx.name,
             why=f"the {onnx.parent.name} artefact does not hold it",
-            mend=f"kdpipe {'quantize' if precision == 'int8' else 'export'} PROFILE",
+            hint=f"kdpipe {'quantize' if precision == 'int8' else 'export'} PROFILE",
         )
     size = preprocessing["image_size"]
     images = context.inputs["export"] / "images.npy"
@@ -176,7 +177,7 @@ def _source(one: Wanted, runtime: Runtime, precision: str, context: Context) -> 
 
 def _float_layers(source: Source) -> list[str] | None:
     """The layers of an INT8 file that compute in float; None for another precision or an unreadable file."""
-    from stages.quantising.reasons import names_left_float
+    from stages.onnx_files.float_layers import names_left_float
 
     if source.precision != "int8":
         return None

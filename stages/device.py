@@ -129,7 +129,7 @@ def _golden(row: dict[str, Any], folder: Path, bundle: Path, output: Path) -> di
     """How far the device's outputs for the golden images are from those that were kept.
 
     An INT8 engine that was built there and has no golden outputs of its own is held against the fp32 file's
-    without a verdict: quantising alone moves them. Raises StageError for outputs beyond the tolerance.
+    without a verdict: quantizing alone moves them. Raises StageError for outputs beyond the tolerance.
     """
     found = np.load(folder / "logits.npy", allow_pickle=False)
     np.save(output / "golden" / f"{row['target']}.npy", found)
@@ -148,7 +148,7 @@ def _golden(row: dict[str, Any], folder: Path, bundle: Path, output: Path) -> di
             where=f"target {row['target']}",
             why=f"largest logit difference {largest:.2g} of their standard deviation "
             f"(at most {tolerance:g}), {alike:.0%} of {len(found)} images alike (at least {least:.0%})",
-            mend="leave the target out of the device's targets, or build it for that device",
+            hint="leave the target out of the device's targets, or build it for that device",
         )
     return {
         "of": reference.stem,

@@ -39,7 +39,7 @@ def check(settings: SimpleNamespace) -> None:
             f"A student of {own} pixels cannot be fed from images of {size}",
             where="student.image_size",
             why="its files take the data's images as they are; a teacher alone may see them at another size",
-            mend=f"--set data.image_size={own}, or leave student.image_size out",
+            hint=f"--set data.image_size={own}, or leave student.image_size out",
         )
     before.check(settings, settings.student, settings.distill, section="distill")
     recipe = settings.distill
@@ -48,7 +48,7 @@ def check(settings: SimpleNamespace) -> None:
         raise UsageError(
             "With distill.epochs: 0 what the methods add to the student keeps its random weights",
             where="distill.epochs",
-            mend="--set distill.epochs=20",
+            hint="--set distill.epochs=20",
         )
     if needs != Needs() or builds:
         # The maps that a method names must be there; their number is known without weights.
@@ -172,5 +172,5 @@ def _same_images(card: cards.ModelCard, data: DataSet) -> None:
             "The teacher was trained on other images than the student is to learn from",
             where="distill",
             why=f"image size, channels and classes are {found} for the teacher, {wanted} for the data",
-            mend="run the train stage with this profile's data first",
+            hint="run the train stage with this profile's data first",
         )

@@ -18,9 +18,9 @@ from torch.nn import functional
 
 from pipeline.stage import Context, Metrics
 from stages.data.load import load
-from stages.measuring.intervals import mcnemar, paired_bootstrap, verdict, wilson_interval
 from stages.models import card as cards
 from stages.models.macs import macs
+from stages.statistics.intervals import mcnemar, paired_bootstrap, verdict, wilson_interval
 from stages.training import fabric, judge
 from stages.training.calibration import expected_calibration_error
 from stages.training.supply import Supply

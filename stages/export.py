@@ -17,7 +17,7 @@ from stages.models.card import load as load_network
 from stages.onnx_files.checks import prove_graph
 from stages.onnx_files.exporting import Exported, export_network
 from stages.onnx_files.parity import find_parity, parity_fault
-from stages.settings import ExportSettings
+from stages.onnx_files.settings import ExportSettings
 
 ROLES = (("student", "distill"), ("teacher", "train"))
 """Whose artefact holds which network. The student comes first: its faults need not wait for the big one."""
@@ -93,7 +93,7 @@ def _require_nothing_else(exported: Exported, card: Mapping[str, Any], role: str
             f"The {role} holds something beside its network.",
             where=f"stage export, {card['model']}",
             why=f"found {exported.network_parameters:,} parameters, its card says {card['parameters']:,}",
-            mend="delete the artefact and make it again, or check how the network is built",
+            hint="delete the artefact and make it again, or check how the network is built",
         )
     if not exported.unread:
         return
@@ -104,7 +104,7 @@ def _require_nothing_else(exported: Exported, card: Mapping[str, Any], role: str
             "The student holds parameters that its logits do not depend on.",
             where=f"stage export, {card['model']}",
             why=f"{surplus:,} of {exported.network_parameters:,} parameters never reach the output: {named}",
-            mend="switch that branch off in student.options, or choose another student.model",
+            hint="switch that branch off in student.options, or choose another student.model",
         )
     progress.note(f"The {role}'s file leaves out {surplus:,} parameters that only training reads: {named}.")
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 
-from pipeline.junit import junit
+from pipeline.console.junit import junit
 from pipeline.stage import Context, Metrics
 from stages.gating import judging
 from stages.gating.picking import pick

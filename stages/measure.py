@@ -18,17 +18,18 @@ from typing import Any
 
 import numpy as np
 
+from pipeline import machine
 from pipeline.heartbeat import Beat
 from pipeline.stage import Context, Metrics, Progress
 from stages.data import load as data
 from stages.gating.picking import pick
-from stages.measuring import launch, machine, pairs, scorecard
-from stages.measuring.intervals import paired_difference
+from stages.measuring import launch, pairs, scorecard
 from stages.measuring.launch import Subject
 from stages.measuring.settings import MeasureSettings
-from stages.measuring.steadiness import RULE
 from stages.measuring.worker import WARM_UP
 from stages.runtimes import registry
+from stages.statistics.intervals import paired_difference
+from stages.statistics.steadiness import RULE
 
 
 def run(context: Context) -> Metrics:
@@ -64,7 +65,7 @@ def run(context: Context) -> Metrics:
         ability = registry.get(target["runtime"]).ability_to_run()
         if not ability.can:
             row["why_not"] = f"built, but not measured: {ability.why_not}"
-            row["mend"] = ability.mend or None
+            row["hint"] = ability.hint or None
             context.progress.note(f"{target['target']}: {row['why_not']}")
             continue
         folder = build_folder / target["folder"]

@@ -45,7 +45,7 @@ def run(context: Context) -> Metrics:
             "there is nothing to pack",
             where="stage package",
             why="none of the targets asked for was built on this machine",
-            mend="see build.json for the reasons, or add onnxruntime-fp32 to the profile's targets",
+            hint="see build.json for the reasons, or add onnxruntime-fp32 to the profile's targets",
         )
 
     bundle = context.output / "bundle"

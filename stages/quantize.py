@@ -15,22 +15,21 @@ from pipeline.errors import StageError
 from pipeline.stage import Context, Metrics
 from stages.data.load import DataSet
 from stages.data.load import load as load_data
-from stages.data.torchvision_sets import to_be_downloaded
-from stages.data.torchvision_table import SETS
+from stages.data.torchvision.sets import to_be_downloaded
+from stages.data.torchvision.table import SETS
 from stages.onnx_files.calibration import audit, divide, doubts, provenance
-from stages.onnx_files.quantising import RECIPES, Recipe, prepare
+from stages.onnx_files.quantizing import RECIPES, Recipe, prepare
 from stages.onnx_files.ranges import Method, Ranges, find_ranges, float_activations
-from stages.quantisation_aware.recovering import recovered
-from stages.quantisation_aware.settings import SECTION, recipe_of
-from stages.quantising.bench import Bench, open_bench, top1
-from stages.quantising.exclusion import relieved
-from stages.quantising.making import Judged, Made, judge
-from stages.quantising.proving import figures_of, tell
-from stages.quantising.reasons import kept_by_the_profile
-from stages.quantising.sweeping import calibrated, methods_of
+from stages.quantization_aware.recovering import recovered
+from stages.quantizing.bench import Bench, open_bench, top1
+from stages.quantizing.exclusion import relieved
+from stages.quantizing.making import Judged, Made, judge
+from stages.quantizing.proving import figures_of, tell
+from stages.quantizing.reasons import kept_by_the_profile
+from stages.quantizing.settings import SECTION, QuantizeSettings, recipe_of
+from stages.quantizing.sweeping import calibrated, methods_of
 from stages.runtimes import registry
 from stages.runtimes.settings import TargetSettings
-from stages.settings import QuantizeSettings
 from stages.training import batches
 
 
@@ -62,7 +61,7 @@ def run(context: Context) -> Metrics:
     recipes = needed_recipes(context.settings.targets)
     if not recipes:
         why = "no target has precision int8"
-        context.progress.note(f"Nothing to quantise: {why}.")
+        context.progress.note(f"Nothing to quantize: {why}.")
         _write(context.output, {"needed": False, "why": why})
         return {"files": 0}
     card = json.loads((context.inputs["export"] / "student.json").read_text(encoding="utf-8"))
@@ -92,7 +91,7 @@ def run(context: Context) -> Metrics:
         figures |= {
             "calibration": calibration,
             "sensitivity": sensitivity,
-            "quantisation_aware": tuned,
+            "quantization_aware": tuned,
         }
         report["files"][recipe.name] = figures
         metrics[f"{recipe.name}_size_bytes"] = figures["size_bytes"]
@@ -120,10 +119,10 @@ def _bench(context: Context, card: Mapping[str, Any]) -> tuple[Bench, dict[str, 
     )
     if not len(holdout):
         raise StageError(
-            "There are too few training images to quantise.",
+            "There are too few training images to quantize.",
             where="stage quantize, calibration",
             why=f"the {len(data.train)} training images hold no class twice, so that none can be held out",
-            mend="give more training images, or drop the int8 targets",
+            hint="give more training images, or drop the int8 targets",
         )
     images = audit(data.train.images, data.train.labels, calibration, data.classes, card["preprocessing"])
     images |= provenance(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import re
-from typing import Annotated, Any, Literal, Union
+from typing import Annotated, Any, Union
 
 from pydantic import Field, create_model, model_validator
 
@@ -23,9 +23,11 @@ from stages.measuring.settings import MeasureSettings
 from stages.methods.settings import BUILT_IN as METHODS
 from stages.methods.settings import MethodSettings
 from stages.models.settings import ModelSettings
-from stages.quantisation_aware.settings import QuantisationAwareSettings
+from stages.onnx_files.settings import ExportSettings
+from stages.quantizing.settings import QuantizeSettings
+from stages.reporting.settings import PackageSettings, ReportSettings
 from stages.runtimes.settings import ENGINES, BuildSettings, TargetSettings
-from stages.training.settings import ComputeSettings, RecipeSettings, TrainSettings
+from stages.training.settings import METHODS_HELP, ComputeSettings, DistillSettings, TrainSettings
 
 DATA_KINDS: tuple[type[DataSettings], ...] = (
     DigitsSettings,
@@ -36,128 +38,11 @@ DATA_KINDS: tuple[type[DataSettings], ...] = (
 )
 
 
-METHODS_HELP = "distillation losses, added by weight; an empty list trains the student alone"
-
-
-class DistillSettings(RecipeSettings):
-    """The student's recipe and the methods that bring the teacher in."""
-
-    methods: list[Any] = setting(lambda: [{"name": "msdcrd"}], METHODS_HELP)
-    seed: int | None = setting(
-        None, "of the student's first weights, views and order of images; null: the profile's", ge=0, lt=2**31
-    )
-    label_weight: float = setting(1.0, "weight of the cross-entropy with the true labels", ge=0.0)
-    baseline: bool = setting(
-        False, "train the same student alone under the same recipe, to tell what distillation gave"
-    )
-
-    @model_validator(mode="after")
-    def _baseline_has_another(self) -> DistillSettings:
-        if self.baseline and not self.methods:
-            raise ValueError("methods is empty: the student is alone already, set baseline to false")
-        return self
-
-
 class EvaluateSettings(Settings):
     """How teacher and student are judged on the test images."""
 
     batch_size: int = setting(256, "images a step; does not change the result", unit="images", ge=1)
     ece_bins: int = setting(15, "equal-width confidence bins of the calibration error", unit="bins", ge=2)
-
-
-class ExportSettings(Settings):
-    """How networks become ONNX files."""
-
-    opset: int = setting(20, "ONNX operator set", ge=18, le=23)
-    preprocessing: bool = setting(
-        True,
-        "put scale, mean and std into the graph: uint8 NHWC images in, logits and probabilities out",
-    )
-    batch_max: int = setting(1024, "largest batch the dynamic dimension declares", unit="images", ge=2)
-    parity_images: int = setting(64, "real test images compared with PyTorch", unit="images", ge=8)
-    tolerance: float = setting(
-        1e-3,
-        "largest logit difference from PyTorch, as a share of the logits' standard deviation",
-        gt=0.0,
-    )
-    agreement: float = setting(
-        95.0,
-        "least share of these images with PyTorch's class; one image may differ",
-        unit="%",
-        ge=0.0,
-        le=100.0,
-    )
-    prove: bool = setting(True, "false: a proof that fails is noted, and the files are written all the same")
-
-
-class QuantizeSettings(Settings):
-    """How INT8 files are calibrated."""
-
-    images: int = setting(
-        256, "training images used for calibration, spread over the classes", unit="images", ge=8
-    )
-    method: Literal["auto", "minmax", "moving_average", "percentile", "entropy"] = setting(
-        "auto", "how activation ranges are found; auto: all ways are tried, and the best one is taken"
-    )
-    percentile: float = setting(
-        99.99, "share of the values inside the range, for method percentile", gt=50.0, le=100.0
-    )
-    per_channel: bool = setting(True, "one weight scale an output channel")
-    exclude: list[str] = setting(list, "names of ONNX nodes left in float (shell wildcards)")
-    holdout: int = setting(
-        256,
-        "further training images, not calibrated with, on which methods and float layers are chosen",
-        unit="images",
-        ge=8,
-    )
-    budget_points: float = setting(
-        1.0,
-        "top-1 that an INT8 file may lose against the float file on the validation images",
-        unit="points",
-        ge=0.0,
-        le=100.0,
-    )
-    goal_agreement: float = setting(
-        98.0,
-        "share of the held-out images with the float file's class below which layers are left in float",
-        unit="%",
-        ge=0.0,
-        le=100.0,
-    )
-    sensitivity: Literal["missed", "always", "never"] = setting(
-        "missed",
-        "how much each layer hurts is measured: missed: for a file outside budget_points or goal_agreement",
-    )
-    sensitivity_images: int = setting(
-        64, "held-out images that each layer is measured on", unit="images", ge=8
-    )
-    max_float_share: float = setting(
-        0.3, "share of the multiply-accumulates that may be left in float for accuracy", ge=0.0, le=1.0
-    )
-    agreement: float = setting(
-        50.0,
-        "least share of the validation images with the float file's class; below it the stage fails",
-        unit="%",
-        ge=0.0,
-        le=100.0,
-    )
-    prove: bool = setting(True, "false: a proof that fails is noted, and the files are written all the same")
-    distill: QuantisationAwareSettings = setting(
-        QuantisationAwareSettings, "a short fine-tune of the student under the rounding of its INT8 file"
-    )
-
-
-class PackageSettings(Settings):
-    """What goes into the bundle."""
-
-    targets: list[str] | None = setting(None, "target names to pack; null: every built one")
-    level: int = setting(10, "zstd compression level of the archive", ge=1, le=22)
-
-
-class ReportSettings(Settings):
-    """The HTML page."""
-
-    title: str | None = setting(None, "headline; null: the profile's name")
 
 
 class ProfileBase(Settings):

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.profile import load
+from pipeline.profile.loading import load
 from stages.models.create import check
 from tests.command import ROOT
 
@@ -70,7 +70,7 @@ def test_no_images_are_told_before_anything_runs(tmp_path: Path) -> None:
 def test_a_target_without_figures_and_reason_is_silent(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
     table = importlib.import_module("networks_table")
-    untold = table.Outcome("vit", {}, {}, fault=None, left_out={"ncnn-int8": "cannot be quantised"})
+    untold = table.Outcome("vit", {}, {}, fault=None, left_out={"ncnn-int8": "cannot be quantized"})
     silent, told = table.rows_of(untold, ["ncnn-fp32", "ncnn-int8"])
     assert (silent.silent, told.silent) == (True, False)
-    assert "1. vit; ncnn-int8: cannot be quantised" in table.markdown([silent, told])
+    assert "1. vit; ncnn-int8: cannot be quantized" in table.markdown([silent, told])

@@ -23,11 +23,11 @@ import pytest
 from safetensors.numpy import load_file
 
 from pipeline.cli import main
-from pipeline.comparison import plan_runs
+from pipeline.comparing.comparison import plan_runs
+from pipeline.comparing.method_specs import ALONE, read_specs
 from pipeline.errors import UsageError
-from pipeline.method_specs import ALONE, read_specs
-from pipeline.profile import load
-from pipeline.store import Store
+from pipeline.profile.loading import load
+from pipeline.store.store import Store
 from stages.comparing.summary import ALONE as REFERENCE
 from tests.command import document, environment, kdpipe, write_profile
 

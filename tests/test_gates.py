@@ -210,5 +210,5 @@ def test_a_junit_file_that_cannot_be_written_is_told(place: Path) -> None:
 def test_cached_gates_load_nothing_heavy(place: Path) -> None:
     done = kdpipe("gate", "gated.yaml", "--store", place / "store", cwd=place, python=("-X", "importtime"))
     imported = set(re.findall(r"\|\s+([A-Za-z0-9_.]+)$", done.stderr, re.MULTILINE))
-    assert "pipeline.gate_words" in imported
+    assert "pipeline.console.gates_text" in imported
     assert not imported & {"torch", "numpy", "scipy", "pydantic", "onnx"}

@@ -13,6 +13,7 @@ from typing import Any
 import click
 from click.shell_completion import CompletionItem
 
+from pipeline.console.session import Session
 from pipeline.errors import (
     EXIT_DONE,
     EXIT_GATE_MISSED,
@@ -23,7 +24,6 @@ from pipeline.errors import (
     EXIT_TERMINATED,
     EXIT_USAGE,
 )
-from pipeline.session import Session
 from stages import STAGES
 
 STAGE_NAMES = tuple(stage.name for stage in STAGES)

@@ -16,13 +16,13 @@ from pipeline.commands.base import (
     store_option,
 )
 from pipeline.commands.profiles import memo_folder
+from pipeline.console.session import Session, store_folder
+from pipeline.console.tables import size, table
 from pipeline.errors import EXIT_DONE, EXIT_STAGE_FAILED, EXIT_USAGE, UsageError
-from pipeline.session import Session, store_folder
-from pipeline.tables import size, table
 
 if TYPE_CHECKING:
-    from pipeline.cleaning import Item
-    from pipeline.store import Store
+    from pipeline.store.cleaning import Item
+    from pipeline.store.store import Store
 
 
 def _clean(
@@ -34,7 +34,8 @@ def _clean(
     yes: bool,
     store: str | None,
 ) -> None:
-    from pipeline.store import Store
+    from pipeline.store.cleaning import clean as clean_store
+    from pipeline.store.store import Store
 
     session = click.get_current_context().ensure_object(Session)
     session.store = store_folder(store)
@@ -44,13 +45,13 @@ def _clean(
             "--all leaves nothing to choose",
             where="kdpipe clean",
             why="it removes every artefact, but profiles to keep or a stage are named as well",
-            mend="leave out --all, or the profiles and --stage",
+            hint="leave out --all, or the profiles and --stage",
         )
     opened = Store(session.store)
     opened.check()
     keep = _reached(opened, profiles, overrides) if profiles else None
     only_shown = dry_run or not yes
-    items = opened.clean(keep=keep, stage=stage, everything=everything, dry_run=only_shown)
+    items = clean_store(opened, keep=keep, stage=stage, everything=everything, dry_run=only_shown)
     total = sum(item.size_bytes for item in items)
     if session.json:
         session.print_json(
@@ -75,8 +76,8 @@ def _clean(
 
 def _reached(store: Store, profiles: tuple[str, ...], overrides: tuple[str, ...]) -> set[tuple[str, str]]:
     """What the plans of these profiles reach, by stage and key."""
-    from pipeline.plan import make_plan, to_keep
-    from pipeline.profile import load
+    from pipeline.profile.loading import load
+    from pipeline.running.plan import make_plan, to_keep
 
     kept: set[tuple[str, str]] = set()
     for path in profiles:

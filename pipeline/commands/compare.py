@@ -20,15 +20,15 @@ from pipeline.commands.base import (
     store_option,
 )
 from pipeline.commands.profiles import memo_folder, open_profile, remember_profile
-from pipeline.console import guarded_output
+from pipeline.console.console import guarded_output
+from pipeline.console.session import Session
 from pipeline.errors import EXIT_DONE, StageError, UsageError
-from pipeline.session import Session
 
 if TYPE_CHECKING:
-    from pipeline.comparison import Done, Run, Unfit
-    from pipeline.profile import LoadedProfile
-    from pipeline.progress import ConsoleListener
-    from pipeline.store import Store
+    from pipeline.comparing.comparison import Done, Run, Unfit
+    from pipeline.console.progress import ConsoleListener
+    from pipeline.profile.loading import LoadedProfile
+    from pipeline.store.store import Store
 
 SEEDS = 3
 REMAKES = 3
@@ -47,9 +47,9 @@ def _compare(
     overrides: tuple[str, ...],
     store: str | None,
 ) -> int:
-    from pipeline.comparison import plan_runs
-    from pipeline.method_specs import DEFAULT, read_specs
-    from pipeline.progress import ConsoleListener
+    from pipeline.comparing.comparison import plan_runs
+    from pipeline.comparing.method_specs import DEFAULT, read_specs
+    from pipeline.console.progress import ConsoleListener
 
     session = click.get_current_context().ensure_object(Session)
     loaded, opened = open_profile(session, profile, overrides, store)
@@ -63,7 +63,7 @@ def _compare(
             "There is nothing to compare",
             where="kdpipe compare --no-baseline",
             why="without the student alone the others are held against the first method; it is the only one",
-            mend="leave out --no-baseline, or name two with --methods",
+            hint="leave out --no-baseline, or name two with --methods",
         )
     with guarded_output(session.console):
         runs, unfit = plan_runs(
@@ -92,9 +92,9 @@ def _carry_out(
     about: dict[str, Any],
 ) -> tuple[list[Done], dict[str, Any]]:
     """The teacher, all runs, and the comparison; the JSON document tells how far that has come."""
-    from pipeline.comparison import DamagedRun, compare, make_runs
-    from pipeline.comparison_words import as_document, runs_so_far
-    from pipeline.runner import run as bring_up_to_date
+    from pipeline.comparing.comparison import DamagedRun, compare, make_runs
+    from pipeline.comparing.text import as_document, runs_so_far
+    from pipeline.running.runner import run as bring_up_to_date
 
     so_far: list[Done] = []
     session.so_far = lambda: {**about, "split": split, "runs": runs_so_far(so_far)}
@@ -103,7 +103,7 @@ def _carry_out(
         so_far.clear()
         teacher = bring_up_to_date(loaded, store, listener, only="train")[-1]
         if jobs > 1:
-            from pipeline.comparison_jobs import make_at_once
+            from pipeline.comparing.parallel_runs import make_at_once
 
             failed |= make_at_once(runs, failed, store, jobs, session.console)
         done = make_runs(runs, store, listener, so_far.append, failed)
@@ -125,7 +125,7 @@ def _carry_out(
     raise StageError(
         "Artefacts are damaged again and again",
         where=str(store.root),
-        mend="check the disk and its file system, or name a store on another disk with --store",
+        hint="check the disk and its file system, or name a store on another disk with --store",
     )
 
 
@@ -141,7 +141,7 @@ def _announce(session: Session, runs: Sequence[Run], unfit: Sequence[Unfit]) -> 
 
 
 def _show(session: Session, fields: dict[str, Any], page: Path | None) -> None:
-    from pipeline.comparison_words import in_words
+    from pipeline.comparing.text import in_words
 
     folder = Path(fields["path"])
     if page is not None:
@@ -165,7 +165,7 @@ def _raise_if_failed(session: Session, done: Sequence[Done], fields: dict[str, A
         f"{len(failed)} of {len(done)} runs failed",
         where=", ".join(one.run.title for one in failed),
         why=str(failed[0].failed),
-        mend="run the same command to try them again, or leave them out with --methods",
+        hint="run the same command to try them again, or leave them out with --methods",
     )
 
 
@@ -177,14 +177,14 @@ def _seeds(count: int | None, listed: str | None, profile: LoadedProfile) -> lis
         return list(range(first, first + (count or SEEDS)))
     if count is not None:
         raise UsageError(
-            "--seeds and --seed-list exclude each other", where="kdpipe compare", mend="leave one of them out"
+            "--seeds and --seed-list exclude each other", where="kdpipe compare", hint="leave one of them out"
         )
     words = [word.strip() for word in listed.split(",")]
     if not all(word.isascii() and word.isdigit() and int(word) < 2**31 for word in words):
         raise UsageError(
             "--seed-list takes whole numbers from 0 on",
             where=f"--seed-list {listed}",
-            mend="write them with commas: --seed-list 0,1,2",
+            hint="write them with commas: --seed-list 0,1,2",
         )
     return list(dict.fromkeys(int(word) for word in words))
 
@@ -202,7 +202,7 @@ def _page_to_write(html: str | None) -> Path | None:
 
 
 def _unwritable(page: Path, why: str) -> UsageError:
-    return UsageError("The page cannot be written", where=f"--html {page}", why=why, mend="name another file")
+    return UsageError("The page cannot be written", where=f"--html {page}", why=why, hint="name another file")
 
 
 compare = Command(

@@ -7,7 +7,7 @@ from click.shell_completion import ShellComplete, get_completion_class
 
 from pipeline.cli import COMPLETION_VARIABLE
 from pipeline.commands.base import Command
-from pipeline.session import Session
+from pipeline.console.session import Session
 
 SHELLS = ("bash", "zsh", "fish")
 

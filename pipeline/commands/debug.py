@@ -21,16 +21,16 @@ from pipeline.commands.base import (
     store_option,
 )
 from pipeline.commands.profiles import memo_folder, open_profile
-from pipeline.console import guarded_output
+from pipeline.console.console import guarded_output
+from pipeline.console.session import Session, store_folder
 from pipeline.errors import EXIT_DONE, EXIT_GATE_MISSED, StageError, UsageError
-from pipeline.session import Session, store_folder
 from stages import DEBUG_LINE, DEBUG_PAIR, UNPROVED
 
 if TYPE_CHECKING:
-    from pipeline.books import StageResult
-    from pipeline.profile import LoadedProfile
-    from pipeline.progress import ConsoleListener
-    from pipeline.store import Store
+    from pipeline.console.progress import ConsoleListener
+    from pipeline.profile.loading import LoadedProfile
+    from pipeline.running.run_state import StageResult
+    from pipeline.store.store import Store
 
 CONVERSIONS = ("export", "quantize", "build")
 
@@ -55,7 +55,7 @@ def _debug(
             "Nothing to debug" if profile is None else "A profile and --onnx at once",
             where="kdpipe debug",
             why="it looks either at the conversions of a profile, or at two ONNX files",
-            mend="kdpipe debug PROFILE, or kdpipe debug --onnx A.onnx --against B.onnx --inputs X.npy",
+            hint="kdpipe debug PROFILE, or kdpipe debug --onnx A.onnx --against B.onnx --inputs X.npy",
         )
     folder = _output_folder(output)
     if profile is None:
@@ -67,7 +67,7 @@ def _debug(
     if session.json:
         session.print_json(**document)
     else:
-        from pipeline.debug_words import in_words
+        from pipeline.console.debug_text import in_words
 
         session.console.result(in_words(document))
     return EXIT_DONE if document["healthy"] else EXIT_GATE_MISSED
@@ -86,9 +86,9 @@ def _pair(
             "--onnx needs something to compare with",
             where="kdpipe debug --onnx",
             why="--against is missing" if against is None else "--inputs is missing",
-            mend="kdpipe debug --onnx SUSPECT.onnx --against REFERENCE.onnx --inputs X.npy",
+            hint="kdpipe debug --onnx SUSPECT.onnx --against REFERENCE.onnx --inputs X.npy",
         )
-    from pipeline.store import Store
+    from pipeline.store.store import Store
 
     store = Store(session.store)
     about = {"onnx": onnx, "against": against, "inputs": list(inputs)}
@@ -110,7 +110,7 @@ def _line(
     asked: dict[str, Any],
     folder: Path | None,
 ) -> dict[str, Any]:
-    from pipeline.progress import ConsoleListener
+    from pipeline.console.progress import ConsoleListener
 
     loaded, opened = open_profile(session, profile, overrides, store)
     about = {name: value for name, value in session.so_far().items() if name != "stages"}
@@ -138,8 +138,8 @@ def _artefacts(
 ) -> dict[str, Path]:
     """The folders of the line up to build. What does not pass its proofs is made once more without
     them, for it is what there is to look at."""
-    from pipeline.profile import load
-    from pipeline.runner import run as bring_up_to_date
+    from pipeline.profile.loading import load
+    from pipeline.running.runner import run as bring_up_to_date
 
     try:
         results = bring_up_to_date(loaded, store, listener, only="build")
@@ -177,7 +177,7 @@ def _output_folder(output: str | None) -> Path | None:
             "The output folder is not empty",
             where=str(folder),
             why="a minimal model is written there, and nothing is overwritten",
-            mend="name another folder with --output, or empty this one",
+            hint="name another folder with --output, or empty this one",
         )
     return folder
 

@@ -19,7 +19,8 @@ from pipeline.commands.base import (
     store_option,
 )
 from pipeline.commands.profiles import open_profile, remember_profile
-from pipeline.console import guarded_output
+from pipeline.console.console import guarded_output
+from pipeline.console.session import Session
 from pipeline.errors import (
     EXIT_DONE,
     EXIT_MACHINE_CANNOT,
@@ -30,11 +31,10 @@ from pipeline.errors import (
     KdpipeError,
     MachineCannot,
 )
-from pipeline.session import Session
 from stages import STAGES
 
 if TYPE_CHECKING:
-    from pipeline.devices import Measured
+    from pipeline.devices.measuring import Measured
 
 
 def names_argument() -> click.Argument:
@@ -42,9 +42,9 @@ def names_argument() -> click.Argument:
 
 
 def _check(names: tuple[str, ...], profile: str, overrides: tuple[str, ...]) -> int:
-    from pipeline.device_words import device_in_words, error_entry
-    from pipeline.device_work import targets_of
-    from pipeline.devices import abilities, open_link
+    from pipeline.devices.jobs import targets_of
+    from pipeline.devices.measuring import abilities, open_link
+    from pipeline.devices.text import device_in_words, error_entry
 
     session = click.get_current_context().ensure_object(Session)
     loaded, _ = open_profile(session, profile, overrides, None)
@@ -74,7 +74,7 @@ def _check(names: tuple[str, ...], profile: str, overrides: tuple[str, ...]) -> 
             DeviceCannot(
                 "No target of the profile can be measured there",
                 where=", ".join(f"device {name}" for name in unable),
-                mend="install numpy and a runtime there, or name another Python with devices.NAME.python",
+                hint="install numpy and a runtime there, or name another Python with devices.NAME.python",
             )
         )
     _raise_first(session, failed)
@@ -86,13 +86,13 @@ def _check(names: tuple[str, ...], profile: str, overrides: tuple[str, ...]) -> 
 def _measure(
     names: tuple[str, ...], profile: str, force: bool, overrides: tuple[str, ...], store: str | None
 ) -> int:
-    from pipeline.device_images import TestImages
-    from pipeline.device_words import measured_entry, measured_in_words
-    from pipeline.device_work import Line
-    from pipeline.devices import measure, open_link, prepare_sources, reach
-    from pipeline.endings import results_despite
-    from pipeline.progress import ConsoleListener
-    from pipeline.runner import run as bring_up_to_date
+    from pipeline.console.progress import ConsoleListener
+    from pipeline.devices.images import TestImages
+    from pipeline.devices.jobs import Line
+    from pipeline.devices.measuring import measure, open_link, prepare_sources, reach
+    from pipeline.devices.text import measured_entry, measured_in_words
+    from pipeline.running.outcome import results_despite
+    from pipeline.running.runner import run as bring_up_to_date
 
     session = click.get_current_context().ensure_object(Session)
     loaded, opened = open_profile(session, profile, overrides, store)

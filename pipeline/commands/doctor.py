@@ -7,10 +7,10 @@ from typing import Any
 import click
 
 from pipeline.commands.base import Command, json_option, store_option
+from pipeline.console.session import Session, store_folder
+from pipeline.console.tables import columns, size
 from pipeline.doctor import examine
 from pipeline.errors import EXIT_DONE, EXIT_MACHINE_CANNOT, EXIT_USAGE
-from pipeline.session import Session, store_folder
-from pipeline.tables import columns, size
 
 
 def _examine(store: str | None) -> int:
@@ -113,8 +113,8 @@ def _target_lines(targets: list[dict[str, Any]]) -> list[str]:
             can = "can be built, not run"
         why = f": {one['why_not']}" if one["why_not"] else ""
         lines.append(f"{one['target'].ljust(width)}  {can}{why}")
-        if one["mend"] and one["mend"] != following.get("mend"):
-            lines.append(f"{'':{width}}  hint: {one['mend']}")
+        if one["hint"] and one["hint"] != following.get("hint"):
+            lines.append(f"{'':{width}}  hint: {one['hint']}")
     return lines
 
 

@@ -22,16 +22,16 @@ from pipeline.commands.base import (
     store_option,
 )
 from pipeline.commands.profiles import open_profile, remember_profile
-from pipeline.console import QUIET, guarded_output
-from pipeline.documents import result_entry
+from pipeline.console.console import QUIET, guarded_output
+from pipeline.console.json_documents import result_entry
+from pipeline.console.session import Session
 from pipeline.errors import EXIT_DONE, GateMissed, KdpipeError, UsageError
-from pipeline.session import Session
 from stages import PICK, STAGES
 
 if TYPE_CHECKING:
-    from pipeline.books import StageResult
-    from pipeline.profile import LoadedProfile
-    from pipeline.store import Store
+    from pipeline.profile.loading import LoadedProfile
+    from pipeline.running.run_state import StageResult
+    from pipeline.store.store import Store
 
 
 def _gate(
@@ -44,7 +44,7 @@ def _gate(
     junit: str | None,
     github: bool,
 ) -> int:
-    from pipeline.gate_words import gates_in_words, github_annotations, pick_in_words
+    from pipeline.console.gates_text import gates_in_words, github_annotations, pick_in_words
 
     session = click.get_current_context().ensure_object(Session)
     done = _judged(session, profile, overrides, store, remote, force, strict=strict)
@@ -74,7 +74,7 @@ def _pick(
     store: str | None,
     remote: str | None,
 ) -> int:
-    from pipeline.gate_words import device_in_words, front_in_words, pick_in_words
+    from pipeline.console.gates_text import device_in_words, front_in_words, pick_in_words
 
     session = click.get_current_context().ensure_object(Session)
     done = _judged(session, profile, overrides, store, remote, force, strict=False)
@@ -92,7 +92,7 @@ def _pick(
             "There is no target to ship",
             where="stage gate",
             why="\n".join(f"{one['target']} {one['why']}" for one in pick["rejected"]) or pick["reason"],
-            mend=f"kdpipe gate {profile} shows every limit beside what was measured",
+            hint=f"kdpipe gate {profile} shows every limit beside what was measured",
         )
     if session.json:
         session.print_json(**session.so_far())
@@ -113,8 +113,8 @@ class _Judged:
 
 def _on_devices(done: _Judged) -> list[dict[str, Any]]:
     """What to ship to each device that `kdpipe device measure` has measured these files on."""
-    from pipeline.device_picks import device_picks
-    from pipeline.plan import resolve
+    from pipeline.devices.picks import device_picks
+    from pipeline.running.plan import resolve
 
     (measured,) = (one for one in done.results if one.name == "measure")
     assert measured.path is not None
@@ -139,10 +139,10 @@ def _judged(
     strict: bool,
 ) -> _Judged:
     """Brings `gate` up to date. Raises what keeps the gates from being judged."""
-    from pipeline.gate_words import read_gates
-    from pipeline.progress import ConsoleListener
-    from pipeline.remote import Remote
-    from pipeline.runner import run
+    from pipeline.console.gates_text import read_gates
+    from pipeline.console.progress import ConsoleListener
+    from pipeline.running.runner import run
+    from pipeline.store.remote import Remote
 
     loaded, opened = open_profile(session, profile, overrides, store)
     about = session.so_far()
@@ -184,7 +184,7 @@ def _judged(
 
 
 def _write_junit(file: Path, found: dict[str, Any], *, strict: bool) -> None:
-    from pipeline.junit import junit
+    from pipeline.console.junit import junit
 
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -194,7 +194,7 @@ def _write_junit(file: Path, found: dict[str, Any], *, strict: bool) -> None:
             "The JUnit file cannot be written",
             where=str(file),
             why=error.strerror or str(error),
-            mend="name another file with --junit",
+            hint="name another file with --junit",
         ) from error
 
 

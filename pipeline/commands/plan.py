@@ -18,14 +18,14 @@ from pipeline.commands.base import (
     until_option,
 )
 from pipeline.commands.profiles import open_profile
-from pipeline.console import QUIET, VERBOSE, Console
-from pipeline.documents import planned_entry, reasons_in_words
+from pipeline.console.console import QUIET, VERBOSE, Console
+from pipeline.console.json_documents import planned_entry, reasons_in_words
+from pipeline.console.session import Session
+from pipeline.console.tables import SHORT_DIGEST, duration, table
 from pipeline.errors import EXIT_DONE, EXIT_STAGE_FAILED, EXIT_STALE, EXIT_USAGE
-from pipeline.session import Session
-from pipeline.tables import SHORT_DIGEST, duration, table
 
 if TYPE_CHECKING:
-    from pipeline.plan import Decision
+    from pipeline.running.plan import Decision
 
 
 def _plan(
@@ -36,7 +36,7 @@ def _plan(
     force: tuple[str, ...],
     check: bool,
 ) -> int:
-    from pipeline.plan import make_plan
+    from pipeline.running.plan import make_plan
 
     session = click.get_current_context().ensure_object(Session)
     loaded, opened = open_profile(session, profile, overrides, store)

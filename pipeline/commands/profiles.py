@@ -6,19 +6,19 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipeline.session import Session, store_folder
+from pipeline.console.session import Session, store_folder
 
 if TYPE_CHECKING:
-    from pipeline.profile import LoadedProfile
-    from pipeline.store import Store
+    from pipeline.profile.loading import LoadedProfile
+    from pipeline.store.store import Store
 
 
 def open_profile(
     session: Session, path: str, overrides: Sequence[str], store_option: str | None
 ) -> tuple[LoadedProfile, Store]:
     """The profile and the store of this call; the session's document names both from now on."""
-    from pipeline.profile import load
-    from pipeline.store import Store
+    from pipeline.profile.loading import load
+    from pipeline.store.store import Store
 
     session.store = store_folder(store_option)
     about = {"profile": path, "overrides": list(overrides), "store": str(session.store), "stages": []}
@@ -33,7 +33,7 @@ def open_profile(
 
 def remember_profile(path: str, overrides: Sequence[str], store: Store) -> None:
     """Spares the next call the validation. For after the work: the store is there, the profile was good."""
-    from pipeline.profile import load
+    from pipeline.profile.loading import load
 
     if (store.root / "store.json").exists():
         load(path, overrides, memo_folder(store.root))

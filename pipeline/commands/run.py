@@ -23,16 +23,16 @@ from pipeline.commands.base import (
     until_option,
 )
 from pipeline.commands.profiles import open_profile, remember_profile
-from pipeline.console import guarded_output
-from pipeline.documents import result_entry
+from pipeline.console.console import guarded_output
+from pipeline.console.json_documents import result_entry
+from pipeline.console.session import Session
 from pipeline.errors import EXIT_DONE, KdpipeError
-from pipeline.session import Session
 from stages import STAGES
 
 if TYPE_CHECKING:
-    from pipeline.books import Execute, StageResult
-    from pipeline.profile import LoadedProfile
-    from pipeline.remote import Remote
+    from pipeline.profile.loading import LoadedProfile
+    from pipeline.running.run_state import Execute, StageResult
+    from pipeline.store.remote import Remote
     from pipeline.tracking import Tracking
 
 
@@ -47,8 +47,8 @@ def _run(
     track: str | None,
     only: str | None = None,
 ) -> int:
-    from pipeline.progress import ConsoleListener
-    from pipeline.runner import run as bring_up_to_date
+    from pipeline.console.progress import ConsoleListener
+    from pipeline.running.runner import run as bring_up_to_date
 
     session = click.get_current_context().ensure_object(Session)
     loaded, opened = open_profile(session, profile, overrides, store)
@@ -96,7 +96,7 @@ def _run(
 def _open_remote(url: str | None) -> Remote | None:
     if url is None:
         return None
-    from pipeline.remote import Remote
+    from pipeline.store.remote import Remote
 
     return Remote(url)
 
@@ -113,11 +113,11 @@ def _open_tracking(uri: str | None, session: Session, profile: LoadedProfile) ->
 def _executing(on: str | None, profile: LoadedProfile) -> Iterator[Execute]:
     """What calls the stages' functions: this process, or a cluster for as long as the run goes on."""
     if on is None:
-        from pipeline.runner import in_process
+        from pipeline.running.runner import in_process
 
         yield in_process
         return
-    from pipeline.cluster import Cluster
+    from pipeline.cluster.cluster import Cluster
 
     with closing(Cluster(on, profile)) as cluster:
         yield cluster.execute
@@ -125,7 +125,7 @@ def _executing(on: str | None, profile: LoadedProfile) -> Iterator[Execute]:
 
 def _in_words(results: Sequence[StageResult]) -> str:
     """The scorecard if the run came so far, else the last stage's figures; then where things lie."""
-    from pipeline.figures import scorecard, shipped, stage_figures
+    from pipeline.console.stage_figures import scorecard, shipped, stage_figures
 
     last = results[-1]
     paths = {result.name: result.path for result in results if result.path}

@@ -16,15 +16,15 @@ from pipeline.commands.base import (
     store_option,
 )
 from pipeline.commands.profiles import open_profile, remember_profile
-from pipeline.console import guarded_output
+from pipeline.console.console import guarded_output
+from pipeline.console.session import Session
 from pipeline.errors import EXIT_DONE, GateMissed, MachineCannot, UsageError
-from pipeline.session import Session
 from stages import STAGES
 
 if TYPE_CHECKING:
-    from pipeline.device_link import Link
-    from pipeline.profile import LoadedProfile
-    from pipeline.store import Store
+    from pipeline.devices.link import Link
+    from pipeline.profile.loading import LoadedProfile
+    from pipeline.store.store import Store
 
 
 def _ship(
@@ -36,14 +36,14 @@ def _ship(
     overrides: tuple[str, ...],
     store: str | None,
 ) -> int:
-    from pipeline.device_words import releases_in_words, shipped_in_words
-    from pipeline.devices import open_link
-    from pipeline.shipping import releases, roll_back
+    from pipeline.devices.measuring import open_link
+    from pipeline.devices.shipping import releases, roll_back
+    from pipeline.devices.text import releases_in_words, shipped_in_words
 
     session = click.get_current_context().ensure_object(Session)
     if list_ and rollback:
         raise UsageError(
-            "--list and --rollback exclude each other", where="kdpipe ship", mend="leave one of them out"
+            "--list and --rollback exclude each other", where="kdpipe ship", hint="leave one of them out"
         )
     loaded, opened = open_profile(session, profile, overrides, store)
     about = {key: value for key, value in session.so_far().items() if key != "stages"}
@@ -69,10 +69,10 @@ def _install(
     session: Session, link: Link, loaded: LoadedProfile, opened: Store, keep: int | None
 ) -> dict[str, Any]:
     """The bundle, brought up to date and verified here, becomes the device's current release."""
-    from pipeline.endings import results_despite
-    from pipeline.progress import ConsoleListener
-    from pipeline.runner import run as bring_up_to_date
-    from pipeline.shipping import may_ship, ship, verified_bundle
+    from pipeline.console.progress import ConsoleListener
+    from pipeline.devices.shipping import may_ship, ship, verified_bundle
+    from pipeline.running.outcome import results_despite
+    from pipeline.running.runner import run as bring_up_to_date
 
     link.reach()  # a device that does not answer is told before hours of training
     session.resumable = True

@@ -5,12 +5,12 @@ from __future__ import annotations
 import click
 
 from pipeline.commands.base import Command, json_option, profile_argument, set_option
-from pipeline.session import Session
+from pipeline.console.session import Session
 
 
 def _show(profile: str, overrides: tuple[str, ...]) -> None:
-    from pipeline.profile import load
-    from pipeline.profile_show import show
+    from pipeline.profile.loading import load
+    from pipeline.profile.showing import show
 
     session = click.get_current_context().ensure_object(Session)
     session.so_far = lambda: {"profile": profile, "overrides": list(overrides)}
@@ -27,7 +27,7 @@ def _show(profile: str, overrides: tuple[str, ...]) -> None:
 
 
 def _schema() -> None:
-    from pipeline.reference import schema_text
+    from pipeline.profile.reference import schema_text
 
     click.get_current_context().ensure_object(Session).console.document(schema_text())
 

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from stages.comparing.judging import Answers
-from stages.measuring.crossed import Gain, gain, holm
-from stages.measuring.intervals import verdict, wilson_interval
+from stages.statistics.crossed import Gain, gain, holm
+from stages.statistics.intervals import verdict, wilson_interval
 
 DIGITS = 6
 EPOCHS = ("best", "last")

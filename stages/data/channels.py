@@ -65,7 +65,7 @@ def mean_and_std(images: Images, where: str) -> tuple[tuple[float, ...], tuple[f
                 "the training images have no contrast",
                 where=where,
                 why=f"every pixel of channel {channel} is {total // number}, so its deviation is 0",
-                mend="check the image files; if this is meant, set data.mean and data.std",
+                hint="check the image files; if this is meant, set data.mean and data.std",
             )
         means.append(total / number / 255.0)
         deviations.append(math.sqrt(spread) / number / 255.0)

@@ -67,7 +67,7 @@ def class_folders(settings: Any) -> ClassFolders:
             "the image folder cannot be read",
             where=error.filename or str(root),
             why=error.strerror or str(error),
-            mend=f"make it readable: chmod -R a+rX {root}",
+            hint=f"make it readable: chmod -R a+rX {root}",
         ) from error
     _refuse_unusable(settings, found)
     return found
@@ -83,7 +83,7 @@ def _scan(root: Path) -> ClassFolders:
                 "the image folder has two validation splits",
                 where=str(root),
                 why=f"{' and '.join(held_out)} mean the same",
-                mend=f"keep one of them, and call the other one {_TEST} if it is the test split",
+                hint=f"keep one of them, and call the other one {_TEST} if it is the test split",
             )
         if _TEST in top:
             folders["test"] = root / _TEST
@@ -142,14 +142,14 @@ def _refuse_unusable(settings: Any, found: ClassFolders) -> None:
             f"{len(empty)} of {len(found.train)} class folders hold no image",
             where=place,
             why=f"{_few(empty)}: no file ending in {', '.join(SUFFIXES)} directly inside",
-            mend=f"put images there or remove the folder; the layout is {LAYOUTS['image_folder']}",
+            hint=f"put images there or remove the folder; the layout is {LAYOUTS['image_folder']}",
         )
     if len(found.train) < 2:
         raise DataError(
             "the image folder has one class only",
             where=place,
             why=f"the only class folder is {found.classes[0]}; telling classes apart takes two",
-            mend="point data.root at the folder that holds one folder a class, or add a class",
+            hint="point data.root at the folder that holds one folder a class, or add a class",
         )
     for split in ("test", "validation"):
         classes = getattr(found, split)
@@ -159,14 +159,14 @@ def _refuse_unusable(settings: Any, found: ClassFolders) -> None:
                 f"the {split} split has classes that the training split has not",
                 where=str(found.folders[split]),
                 why=f"unknown: {_few(extra)}",
-                mend="rename these folders to the training classes they mean, or remove them",
+                hint="rename these folders to the training classes they mean, or remove them",
             )
         if classes is not None and not any(classes.values()):
             raise DataError(
                 f"the {split} split holds no image",
                 where=str(found.folders[split]),
                 why="no class folder with images in it",
-                mend="put images there, or remove the folder: then the split is cut from training",
+                hint="put images there, or remove the folder: then the split is cut from training",
             )
 
 

@@ -41,6 +41,6 @@ def reading(fault: Callable[[str], DataError]) -> Iterator[None]:
 FETCH_AGAIN = "remove these files and let them be fetched again: kdpipe run PROFILE --set data.download=true"
 
 
-def damaged_set(base: Path, why: str, mend: str = FETCH_AGAIN) -> DataError:
+def damaged_set(base: Path, why: str, hint: str = FETCH_AGAIN) -> DataError:
     """The error for a damaged set of torchvision's."""
-    return DataError("the data set is damaged", where=str(base), why=why, mend=mend)
+    return DataError("the data set is damaged", where=str(base), why=why, hint=hint)

@@ -24,7 +24,7 @@ def read(settings: DigitsSettings) -> RawData:
             "scikit-learn's digits cannot be read",
             where=str(path),
             why=str(error),
-            mend="python -m pip install --force-reinstall scikit-learn",
+            hint="python -m pip install --force-reinstall scikit-learn",
         ) from error
     images = np.rint(rows[:, :64] * 255.0 / 16.0).astype(np.uint8).reshape(-1, 8, 8)
     return RawData(

@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import DataError
-from stages.data import torchvision_files
 from stages.data.class_folders import class_folders
 from stages.data.places import digits_file, idx_files, npz_files
 from stages.data.registry import plugin_settings
-from stages.data.torchvision_table import SETS
+from stages.data.torchvision import files as torchvision_files
+from stages.data.torchvision.table import SETS
 
 Digest = Callable[[Path], str]
 
@@ -92,7 +92,7 @@ def _of_files(name: str, base: Path, files: Iterable[Path], digest: Digest) -> s
                 "a file of the data set cannot be read",
                 where=str(path),
                 why=error.strerror or str(error),
-                mend="make it readable, replace it, or remove it",
+                hint="make it readable, replace it, or remove it",
             ) from error
     return _hash([name, *sorted(lines)])
 

@@ -44,7 +44,7 @@ def _split(images_path: Path, labels_path: Path) -> RawSplit:
             "images and labels do not fit",
             where=str(labels_path),
             why=f"it holds {len(labels)} labels, but {images_path.name} holds {len(images)} images",
-            mend="bring both files from the same copy of the set",
+            hint="bring both files from the same copy of the set",
         )
     return RawSplit(images, labels.astype(np.int64))
 
@@ -83,5 +83,5 @@ def _damaged(path: Path, why: str) -> DataError:
         "an IDX file is damaged, or no IDX file",
         where=str(path),
         why=why,
-        mend="fetch this file again, or compare its checksum with the published one: md5sum " + path.name,
+        hint="fetch this file again, or compare its checksum with the published one: md5sum " + path.name,
     )

@@ -248,7 +248,7 @@ def refuse_bad_files(bad: Sequence[tuple[Source, str]]) -> None:
         f"{len(bad)} image{'s' if len(bad) != 1 else ''} cannot be read",
         where=str(named[0][0]) if named else "",
         why="".join(lines) + more,
-        mend=f"replace them by intact copies, or remove them: {remove}",
+        hint=f"replace them by intact copies, or remove them: {remove}",
     )
 
 

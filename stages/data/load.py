@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from pipeline.errors import DataError
-from stages.data import digits, idx, image_folder, npz, torchvision_sets
+from stages.data import digits, idx, image_folder, npz
 from stages.data.channels import LOOKED_AT, evenly_spread, mean_and_std, own_channels
 from stages.data.duplicates import repeated
 from stages.data.images import (
@@ -36,7 +36,8 @@ from stages.data.raw import RawData, refuse_unusable
 from stages.data.registry import plugin_settings
 from stages.data.settings import DataSettings
 from stages.data.splits import TEST_STREAM, VALIDATION_STREAM, cut
-from stages.data.torchvision_table import SETS
+from stages.data.torchvision import sets as torchvision_sets
+from stages.data.torchvision.table import SETS
 
 _READERS: dict[str, Callable[[Any], RawData]] = {
     "digits": digits.read,
@@ -151,7 +152,7 @@ def _form(settings: DataSettings, raw: RawData) -> Form:
             "mean and std do not fit the images",
             where="data.mean, data.std",
             why=f"they have {len(settings.mean)} values, the images {form.channels} channels",
-            mend=f"give {form.channels} values each, or set data.channels",
+            hint=f"give {form.channels} values each, or set data.channels",
         )
     return form
 

@@ -60,7 +60,7 @@ def missing(settings: Any, why: str, where: str = "", what: str = "is not there"
         f"the data set {name} {what}",
         where=where or "data.root",
         why=why,
-        mend=(
+        hint=(
             f"one of three ways:\n  (1) {place}: kdpipe run PROFILE --set data.root=DIR"
             f"\n  (2) {fetch}\n  (3) {bring}"
         ),

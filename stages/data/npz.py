@@ -67,7 +67,7 @@ def _unfit(path: Path, why: str) -> DataError:
         "an npz file is damaged, or not of the form that is expected",
         where=str(path),
         why=why,
-        mend=(
+        hint=(
             "write it with numpy.savez_compressed(FILE, images=IMAGES, labels=LABELS): "
             "uint8 (N,H,W[,3]) and whole numbers (N,); docs/data.md tells the other forms"
         ),

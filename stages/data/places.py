@@ -42,7 +42,7 @@ def digits_file() -> Path:
         "the digits are not there",
         where="scikit-learn",
         why="its file datasets/data/digits.csv.gz is missing" if spec else "scikit-learn is not installed",
-        mend="python -m pip install --force-reinstall scikit-learn",
+        hint="python -m pip install --force-reinstall scikit-learn",
     )
 
 
@@ -100,7 +100,7 @@ def npz_files(settings: Any) -> dict[str, Path]:
                 "it is not clear which npz file is meant",
                 where=str(root),
                 why=f"there is no train.npz, but {', '.join(path.name for path in others[:10])}",
-                mend=f"name it: --set {shlex.quote(f'data.root={others[0]}')}",
+                hint=f"name it: --set {shlex.quote(f'data.root={others[0]}')}",
             )
         if not others or found:
             raise missing(settings, "train.npz: no such file", where=str(root))

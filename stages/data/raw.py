@@ -58,7 +58,7 @@ def refuse_unusable(raw: RawData, where: str) -> None:
             "the data set has one class only",
             where=where,
             why=f"classes: {', '.join(raw.classes) or 'none'}; telling classes apart takes two",
-            mend="bring images of at least two classes",
+            hint="bring images of at least two classes",
         )
     repeated = sorted({name for name in raw.classes if raw.classes.count(name) > 1})
     if repeated:
@@ -66,7 +66,7 @@ def refuse_unusable(raw: RawData, where: str) -> None:
             "two classes have the same name",
             where=where,
             why=", ".join(repeated[:10]),
-            mend="give every class a name of its own (data.classes or classes.txt)",
+            hint="give every class a name of its own (data.classes or classes.txt)",
         )
     uncut = [name for name in ("test", "validation") if name not in raw.parts()]
     needed = 1 + len(uncut)
@@ -78,7 +78,7 @@ def refuse_unusable(raw: RawData, where: str) -> None:
             f"{len(few)} of {len(raw.classes)} classes have fewer than {needed} training images",
             where=where,
             why=f"{', '.join(few[:10])}{' and more' if len(few) > 10 else ''}; {needed} are needed{cut}",
-            mend="add images of these classes, or remove the classes",
+            hint="add images of these classes, or remove the classes",
         )
 
 
@@ -110,7 +110,7 @@ def _refuse_misfit(part: RawSplit, classes: int, where: str) -> None:
             "images and labels do not fit",
             where=where,
             why=fault,
-            mend="correct the files; docs/data.md tells what each kind of data set holds",
+            hint="correct the files; docs/data.md tells what each kind of data set holds",
         )
 
 
@@ -128,7 +128,7 @@ def named_classes(
                 "the class names cannot be read",
                 where=str(file),
                 why=str(error),
-                mend="write one class name a line, in label order, as UTF-8 text",
+                hint="write one class name a line, in label order, as UTF-8 text",
             ) from error
         return tuple(line.strip() for line in lines if line.strip())
     numbers = [part for part in labels if part.size and np.issubdtype(part.dtype, np.integer)]

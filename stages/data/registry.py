@@ -57,7 +57,7 @@ def plugin_settings(settings: Any) -> Any:
             f"unknown kind of data set: {settings.name}",
             where="data.name",
             why=f"it is not built in, and the installed plug-ins are: {installed}",
-            mend="correct data.name, or install the package that brings this kind",
+            hint="correct data.name, or install the package that brings this kind",
         )
     return kind(**vars(settings))
 
@@ -66,12 +66,12 @@ def _kind(point: EntryPoint) -> type[DataSettings]:
     from stages.data.settings import DataSettings
 
     where = plugins.place(point)
-    mend = "repair or uninstall that package; docs/data.md tells the interface"
+    hint = "repair or uninstall that package; docs/data.md tells the interface"
     try:
         kind = plugins.load(point)
     except ImportError as error:
         raise DataError(
-            f"the data set plug-in {point.name} cannot be imported", where=where, why=str(error), mend=mend
+            f"the data set plug-in {point.name} cannot be imported", where=where, why=str(error), hint=hint
         ) from error
     fault = ""
     if not (isinstance(kind, type) and issubclass(kind, DataSettings)):
@@ -87,6 +87,6 @@ def _kind(point: EntryPoint) -> type[DataSettings]:
             f"the data set plug-in {point.name} does not keep to the interface",
             where=where,
             why=fault,
-            mend=mend,
+            hint=hint,
         )
     return kind

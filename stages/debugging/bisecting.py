@@ -6,7 +6,7 @@ the reference's values, or if it has NaN or infinities where the reference has n
 only if the difference lives on: from it a way leads to an output that diverges, through layers that
 differ by at least a quarter of the tolerance (or that have no counterpart). A quarter, because a sum
 with values that are right (a residual) makes a difference relatively small for a while. What differs but
-is healed further on (a ReLU that was folded into a quantiser's clipping, rounding noise that is averaged
+is healed further on (a ReLU that was folded into a quantizer's clipping, rounding noise that is averaged
 away) is counted, no more. The first divergence is the earliest layer that counts, in topological order:
 what goes into it agrees, or differs by what heals.
 """
@@ -19,8 +19,8 @@ from typing import Any
 
 import numpy as np
 
-from stages.debugging.graphs import Graph, chunks
 from stages.debugging.pairing import Pairs
+from stages.onnx_files.graphs import Graph, chunks
 
 Values = Callable[[Sequence[str]], Mapping[str, np.ndarray]]
 """Gives the values of these names, on the same images every time."""

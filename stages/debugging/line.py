@@ -20,17 +20,17 @@ from pipeline.errors import StageError, UsageError
 from pipeline.stage import Progress
 from stages.data.load import load as load_data
 from stages.debugging.bisecting import bisect
-from stages.debugging.graphs import Graph, read_graph, values_of
 from stages.debugging.minimal import Case
 from stages.debugging.pair import compare_graphs
 from stages.debugging.reporting import conclude, skipped
 from stages.models.card import load as load_network
+from stages.onnx_files.graphs import Graph, read_graph, values_of
 from stages.onnx_files.metadata import INPUT, feed, image_shape
 from stages.runtimes import registry
 from stages.runtimes.base import Runtime, Source
+from stages.runtimes.half.kinds import HALVES
 from stages.runtimes.identity import ON_GPU
 from stages.runtimes.parity import compare, source_logits
-from stages.runtimes.precision_kinds import HALVES
 
 TOLERANCES = {"fp32": 1e-3, "fp16": 0.05, "bf16": 0.15, "int8": 0.5}
 """By precision, where --tolerance says nothing: root mean square of a layer's differences over the spread of
@@ -118,7 +118,7 @@ def _targets(settings: SimpleNamespace, asked: Asked) -> list[str]:
             f"The {asked.model} has no target {asked.target}",
             where="kdpipe debug --target",
             why=f"its targets are {', '.join(names)}",
-            mend="name one of them, or add it to the profile's targets",
+            hint="name one of them, or add it to the profile's targets",
         )
     return [asked.target]
 
@@ -190,8 +190,8 @@ def _files(line: _Line, reference: Path, suspect: Path, precision: str) -> dict[
 def _half(line: _Line, precision: str) -> dict[str, Any]:
     """The 16-bit form is made while a target is built and not kept: it is made again, as it is, and
     looked at with every rounding written out, which ONNX Runtime would leave out on a CPU."""
-    from stages.runtimes.precision import convert_to_half
-    from stages.runtimes.precision_proof import as_computed
+    from stages.runtimes.half.converting import convert_to_half
+    from stages.runtimes.half.proof import as_computed
 
     whole = read_graph(line.exported)
     source = line.source(line.exported, precision)

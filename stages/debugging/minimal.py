@@ -11,7 +11,7 @@ import onnx
 from onnx import helper, numpy_helper
 
 from stages.debugging.bisecting import Finding, Values, nearest_compared
-from stages.debugging.graphs import Graph
+from stages.onnx_files.graphs import Graph
 
 SUSPECT, REFERENCE, README = "suspect.onnx", "reference.onnx", "README.md"
 

@@ -11,10 +11,10 @@ from onnx import helper
 
 from pipeline.errors import UsageError
 from stages.debugging.bisecting import bisect
-from stages.debugging.graphs import Graph, read_graph, values_of
 from stages.debugging.minimal import Case
 from stages.debugging.pairing import pair_by_name
 from stages.debugging.reporting import conclude
+from stages.onnx_files.graphs import Graph, read_graph, values_of
 
 TOLERANCE = 1e-3
 
@@ -88,13 +88,13 @@ def _arrays(inputs: list[str], graph: Graph, file: Path) -> dict[str, np.ndarray
                 f"--inputs {said}: {file.name} has no such input",
                 where=str(file),
                 why=f"its inputs are {', '.join(graph.inputs)}",
-                mend="give one .npy for each, in this order, or NAME=FILE.npy",
+                hint="give one .npy for each, in this order, or NAME=FILE.npy",
             )
         try:
             arrays[name] = np.load(path, allow_pickle=False)
         except (OSError, ValueError) as error:
             raise UsageError(
-                "The inputs cannot be read", where=path, why=str(error), mend="name a file of numpy.save"
+                "The inputs cannot be read", where=path, why=str(error), hint="name a file of numpy.save"
             ) from error
     absent = [name for name in graph.inputs if name not in arrays]
     if absent:
@@ -102,7 +102,7 @@ def _arrays(inputs: list[str], graph: Graph, file: Path) -> dict[str, np.ndarray
             f"{file.name} needs more inputs than were given",
             where=str(file),
             why=f"nothing was given for {', '.join(absent)}",
-            mend="add --inputs NAME=FILE.npy for each",
+            hint="add --inputs NAME=FILE.npy for each",
         )
     return arrays
 
@@ -124,5 +124,5 @@ def _require_running(graph: Graph, feeds: Mapping[str, np.ndarray], file: Path) 
             f"{file.name} does not run on these inputs",
             where=str(file),
             why=(str(error).splitlines() or [type(error).__name__])[0],
-            mend="give arrays of the shapes that its inputs declare",
+            hint="give arrays of the shapes that its inputs declare",
         ) from error

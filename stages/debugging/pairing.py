@@ -2,22 +2,22 @@
 
 A converter keeps the names of most values and puts conversions between them. So values pair by
 name; what a QuantizeLinear and DequantizeLinear, or a Cast, hands on stands for what went in; a
-dequantised weight stands for the float weight; outputs that are left pair by their place.
+dequantized weight stands for the float weight; outputs that are left pair by their place.
 """
 
 from __future__ import annotations
 
 from onnx import TensorProto
 
-from stages.debugging.graphs import Graph
-from stages.runtimes.precision_kinds import ROUNDED
+from stages.onnx_files.graphs import Graph
+from stages.runtimes.half.kinds import ROUNDED
 
 Pairs = dict[str, tuple[str, ...]]
 """By value of the suspect: the values of the reference that it may stand for (the nearest counts)."""
 
 _CONVERSIONS = ("QuantizeLinear", "DequantizeLinear", "Cast")
 _SUFFIXES = ("_DequantizeLinear_Output", "__fp16", "__bf16", "__fp32")
-"""What ONNX Runtime's quantiser and kdpipe's 16-bit conversions add to the name of what they convert."""
+"""What ONNX Runtime's quantizer and kdpipe's 16-bit conversions add to the name of what they convert."""
 
 _FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE)
 

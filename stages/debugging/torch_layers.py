@@ -15,9 +15,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from stages.debugging.graphs import Graph
 from stages.debugging.pairing import Pairs
 from stages.models.feeding import resize_to
+from stages.onnx_files.graphs import Graph
 from stages.onnx_files.metadata import LOGITS, feed
 
 _NORMALISED = "preprocessing"

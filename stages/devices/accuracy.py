@@ -70,7 +70,7 @@ def figures(target: str, folder: Path, images: Sent | None, context: Context) ->
             "The device did not answer for every test image",
             where=f"target {target}",
             why=f"{len(found)} answers, {len(images.chosen)} images",
-            mend="measure again with --force",
+            hint="measure again with --force",
         )
     shutil.copyfile(folder / "predictions.npy", context.output / "predictions" / f"{target}.npy")
     kept = context.inputs["measure"] / "predictions" / f"student-{target}.npy"

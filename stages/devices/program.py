@@ -13,7 +13,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 
-ROOTS = ("stages/devices/there/*.py", "stages/runtimes/tensorrt_build.py")
+ROOTS = ("stages/devices/there/*.py", "stages/runtimes/tensorrt/build.py")
 """What is called there; with all that it imports, the same code as the line's own."""
 
 OURS = ("pipeline", "stages")

@@ -6,9 +6,10 @@ import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from stages.runtimes import registry, tensorrt_family
+from stages.runtimes import registry
 from stages.runtimes.base import Source
 from stages.runtimes.settings import BuildSettings
+from stages.runtimes.tensorrt import family as tensorrt_family
 
 
 def prepare(
@@ -27,9 +28,9 @@ def prepare(
     for target in targets:
         runtime = registry.check_target(target)
         precision = registry.target_parts(target)[1]
-        quantised = inputs["quantize"] / f"student.int8.{runtime.recipe}.onnx"
+        quantized = inputs["quantize"] / f"student.int8.{runtime.recipe}.onnx"
         source = Source(
-            onnx=quantised if precision == "int8" else inputs["export"] / "student.onnx",
+            onnx=quantized if precision == "int8" else inputs["export"] / "student.onnx",
             precision=precision,
             image_shape=(size, size, preprocessing["channels"]),
             input=card["input"],

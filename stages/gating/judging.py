@@ -10,10 +10,10 @@ from typing import Any, Literal
 
 import numpy as np
 
-from stages.gating.differences import Interval, paired_interval, percentile_interval
 from stages.gating.settings import METRICS, GateSettings, Metric
-from stages.measuring.intervals import wilson_interval
 from stages.measuring.reference import MODEL as REFERENCE
+from stages.statistics.intervals import wilson_interval
+from stages.statistics.paired import Interval, paired_interval, percentile_interval
 
 Status = Literal["passed", "missed", "undecided"]
 Row = Mapping[str, Any]

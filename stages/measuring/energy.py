@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.heartbeat import Told, unheard
+from stages.measuring.contention import read
 from stages.measuring.nvml import LIBRARY, connect
-from stages.measuring.watch import read
 
 POLL_S = 0.05
 """How often a power monitor is read. NVML's and RAPL's counters are read at the two ends only."""

@@ -10,9 +10,9 @@ import numpy as np
 
 from pipeline.heartbeat import Told, unheard
 from stages.measuring.nvml import Nvml, connect
-from stages.measuring.percentiles import carried
 from stages.runtimes.identity import ON_GPU
 from stages.runtimes.on_gpu import GpuTiming, Phases
+from stages.statistics.percentiles import carried
 
 PHASES = 500
 """Inferences whose phases are timed, after those that are timed by the wall: enough for a p99."""

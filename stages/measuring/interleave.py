@@ -14,7 +14,7 @@ from typing import Literal
 
 import numpy as np
 
-from stages.measuring.percentiles import draw, interval, percentile_ns, resampled_percentiles
+from stages.statistics.percentiles import draw, interval, percentile_ns, resampled_percentiles
 
 SHIFT = 0.02
 """A ratio nearer to 1 than this is no difference, however sure it is."""

@@ -19,9 +19,9 @@ from typing import Any
 import numpy as np
 
 from pipeline.heartbeat import Told, unheard
-from stages.measuring.percentiles import FEWEST, bootstrap_ci_ns, carried, percentile_ns
-from stages.measuring.steadiness import is_steady
-from stages.measuring.watch import Watch
+from stages.measuring.contention import Watch
+from stages.statistics.percentiles import FEWEST, bootstrap_ci_ns, carried, percentile_ns
+from stages.statistics.steadiness import is_steady
 
 WARMUP_CALLS = 10
 """Fewest calls before samples count, besides the shortest time."""

@@ -16,6 +16,7 @@ from typing import IO, Any
 
 from pipeline.errors import StageError
 from pipeline.heartbeat import Beat, Heartbeat, Hung, Silence, beat_of, follow
+from pipeline.machine import allowed_cores
 from stages.measuring import pinning
 from stages.measuring.settings import MeasureSettings
 
@@ -72,7 +73,7 @@ class Subject:
 
 def cores_for(measure: MeasureSettings, threads: int) -> list[int]:
     """The cores a process with so many threads is bound to; without `measure.pin`, all."""
-    allowed = set(pinning.unpinned())
+    allowed = set(allowed_cores())
     return sorted(pinning.choose(threads, allowed) if measure.pin else allowed)
 
 
@@ -134,7 +135,7 @@ def start(job_file: Path, subject: Subject, *, stdin: int, stderr: IO[str]) -> s
             f"the process that measures {target} cannot be started",
             where=f"stage measure, target {target}",
             why=str(error),
-            mend="free memory or end other processes, then run it again",
+            hint="free memory or end other processes, then run it again",
         ) from error
 
 
@@ -145,7 +146,7 @@ def hung(subject: Subject, why: str) -> StageError:
         f"measuring {target} hung",
         where=f"stage measure, target {target}",
         why=why,
-        mend="run it again; if it hangs again, leave the target out of `targets`",
+        hint="run it again; if it hangs again, leave the target out of `targets`",
     )
 
 
@@ -188,12 +189,12 @@ def read_result(folder: Path, returncode: int, stderr: str, target: str) -> dict
             f"the process that measured {target} ended without a result",
             where=where,
             why=_last_words(returncode, stderr),
-            mend="if it was killed for memory, lower measure.accuracy_batch or measure.batch_sizes",
+            hint="if it was killed for memory, lower measure.accuracy_batch or measure.batch_sizes",
         )
     result: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
     if "error" in result:
         error = result["error"]
-        raise StageError(error["what"], where=error["where"] or where, why=error["why"], mend=error["mend"])
+        raise StageError(error["what"], where=error["where"] or where, why=error["why"], hint=error["hint"])
     return result
 
 

@@ -15,7 +15,7 @@ import numpy as np
 
 from pipeline.heartbeat import Told, unheard
 from stages.measuring.latency import collector_off, ms
-from stages.measuring.percentiles import FEWEST, bootstrap_ci_ns, carried, percentile_ns
+from stages.statistics.percentiles import FEWEST, bootstrap_ci_ns, carried, percentile_ns
 
 REST_S = 5.0
 """Longest sleep at a time while an arrival is waited for."""

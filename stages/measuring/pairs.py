@@ -14,10 +14,10 @@ from pipeline.stage import Progress
 from stages.measuring import interleave, turns
 from stages.measuring.latency import ms
 from stages.measuring.launch import Subject
-from stages.measuring.percentiles import percentile_ns
 from stages.measuring.reference import MODEL as REFERENCE
 from stages.measuring.reference import not_timed
 from stages.measuring.settings import MeasureSettings
+from stages.statistics.percentiles import percentile_ns
 
 
 def measure(

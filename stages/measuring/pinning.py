@@ -10,7 +10,8 @@ import re
 import time
 from pathlib import Path
 
-from stages.measuring.watch import core_ticks, read
+from pipeline.machine import allowed_cores
+from stages.measuring.contention import core_ticks, read
 
 LOOK_S = 0.1
 """How long the cores are watched to find the idlest."""
@@ -26,15 +27,7 @@ def pin(threads: int) -> tuple[int, ...]:
         os.sched_setaffinity(0, choose(threads, allowed))
         return tuple(sorted(os.sched_getaffinity(0)))
     except (AttributeError, OSError):
-        return unpinned()
-
-
-def unpinned() -> tuple[int, ...]:
-    """The cores this process may use."""
-    try:
-        return tuple(sorted(os.sched_getaffinity(0)))
-    except AttributeError:  # not on Linux
-        return tuple(range(os.cpu_count() or 1))
+        return allowed_cores()
 
 
 def choose(threads: int, allowed: set[int], root: Path = Path("/")) -> set[int]:

@@ -75,7 +75,7 @@ def _check(bundle: Path, manifest: Mapping[str, Any], own_form: tuple[int, int],
             "The bundle to compare with takes other images",
             where=where,
             why=f"they have (side, channels) {its_form} there, {own_form} here",
-            mend="name a bundle of the same profile, or set measure.reference to null",
+            hint="name a bundle of the same profile, or set measure.reference to null",
         )
 
 
@@ -124,5 +124,5 @@ def _no_bundle(where: str, why: str) -> StageError:
         "The bundle to compare with cannot be used",
         where=where,
         why=why,
-        mend="name the NAME.tar.zst of a package artefact, or set measure.reference to null",
+        hint="name the NAME.tar.zst of a package artefact, or set measure.reference to null",
     )

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from stages.measuring.intervals import wilson_interval
+from stages.statistics.intervals import wilson_interval
 
 
 def accuracy(logits: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
@@ -44,7 +44,7 @@ def row(target: dict[str, Any], card: dict[str, Any]) -> dict[str, Any]:
         "built": target["built"],
         "required": bool(target.get("required")),
         "why_not": target.get("why_not"),
-        "mend": target.get("mend"),
+        "hint": target.get("hint"),
         "top1": None,
         "top1_ci": None,
         "agreement": None,

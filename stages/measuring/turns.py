@@ -19,9 +19,9 @@ import numpy as np
 from pipeline.errors import StageError
 from pipeline.heartbeat import Heartbeat, Hung, Silence, beat_of, follow
 from stages.measuring import gpu, interleave, launch
+from stages.measuring.contention import Usage, Watch, merged
 from stages.measuring.launch import Subject
 from stages.measuring.settings import MeasureSettings
-from stages.measuring.watch import Usage, Watch, merged
 
 
 @dataclass(frozen=True)
@@ -162,7 +162,7 @@ class _Side:
             f"the process that measured {name} ended between two rounds",
             where=f"stage measure, target {name}",
             why=f"exit code {code}",
-            mend="run it again; measure.compare_s: 0 leaves comparisons out",
+            hint="run it again; measure.compare_s: 0 leaves comparisons out",
         )
 
 

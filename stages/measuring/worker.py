@@ -30,10 +30,11 @@ from typing import Any
 
 import numpy as np
 
+from pipeline import machine
 from pipeline.errors import KdpipeError
 from pipeline.heartbeat import Beats
-from stages.measuring import energy, gpu, latency, machine, open_loop
-from stages.measuring.watch import Watch
+from stages.measuring import energy, gpu, latency, open_loop
+from stages.measuring.contention import Watch
 from stages.runtimes import registry
 from stages.runtimes.base import Session, Source
 from stages.runtimes.on_gpu import GpuSession, GpuTiming
@@ -130,7 +131,7 @@ def timed(job: dict[str, Any], output: Path, beats: Beats) -> dict[str, Any]:
     phases = gpu.phases(timing, beats.step) if timing else None
     if threads > machine.usable_cores():
         entry["flags"].append("more threads than cores")
-    if load_before is not None and load_before > (os.cpu_count() or 1):
+    if load_before is not None and load_before > machine.installed_cores():
         entry["flags"].append("busy machine")
     return {
         "entry": {

@@ -33,8 +33,8 @@ from torch.nn import functional
 
 from pipeline.errors import ModelError
 from stages.methods.base import Batch, Method
-from stages.methods.contrast import unit
-from stages.methods.gathering import gather
+from stages.methods.parts.contrast import unit
+from stages.methods.parts.gathering import gather
 from stages.methods.settings import CrdSettings
 from stages.models.features import Features, FeatureSpec
 
@@ -102,7 +102,7 @@ class Crd(Method):
             raise ModelError(
                 "crd needs training images of at least two classes",
                 why="its negatives are images of other classes, and there are none",
-                mend="choose the method dcd, which contrasts all images",
+                hint="choose the method dcd, which contrasts all images",
             )
         self.negatives = min(self.settings.negatives, others)
         places = torch.empty_like(labels)

@@ -24,8 +24,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from stages.methods.base import Batch, Method
-from stages.methods.contrast import unit
-from stages.methods.gathering import gather, gather_with_gradient, place
+from stages.methods.parts.contrast import unit
+from stages.methods.parts.gathering import gather, gather_with_gradient, place
 from stages.methods.settings import DcdSettings
 from stages.models.features import Features, FeatureSpec
 

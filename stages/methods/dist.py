@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, autocast
 
 from stages.methods.base import Batch, Method
-from stages.methods.gathering import gather, gather_with_gradient
+from stages.methods.parts.gathering import gather, gather_with_gradient
 from stages.methods.settings import DistSettings
 from stages.models.features import Features, FeatureSpec
 

@@ -29,12 +29,12 @@ import math
 import torch
 from torch import Tensor, nn
 
-from stages.methods import contrast
 from stages.methods.base import Batch, Method
-from stages.methods.blocks import MapBlocks
-from stages.methods.ends import paired
-from stages.methods.gathering import gather, place
 from stages.methods.ofa import ofa_loss, ofa_targets
+from stages.methods.parts import contrast
+from stages.methods.parts.blocks import MapBlocks
+from stages.methods.parts.ends import paired
+from stages.methods.parts.gathering import gather, place
 from stages.methods.settings import FbtSettings, MethodSettings
 from stages.models.features import Features, FeatureSpec, Needs
 from stages.models.resampling import AreaResample

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from stages.methods.base import Batch, Method
-from stages.methods.ends import paired
-from stages.methods.regressors import conv_regressor, linear_regressor
+from stages.methods.parts.ends import paired
+from stages.methods.parts.regressors import conv_regressor, linear_regressor
 from stages.methods.settings import FitnetSettings, MethodSettings
 from stages.models.features import Features, FeatureSpec, Needs
 

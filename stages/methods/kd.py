@@ -7,8 +7,8 @@ import math
 from torch import Tensor, autocast
 from torch.nn import functional
 
-from stages.methods import contrast
 from stages.methods.base import Batch, Method
+from stages.methods.parts import contrast
 from stages.methods.settings import KdSettings
 from stages.models.features import Features, FeatureSpec
 

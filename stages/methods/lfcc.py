@@ -22,14 +22,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from stages.methods import contrast
 from stages.methods.base import Batch, Method
-from stages.methods.ends import paired
-from stages.methods.gathering import gather, gather_with_gradient, place
-from stages.methods.lowpass import LowPass
-from stages.methods.places import Place
+from stages.methods.parts import contrast
+from stages.methods.parts.ends import paired
+from stages.methods.parts.gathering import gather, gather_with_gradient, place
+from stages.methods.parts.lowpass import LowPass
+from stages.methods.parts.places import Place
+from stages.methods.parts.windows import cut
 from stages.methods.settings import LfccSettings, MethodSettings
-from stages.methods.windows import cut
 from stages.models.features import Features, FeatureSpec, Needs
 
 

@@ -20,7 +20,7 @@ from torch import Tensor, autocast
 from torch.nn import functional
 
 from stages.methods.base import Batch, Method
-from stages.methods.gathering import gather, gather_with_gradient
+from stages.methods.parts.gathering import gather, gather_with_gradient
 from stages.methods.settings import MlkdSettings
 from stages.models.features import Features, FeatureSpec
 

@@ -32,10 +32,10 @@ from torch import Tensor, nn
 
 from pipeline.errors import ModelError
 from stages.methods.base import Batch, Method
-from stages.methods.contrast_layer import ContrastLayer
-from stages.methods.ends import paired
 from stages.methods.kd import kd_loss
-from stages.methods.places import Place
+from stages.methods.parts.contrast_layer import ContrastLayer
+from stages.methods.parts.ends import paired
+from stages.methods.parts.places import Place
 from stages.methods.settings import MethodSettings, MsdcrdSettings
 from stages.models.features import Features, FeatureSpec, Needs
 
@@ -57,7 +57,7 @@ class Msdcrd(Method):
             raise ModelError(
                 f"`selection: {settings.selection}` cannot judge windows with this teacher",
                 why="its classifier is not one linear layer on the mean of its final map",
-                mend="set `selection: dedup` for msdcrd, or choose such a teacher (a ResNet)",
+                hint="set `selection: dedup` for msdcrd, or choose such a teacher (a ResNet)",
             )
         contrasts = settings.alpha > 0.0 or settings.beta > 0.0
         places = _places(settings, student, teacher) if contrasts else []

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from stages.methods.base import Batch, Method
-from stages.methods.branches import branch
+from stages.methods.parts.branches import branch
 from stages.methods.settings import MethodSettings, OfaSettings
 from stages.models.features import Features, FeatureSpec, Needs
 

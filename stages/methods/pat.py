@@ -23,11 +23,11 @@ import torch
 from torch import Tensor, nn
 
 from stages.methods.base import Batch, Method
-from stages.methods.ends import paired
 from stages.methods.kd import kd_loss
-from stages.methods.prompts import Prompt
-from stages.methods.pyramid import pyramid_loss
-from stages.methods.region_attention import RegionAttention
+from stages.methods.parts.ends import paired
+from stages.methods.parts.prompts import Prompt
+from stages.methods.parts.pyramid import pyramid_loss
+from stages.methods.parts.region_attention import RegionAttention
 from stages.methods.settings import MethodSettings, PatSettings
 from stages.models.features import Change, Features, FeatureSpec, Needs
 

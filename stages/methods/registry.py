@@ -57,7 +57,7 @@ def build_student(
             raise ModelError(
                 f"{type(one).method} builds a student that no card can describe",
                 why=f"it is a {type(built).__name__}",
-                mend="return the student itself, or a stages.models.borrowed.BorrowedHead",
+                hint="return the student itself, or a stages.models.borrowed.BorrowedHead",
             )
     return built
 
@@ -93,7 +93,7 @@ def method_class(settings: MethodSettings) -> type[Method]:
             "a settings class names no method",
             where=where,
             why=f"its `method` is {target!r}; expected 'module:Class'",
-            mend='give the class the attribute `method: ClassVar[str] = "module:Class"`',
+            hint='give the class the attribute `method: ClassVar[str] = "module:Class"`',
         )
     try:
         found = plugins.imported(target)
@@ -102,7 +102,7 @@ def method_class(settings: MethodSettings) -> type[Method]:
             f"the method {target} cannot be imported",
             where=where,
             why=f"{type(error).__name__}: {error}",
-            mend="correct the `method` attribute, or install what the plug-in needs",
+            hint="correct the `method` attribute, or install what the plug-in needs",
         ) from error
     if not (isinstance(found, type) and issubclass(found, Method)):
         raise ModelError(

@@ -24,9 +24,9 @@ import torch
 from torch import Tensor, nn
 
 from stages.methods.base import Batch, Method
-from stages.methods.ends import Shape, paired
-from stages.methods.pyramid import pyramid_loss
-from stages.methods.regressors import SteadyNorm
+from stages.methods.parts.ends import Shape, paired
+from stages.methods.parts.pyramid import pyramid_loss
+from stages.methods.parts.regressors import SteadyNorm
 from stages.methods.settings import MethodSettings, ReviewkdSettings
 from stages.models.features import Features, FeatureSpec, Needs
 from stages.models.resampling import AreaResample, Size

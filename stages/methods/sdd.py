@@ -25,8 +25,8 @@ from pipeline.errors import ModelError
 from stages.methods.base import Batch, Method
 from stages.methods.dkd import dkd_losses
 from stages.methods.kd import kd_losses
+from stages.methods.parts.windows import WindowPool, cut, windows
 from stages.methods.settings import SddSettings
-from stages.methods.windows import WindowPool, cut, windows
 from stages.models.features import Features, FeatureSpec
 
 
@@ -45,7 +45,7 @@ class Sdd(Method):
                 raise ModelError(
                     f"sdd cannot judge parts of the image with this {role}",
                     why="its classifier is not one linear layer on the mean of its final map",
-                    mend=f"choose such a {role} (a ResNet, an EfficientNet), or the method {settings.inner}",
+                    hint=f"choose such a {role} (a ResNet, an EfficientNet), or the method {settings.inner}",
                 )
         sizes = [spec.map[1:] for spec in (student, teacher)]
         cells = windows(cut(settings.grids, *sizes), stride=1.0)

@@ -36,7 +36,7 @@ class Simkd(Method):
             raise ModelError(
                 "simkd finds no projector behind the student's map",
                 why=f"the student's map is {student.map}, the teacher's {teacher.map}",
-                mend="build the student with `Simkd.build_student` first, as the distill stage does",
+                hint="build the student with `Simkd.build_student` first, as the distill stage does",
             )
         self.target = AreaResample(teacher.map[1:], student.map[1:])
 
@@ -55,7 +55,7 @@ class Simkd(Method):
             raise ModelError(
                 "the student has the teacher's classifier already",
                 why="two methods of the profile build the student anew",
-                mend="keep one of them, such as simkd, in distill.methods",
+                hint="keep one of them, such as simkd, in distill.methods",
             )
         return borrow(
             student, teacher, reduction=settings.reduction, image_sizes=image_sizes, channels=channels

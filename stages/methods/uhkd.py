@@ -31,8 +31,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from stages.methods.base import Batch, Method
-from stages.methods.ends import Shape, paired
 from stages.methods.kd import kd_loss
+from stages.methods.parts.ends import Shape, paired
 from stages.methods.settings import MethodSettings, UhkdSettings
 from stages.models.features import Features, FeatureSpec, Needs
 

@@ -43,7 +43,7 @@ def stages_by_number(model: nn.Module, numbers: tuple[int, ...]) -> tuple[int, .
             raise ModelError(
                 f"{name} has no stage {number}",
                 why=f"it has {count}: 0 to {count - 1}, or -1 for the deepest",
-                mend="correct the key `layers`",
+                hint="correct the key `layers`",
             )
     return tuple(number % count for number in numbers)
 
@@ -53,7 +53,7 @@ def _shows_stages(model: nn.Module) -> None:
         raise ModelError(
             f"{type(model).__name__} shows no stages",
             why="only timm's architectures do",
-            mend="set `layers: last`, or choose one of timm's architectures",
+            hint="set `layers: last`, or choose one of timm's architectures",
         )
 
 

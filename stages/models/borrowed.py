@@ -115,7 +115,7 @@ def borrow(
         raise ModelError(
             "the teacher's classifier cannot be borrowed",
             why="it is not one linear layer on the mean of its final map",
-            mend="choose such a teacher (a ResNet, EfficientNet or Swin), or another method than simkd",
+            hint="choose such a teacher (a ResNet, EfficientNet or Swin), or another method than simkd",
         )
     depth, height, width = spec.map
     facts = Borrowed(depth, height, width, reduction, classifier.bias is not None)
@@ -186,5 +186,5 @@ def _shows_no_map(student: nn.Module, why: str) -> ModelError:
     return ModelError(
         f"no projector can be put behind the map of {type(student).__name__}",
         why=why,
-        mend="choose another student, or another method than simkd",
+        hint="choose another student, or another method than simkd",
     )

@@ -119,7 +119,7 @@ def read_card(folder: Path) -> ModelCard:
             "the model card cannot be read",
             where=str(file),
             why=f"{type(error).__name__}: {error}",
-            mend="run the stage that wrote it again",
+            hint="run the stage that wrote it again",
         ) from error
 
 

@@ -181,7 +181,7 @@ def _name_is_known(name: str) -> None:
     raise ModelError(
         f"there is no architecture named {name}",
         why=f"did you mean {', '.join(near[:3])}?" if near else "neither timm nor torchvision knows it",
-        mend="list timm's: python -c 'import timm; print(*timm.list_models(), sep=\"\\n\")'",
+        hint="list timm's: python -c 'import timm; print(*timm.list_models(), sep=\"\\n\")'",
     )
 
 
@@ -194,7 +194,7 @@ def _options_are_taken(settings: ModelSettings) -> Iterator[None]:
             f"{settings.model} cannot be built with these options",
             where="options: " + (", ".join(f"{k}={v!r}" for k, v in settings.options.items()) or "none"),
             why=_first_line(error),
-            mend="correct or remove the keys under `options`; an image size that the architecture does "
+            hint="correct or remove the keys under `options`; an image size that the architecture does "
             "not take is set by data.image_size",
         ) from error
 
@@ -205,7 +205,7 @@ def _pretrained_is_published(name: str) -> None:
         return
     raise ModelError(
         f"no pretrained weights are published for {name}",
-        mend="set `pretrained: false`, or name a file of weights with the key `checkpoint`",
+        hint="set `pretrained: false`, or name a file of weights with the key `checkpoint`",
     )
 
 
@@ -222,7 +222,7 @@ def _download(name: str) -> Iterator[None]:
         raise ModelError(
             f"the pretrained weights of {name} could not be had",
             why=f"{type(error).__name__}: {_first_line(error)}",
-            mend="with no network: download them elsewhere and name the file with the key `checkpoint`, "
+            hint="with no network: download them elsewhere and name the file with the key `checkpoint`, "
             "fill the library's cache (HF_HOME, TORCH_HOME), or set `pretrained: false`",
         ) from error
 
@@ -258,19 +258,19 @@ def _takes_images(
         raise ModelError(
             f"{settings.model} does not take images of {image_size} pixels",
             why=_first_line(error),
-            mend=remedy,
+            hint=remedy,
         ) from error
     if features.logits.shape != (1, classes):
         raise ModelError(
             f"{settings.model} with these options is no classifier",
             why=f"it gives {tuple(features.logits.shape)} for one image, expected (1, {classes})",
-            mend="remove `global_pool` and the like from `options`",
+            hint="remove `global_pool` and the like from `options`",
         )
     if features.map.numel() == 0 and features.map.shape[1] > 0:
         raise ModelError(
             f"{settings.model} leaves nothing of an image of {image_size} pixels",
             why=f"its final map is {features.map.shape[2]}x{features.map.shape[3]}",
-            mend=remedy,
+            hint=remedy,
         )
 
 

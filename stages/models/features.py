@@ -72,7 +72,7 @@ class FeatureSpec:
                 raise ModelError(
                     f"the {role}'s architecture shows no map that feeds its pooling",
                     why="it pools by a function rather than a layer, or by a token without a grid",
-                    mend="choose one of timm's architectures, or the method kd, which needs logits alone",
+                    hint="choose one of timm's architectures, or the method kd, which needs logits alone",
                 )
             return self.map
         return self.stages[self.stage_numbers.index(layer)]

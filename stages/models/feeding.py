@@ -23,7 +23,7 @@ def fed(model: ModelSettings, data: Preprocessing) -> Preprocessing:
     if len(mean) != data.channels:
         raise ModelError(
             f"{model.model} has {len(mean)} values of mean and std for images of {data.channels} channels",
-            mend="give mean and std one value a channel, or leave both out to take the data's",
+            hint="give mean and std one value a channel, or leave both out to take the data's",
         )
     size = None if model.image_size in (None, data.image_size) else model.image_size
     return replace(data, mean=mean, std=std, network_size=size)

@@ -59,7 +59,7 @@ def layout_of_stage(output: Any, shown: Tensor, model: str, stage: int) -> Layou
         raise ModelError(
             f"the maps of {model} cannot be replaced",
             why=f"what leaves its stage {stage} is not the map that it shows of it",
-            mend="choose a network of another family for a method that runs the teacher again",
+            hint="choose a network of another family for a method that runs the teacher again",
         )
     return layout
 
@@ -87,7 +87,7 @@ def layout_of(stage: int, left: Mapping[int, Any], shown: Tensor, model: str) ->
         raise ModelError(
             f"the maps of {model} cannot be replaced",
             why=f"what leaves its stage {stage} is not the map that it shows of it",
-            mend="choose a network of another family for a method that runs the teacher again",
+            hint="choose a network of another family for a method that runs the teacher again",
         )
     return layout
 
@@ -138,7 +138,7 @@ def _hook(layout: Layout, change: Change) -> Any:
             raise ModelError(
                 "a replaced map has another shape than the network's",
                 why=f"{tuple(after.shape)} in place of {tuple(before.shape)}",
-                mend="correct the method's change",
+                hint="correct the method's change",
             )
         return layout.put(after, output)
 

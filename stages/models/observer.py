@@ -116,7 +116,7 @@ class Observer(nn.Module):
             raise ModelError(
                 f"{type(self.model).__name__} has no stage end {absent[0]} to replace",
                 why=f"{len(self._ends)} stage ends are shown",
-                mend="name ends among those in the method's needs (`ends`)",
+                hint="name ends among those in the method's needs (`ends`)",
             )
         layouts = self._layouts_for(images)
         numbers = {self._ends[end]: change for end, change in changes.items()}
@@ -176,7 +176,7 @@ class Observer(nn.Module):
             raise ModelError(
                 "the network's classifier cannot judge parts of its map",
                 why="its head is not one linear layer on the pooled map",
-                mend="set `selection: dedup` or `none` for msdcrd",
+                hint="set `selection: dedup` or `none` for msdcrd",
             )
         weight, bias = classifier.weight.flatten(1).float(), classifier.bias
         with torch.autocast(vectors.device.type, enabled=False):

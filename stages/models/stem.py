@@ -168,6 +168,6 @@ def _no_small_stem(name: str, why: str) -> ModelError:
     return ModelError(
         f"{name} has no small stem",
         why=why,
-        mend="set `stem: standard`; for small images give a vision transformer smaller patches "
+        hint="set `stem: standard`; for small images give a vision transformer smaller patches "
         "(`options: {patch_size: 4}`), or raise data.image_size",
     )

@@ -35,7 +35,7 @@ def read(file: Path, *, shapes_only: bool = False) -> dict[str, Tensor]:
         raise ModelError(
             "the checkpoint is not there",
             where=str(file),
-            mend="correct the key `checkpoint`, or remove it to start from random weights",
+            hint="correct the key `checkpoint`, or remove it to start from random weights",
         )
     if file.suffix == ".safetensors":
         return _unprefixed(_read_safetensors(file, shapes_only))
@@ -46,7 +46,7 @@ def read(file: Path, *, shapes_only: bool = False) -> dict[str, Tensor]:
             "the checkpoint holds more than tensors, and reading it would run its code",
             where=str(file),
             why=str(error).splitlines()[0],
-            mend="where it was made, save the state dict alone: torch.save(model.state_dict(), FILE)",
+            hint="where it was made, save the state dict alone: torch.save(model.state_dict(), FILE)",
         ) from error
     except Exception as error:
         # A file of noise makes the unpickler stumble in any way.
@@ -54,7 +54,7 @@ def read(file: Path, *, shapes_only: bool = False) -> dict[str, Tensor]:
             "the checkpoint cannot be read: it is damaged, or no file of weights",
             where=str(file),
             why=_first_line(error),
-            mend="copy the file again",
+            hint="copy the file again",
         ) from error
     return _unprefixed(_state_dict(content, file))
 
@@ -73,7 +73,7 @@ def _read_safetensors(file: Path, shapes_only: bool) -> dict[str, Tensor]:
             "the checkpoint cannot be read: it is damaged, or no safetensors file",
             where=str(file),
             why=_first_line(error),
-            mend="copy the file again",
+            hint="copy the file again",
         ) from error
 
 
@@ -91,7 +91,7 @@ def _state_dict(content: Any, file: Path) -> dict[str, Tensor]:
         where=str(file),
         why=f"found {type(content).__name__}; expected tensors by name, "
         f"as they are or under one of {', '.join(ENVELOPES)}",
-        mend="save it with torch.save(model.state_dict(), FILE)",
+        hint="save it with torch.save(model.state_dict(), FILE)",
     )
 
 
@@ -127,7 +127,7 @@ def fit(model: nn.Module, state: Mapping[str, Tensor], where: str) -> None:
             "the checkpoint was made for another number of classes",
             where=where,
             why=f"its classifier `{reshaped[0]}` has {found} outputs, the data set has {expected} classes",
-            mend="take a checkpoint trained on this data set, or remove the key `checkpoint`",
+            hint="take a checkpoint trained on this data set, or remove the key `checkpoint`",
         )
     why = [
         _listed("missing", missing),
@@ -141,7 +141,7 @@ def fit(model: nn.Module, state: Mapping[str, Tensor], where: str) -> None:
         "the checkpoint does not fit the architecture",
         where=where,
         why="; ".join(part for part in why if part),
-        mend="set `model`, `options` and `stem` to what the checkpoint was trained with",
+        hint="set `model`, `options` and `stem` to what the checkpoint was trained with",
     )
 
 

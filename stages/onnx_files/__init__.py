@@ -1,1 +1,1 @@
-"""ONNX files: making them from PyTorch, proving them, quantising them, and reading what they say."""
+"""ONNX files: making them from PyTorch, proving them, quantizing them, and reading what they say."""

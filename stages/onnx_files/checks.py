@@ -36,7 +36,7 @@ def prove_graph(model: onnx.ModelProto, card: Mapping[str, Any], *, role: str, o
             f"{name} is too large.",
             where="stage export",
             why=f"found {len(content) / 1e9:.2f} GB, at most {SINGLE_FILE_LIMIT / 1e9:.1f} GB fit one file",
-            mend=f"choose a smaller {role}.model",
+            hint=f"choose a smaller {role}.model",
         )
     try:
         onnx.checker.check_model(content, full_check=True)
@@ -45,7 +45,7 @@ def prove_graph(model: onnx.ModelProto, card: Mapping[str, Any], *, role: str, o
             f"{name} is not valid ONNX.",
             where="stage export",
             why=_first_line(error),
-            mend="choose another export.opset (20 is accepted most widely)",
+            hint="choose another export.opset (20 is accepted most widely)",
         ) from error
     _require_running(content, card, name, opset)
     return content
@@ -72,7 +72,7 @@ def _require_asked(model: onnx.ModelProto, card: Mapping[str, Any], name: str, o
                 if found.get(INPUT, ("",))[0] != BATCH
                 else ""
             ),
-            mend=_EXPORT_AGAIN,
+            hint=_EXPORT_AGAIN,
         )
     opsets = {entry.domain: entry.version for entry in model.opset_import}
     if opsets != {"": opset}:
@@ -80,7 +80,7 @@ def _require_asked(model: onnx.ModelProto, card: Mapping[str, Any], name: str, o
             f"{name} has another operator set than was asked for.",
             where="stage export",
             why=f"found {opsets}, expected {{'': {opset}}}",
-            mend="set export.opset: 20",
+            hint="set export.opset: 20",
         )
     for tensor in model.graph.initializer:
         if tensor.data_type == TensorProto.FLOAT and not np.isfinite(numpy_helper.to_array(tensor)).all():
@@ -88,7 +88,7 @@ def _require_asked(model: onnx.ModelProto, card: Mapping[str, Any], name: str, o
                 f"{name} holds weights that are not finite.",
                 where=f"stage export, initialiser {tensor.name}",
                 why="found NaN or infinity: a normalisation with variance near zero was folded",
-                mend="train longer, or choose another architecture",
+                hint="train longer, or choose another architecture",
             )
 
 
@@ -100,7 +100,7 @@ def _require_running(content: bytes, card: Mapping[str, Any], name: str, opset: 
             f"{name} is refused by the installed ONNX Runtime {ort.__version__}.",
             where="stage export",
             why=_first_line(error),
-            mend=f"set export.opset below {opset}, or update onnxruntime",
+            hint=f"set export.opset below {opset}, or update onnxruntime",
         ) from error
     generator = np.random.default_rng(0)
     outputs = [value.name for value in session.get_outputs()]
@@ -113,7 +113,7 @@ def _require_running(content: bytes, card: Mapping[str, Any], name: str, opset: 
                 f"{name} declares a dynamic batch but does not run at batch {batch}.",
                 where="stage export",
                 why=_first_line(error),
-                mend=_EXPORT_AGAIN,
+                hint=_EXPORT_AGAIN,
             ) from error
         for output, value in zip(outputs, found, strict=True):
             expected = (batch, len(card["classes"]))
@@ -124,7 +124,7 @@ def _require_running(content: bytes, card: Mapping[str, Any], name: str, opset: 
                     why=f"found shape {value.shape}, expected {expected}"
                     if value.shape != expected
                     else "found values that are not finite",
-                    mend=_EXPORT_AGAIN,
+                    hint=_EXPORT_AGAIN,
                 )
 
 

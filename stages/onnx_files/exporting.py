@@ -147,7 +147,7 @@ def export_network(
             f"The {role} {name} cannot be exported to ONNX.",
             where="stage export",
             why=_innermost(error),
-            mend=f"choose another {role}.model, or another export.opset; "
+            hint=f"choose another {role}.model, or another export.opset; "
             "a network must not branch on the values of its tensors",
         ) from error
     tidy(model, strip_prefix=_NETWORK)
@@ -169,7 +169,7 @@ def _require_sound(network: nn.Module, role: str, name: str) -> None:
                 f"The weights of the {role} {name} are not all finite numbers.",
                 where=f"stage export, weight {key}",
                 why="found NaN or infinity: training diverged",
-                mend="lower the learning rate, or set clip_grad, and train again",
+                hint="lower the learning rate, or set clip_grad, and train again",
             )
     if size > SINGLE_FILE_LIMIT:
         raise StageError(
@@ -177,7 +177,7 @@ def _require_sound(network: nn.Module, role: str, name: str) -> None:
             where="stage export",
             why=f"its weights take {size / 1e9:.2f} GB; a file of at most "
             f"{SINGLE_FILE_LIMIT / 1e9:.1f} GB is written",
-            mend=f"choose a smaller {role}.model",
+            hint=f"choose a smaller {role}.model",
         )
 
 

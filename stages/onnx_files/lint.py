@@ -1,7 +1,7 @@
 """Whether a Q/DQ file is one that TensorRT's ONNX parser takes. Needs onnx alone.
 
 Each rule stands for a refusal, or a silent error, that the parser is known for: it takes signed
-INT8 with zero point 0 and nothing else, and no quantised bias.
+INT8 with zero point 0 and nothing else, and no quantized bias.
 """
 
 from __future__ import annotations
@@ -96,7 +96,7 @@ def _pair(node: NodeProto, graph: _Graph) -> Iterator[str]:
     """A Q or DQ node: signed 8 bits, zero point 0, constant scales."""
     source = graph.constants.get(node.input[0])
     if node.op_type == _DQ and source is not None and source.data_type == TensorProto.INT32:
-        yield f"{node.name} dequantises an int32 bias; biases must be float."
+        yield f"{node.name} dequantizes an int32 bias; biases must be float."
         return
     if any(graph.hidden(name) for name in node.input if name):
         yield f"An Identity node hides a constant of {node.name}."
@@ -107,7 +107,7 @@ def _pair(node: NodeProto, graph: _Graph) -> Iterator[str]:
     elif not (numpy_helper.to_array(scale) > 0).all():
         yield f"A scale of {node.name} is not above zero."
     elif np.size(numpy_helper.to_array(scale)) > 1 and source is None and node.op_type == _Q:
-        yield f"{node.name} quantises an activation with several scales; one is wanted."
+        yield f"{node.name} quantizes an activation with several scales; one is wanted."
     yield from _zero_point(node, graph, source)
 
 
@@ -123,9 +123,9 @@ def _zero_point(node: NodeProto, graph: _Graph, source: TensorProto | None) -> I
         return
     told = next((a.i for a in node.attribute if a.name == "output_dtype"), TensorProto.UINT8)
     if node.op_type == _Q and told != TensorProto.INT8:
-        yield f"{node.name} has no zero point and so quantises to {_type_name(told)}, int8 is wanted."
+        yield f"{node.name} has no zero point and so quantizes to {_type_name(told)}, int8 is wanted."
     if node.op_type == _DQ and source is not None and source.data_type != TensorProto.INT8:
-        yield f"{node.name} dequantises {_type_name(source.data_type)}, int8 is wanted."
+        yield f"{node.name} dequantizes {_type_name(source.data_type)}, int8 is wanted."
 
 
 def _weight(node: NodeProto, graph: _Graph) -> Iterator[str]:

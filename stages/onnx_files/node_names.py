@@ -39,5 +39,5 @@ def _matches_nothing(model: onnx.ModelProto, names: list[str], pattern: str, key
         f"{key}: no node of the student matches {pattern!r}.",
         where=f"stage {key.partition('.')[0]}, profile key {key}",
         why=f"the student has {len(names)} nodes, named after its modules",
-        mend=f"name one of them, e.g. {', '.join(near)}; wildcards are *, ? and […]",
+        hint=f"name one of them, e.g. {', '.join(near)}; wildcards are *, ? and […]",
     )

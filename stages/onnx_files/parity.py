@@ -150,7 +150,7 @@ def parity_fault(
                 why=f"found a logit off by {check.max_abs:.3g}, {check.max_relative_to_std:.3g} of the "
                 f"logits' standard deviation ({check.reference_std:.3g}), at most {tolerance:g} is "
                 f"tolerated; {check.top1_agreement:.1f} % of the predictions agree",
-                mend=f"kdpipe debug PROFILE --model {role} finds the layer; another export.opset may help; "
+                hint=f"kdpipe debug PROFILE --model {role} finds the layer; another export.opset may help; "
                 "raise export.tolerance only if you know why it differs",
             )
         differing = round(check.images * (1.0 - check.top1_agreement / 100.0))
@@ -160,7 +160,7 @@ def parity_fault(
                 where=f"stage export, batch {check.batch}, {check.images} test images",
                 why=f"{check.top1_agreement:.1f} % of the predictions agree, expected at least "
                 f"{agreement:g} % (export.agreement)",
-                mend=f"kdpipe debug PROFILE --model {role} finds the layer",
+                hint=f"kdpipe debug PROFILE --model {role} finds the layer",
             )
     if not rows["max_relative_to_std"] <= tolerance:
         return StageError(
@@ -170,7 +170,7 @@ def parity_fault(
             why=f"found a logit off by {rows['max_abs']:.3g}, {rows['max_relative_to_std']:.3g} of the "
             f"logits' standard deviation, at most {tolerance:g} is tolerated: images of a batch influence "
             "one another",
-            mend="take out what normalises over the batch; "
+            hint="take out what normalises over the batch; "
             f"kdpipe debug PROFILE --model {role} compares the layers",
         )
     return None
@@ -204,7 +204,7 @@ def require_spread(logits: np.ndarray, whose: str, where: str) -> None:
             f"{whose} gives logits that are not finite.",
             where=where,
             why="found NaN or infinity: training diverged, the preprocessing is wrong, or a value overflows",
-            mend="lower the learning rate, or set clip_grad, and train again; "
+            hint="lower the learning rate, or set clip_grad, and train again; "
             "kdpipe debug PROFILE finds the layer of a converted file",
         )
     spread = compare(logits, logits, batch=len(logits)).reference_spread
@@ -215,6 +215,6 @@ def require_spread(logits: np.ndarray, whose: str, where: str) -> None:
             why=f"the logits' spread over {len(logits)} images is {spread:.3g}, "
             f"expected above {SPREAD:g}: the network is untrained, its last layer is all zeros, or a "
             "conversion lost the image",
-            mend="train it (epochs above 0), or give a checkpoint; "
+            hint="train it (epochs above 0), or give a checkpoint; "
             "kdpipe debug PROFILE finds the layer of a converted file",
         )

@@ -13,10 +13,10 @@ _LOGGERS = ("torch", "torch.onnx", "torch.export", "onnxscript", "onnx_ir", "onn
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Swallows prints, warnings and log lines of the exporter and the quantiser.
+    """Swallows prints, warnings and log lines of the exporter and the quantizer.
 
     Does nothing when kdpipe logs in detail (its logger `kdpipe` at DEBUG): then they are wanted.
-    The standard library's root logger is silenced too, since the quantiser warns through it.
+    The standard library's root logger is silenced too, since the quantizer warns through it.
     """
     if logging.getLogger("kdpipe").isEnabledFor(logging.DEBUG):
         yield

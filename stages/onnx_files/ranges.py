@@ -157,14 +157,14 @@ def _require_usable(tensors: Sequence[str], lows: np.ndarray, highs: np.ndarray)
             "Calibration met values that are not finite.",
             where=f"stage quantize, tensor {bad[0]}" + (f" and {len(bad) - 1} more" if len(bad) > 1 else ""),
             why="found NaN or infinity in the float file on training images",
-            mend="the network overflows: lower the learning rate, or set clip_grad, and train again",
+            hint="the network overflows: lower the learning rate, or set clip_grad, and train again",
         )
     if (lows.min(axis=0) == highs.max(axis=0)).all():
         raise StageError(
             "No activation of the network ever changes.",
             where="stage quantize, calibration",
             why=f"all {len(tensors)} tensors are constant over {len(lows)} training images",
-            mend="the network is untrained, or the images are blank",
+            hint="the network is untrained, or the images are blank",
         )
 
 

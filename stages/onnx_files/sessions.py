@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
@@ -10,6 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 import onnxruntime as ort
 
+from pipeline.machine import usable_cores
 from stages.onnx_files.metadata import INPUT, LOGITS, feed
 
 RUN_BATCH = 64
@@ -32,7 +32,7 @@ def open_session(model: bytes | Path, *, optimise: bool = True) -> ort.Inference
     """
     options = ort.SessionOptions()
     options.log_severity_level = _ERRORS_ONLY
-    options.intra_op_num_threads = len(os.sched_getaffinity(0))
+    options.intra_op_num_threads = usable_cores()
     if not optimise:
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     source = model if isinstance(model, bytes) else str(model)

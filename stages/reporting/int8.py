@@ -40,7 +40,7 @@ def calibration_doubts(calibration: dict[str, Any]) -> list[str]:
 
 def _fine_tuned(figures: dict[str, Any]) -> str:
     """What follows the way of calibrating where the file is of a network fine-tuned for it."""
-    tuned = figures.get("quantisation_aware")
+    tuned = figures.get("quantization_aware")
     return ", then fine-tuned under its rounding" if tuned and tuned["kept"] else ""
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from stages.measuring.intervals import paired_difference
+from stages.statistics.intervals import paired_difference
 
 MOST_NAMES = 5
 

@@ -23,11 +23,11 @@ Recipe = Literal["x86", "signed"]
 
 @dataclass(frozen=True)
 class Ability:
-    """Whether this machine can do a thing; if not, why in one sentence, and the mending command."""
+    """Whether this machine can do a thing; if not, why in one sentence, and the command that fixes it."""
 
     can: bool
     why_not: str = ""
-    mend: str = ""
+    hint: str = ""
     versions: dict[str, str] = field(default_factory=dict)
 
 
@@ -35,7 +35,7 @@ class Ability:
 class Source:
     """What a target is built from.
 
-    onnx: the float file, or for precision int8 the quantised file of the runtime's recipe.
+    onnx: the float file, or for precision int8 the quantized file of the runtime's recipe.
     precision: fp32, fp16, bf16 or int8.
     image_shape: (H, W, C) of one image.
     input: how the file takes images.

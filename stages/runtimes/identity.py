@@ -6,17 +6,10 @@ are read off the names of the installed packages' folders, the GPU off the drive
 
 from __future__ import annotations
 
-import functools
-import os
 import platform
-import re
-import shutil
-import sys
-from collections.abc import Iterable
-from pathlib import Path
 from typing import Any
 
-from stages.measuring.machine import computes_bf16
+from pipeline.machine import computes_bf16, gpu_facts, installed_versions
 
 DISTRIBUTIONS: dict[str, tuple[str, ...]] = {
     "ncnn": ("ncnn", "pnnx", "onnxruntime"),
@@ -79,44 +72,10 @@ def build_machine(settings: Any) -> dict[str, str]:
     return facts
 
 
-def installed_versions(names: Iterable[str]) -> dict[str, str]:
-    """Versions of those distributions that are installed, the first on sys.path winning."""
-    wanted = {_normal(name): name for name in names}
-    versions: dict[str, str] = {}
-    for entry in sys.path:
-        for name, version in _distributions(entry or "."):
-            if name in wanted:
-                versions.setdefault(wanted[name], version)
-    return versions
-
-
-def gpu_facts() -> dict[str, str]:
-    """`gpu`: the models, sorted (`none` without a driver); `driver`: its version."""
-    names, driver = _from_proc()
-    if not names:
-        names, driver = _from_smi()
-    return {"gpu": ", ".join(sorted(names)) or "none", "driver": driver or "none"}
-
-
 def _target_name(target: Any) -> str:
     if isinstance(target, str):
         return target
     return str(target["name"] if isinstance(target, dict) else target.name)
-
-
-def _normal(name: str) -> str:
-    return re.sub(r"[-_.]+", "-", name).lower()
-
-
-def _distributions(folder: str) -> Iterable[tuple[str, str]]:
-    try:
-        entries = os.listdir(folder)  # noqa: PTH208 - a path object for each of hundreds costs more
-    except OSError:
-        return
-    for entry in entries:
-        if entry.endswith(".dist-info"):
-            name, _, version = entry[: -len(".dist-info")].partition("-")
-            yield _normal(name), version
 
 
 def _plugin_distributions(runtime: str) -> tuple[str, ...]:
@@ -128,43 +87,3 @@ def _plugin_distributions(runtime: str) -> tuple[str, ...]:
         return tuple(registry.get(runtime).distributions)
     except UsageError:
         return ()
-
-
-def _from_proc() -> tuple[list[str], str]:
-    """The NVIDIA driver's own listing under /proc; no library is loaded."""
-    names = []
-    for file in Path("/proc/driver/nvidia/gpus").glob("*/information"):
-        match = re.search(r"^Model:\s*(.+)$", _read(file), re.MULTILINE)
-        if match:
-            names.append(match.group(1).strip())
-    match = re.search(r"Module\s+(\d[\d.]+)", _read(Path("/proc/driver/nvidia/version")))
-    return names, match.group(1) if match else ""
-
-
-@functools.cache
-def _from_smi() -> tuple[list[str], str]:
-    """Where /proc has no listing (some containers, WSL), the driver's own tool, once a process."""
-    import subprocess
-
-    tool = shutil.which("nvidia-smi")
-    if not tool:
-        return [], ""
-    try:
-        told = subprocess.run(
-            [tool, "--query-gpu=name,driver_version", "--format=csv,noheader"],
-            capture_output=True,
-            text=True,
-            timeout=10,
-            check=True,
-        ).stdout
-    except (OSError, subprocess.SubprocessError):
-        return [], ""
-    rows = [[part.strip() for part in line.split(",")] for line in told.splitlines() if "," in line]
-    return [row[0] for row in rows], rows[0][1] if rows else ""
-
-
-def _read(file: Path) -> str:
-    try:
-        return file.read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return ""

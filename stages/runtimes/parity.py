@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.errors import StageError
+from pipeline.machine import usable_cores
 from stages.runtimes.base import Session, Source
 from stages.runtimes.images import as_input, proof_images
 
@@ -76,6 +77,7 @@ def source_logits(onnx: Path | bytes, source: Source, images: np.ndarray) -> np.
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.log_severity_level = 3
+    options.intra_op_num_threads = usable_cores()
     session = onnxruntime.InferenceSession(
         onnx if isinstance(onnx, bytes) else str(onnx), options, providers=["CPUExecutionProvider"]
     )
@@ -136,7 +138,7 @@ def find_agreement(session: Session, source: Source, batches: tuple[int, ...], n
                 f"{name} gives logits of another shape than its source",
                 where=f"batch {batch}",
                 why=f"found {found.shape}, expected {expected}",
-                mend="export the model again and build from that: kdpipe build PROFILE",
+                hint="export the model again and build from that: kdpipe build PROFILE",
             )
         return found
 
@@ -169,7 +171,7 @@ def agreement_fault(
     """What exceeds its limit, or None. Differences under 1e-4 are nobody's fault."""
     kind = "generated" if source.images is None else "real"
     where = f"{agreement.images} {kind} images, batches {', '.join(map(str, batches))}"
-    mend = (
+    hint = (
         f"kdpipe debug PROFILE --target {name.split()[-1]} finds the layer; "
         "leave this target out, or choose another precision for it"
     )
@@ -180,7 +182,7 @@ def agreement_fault(
             why=f"logits differ by {agreement.rms:.3g} (root mean square), {agreement.relative:.0%} of "
             f"their spread; {limits.relative:.0%} is the limit for {source.precision} "
             f"(build.limit_{source.precision}), {agreement.top1_agreement:.0%} of the predictions agree",
-            mend=mend,
+            hint=hint,
         )
     if agreement.rows_relative > limits.relative * ROWS_SHARE and agreement.rows_rms > 1e-4:
         return StageError(
@@ -188,7 +190,7 @@ def agreement_fault(
             where=where,
             why=f"rows differ by {agreement.rows_rms:.3g} (root mean square), {agreement.rows_relative:.1%} "
             f"of the logits' spread; {limits.relative * ROWS_SHARE:.1%} is the limit for {source.precision}",
-            mend=mend,
+            hint=hint,
         )
     if source.images is not None and agreement.top1_agreement < limits.top1_agreement:
         return StageError(
@@ -196,7 +198,7 @@ def agreement_fault(
             where=where,
             why=f"{agreement.top1_agreement:.0%} of the predictions agree, expected at least "
             f"{limits.top1_agreement:.0%} (build.agreement)",
-            mend=mend,
+            hint=hint,
         )
     return None
 
@@ -209,5 +211,5 @@ def _require_spread(reference: np.ndarray, source: Source, name: str) -> None:
             where=source.onnx.name,
             why=f"they spread by {spread:.3g} from image to image, expected above {SPREAD:g}: agreement "
             "with it would prove nothing",
-            mend="train it (epochs above 0); kdpipe debug PROFILE finds where a conversion lost the image",
+            hint="train it (epochs above 0); kdpipe debug PROFILE finds where a conversion lost the image",
         )

@@ -21,13 +21,13 @@ if TYPE_CHECKING:
 GROUP = "kdpipe.runtimes"
 
 BUILT_IN = {
-    "ncnn": "stages.runtimes.ncnn_runtime",
-    "onnxruntime": "stages.runtimes.onnx_runtime",
-    "onnxruntime_cuda": "stages.runtimes.onnx_runtime_cuda",
-    "onnxruntime_tensorrt": "stages.runtimes.onnx_runtime_tensorrt",
-    "openvino": "stages.runtimes.openvino_runtime",
-    "tensorrt": "stages.runtimes.tensorrt_classic",
-    "tensorrt_rtx": "stages.runtimes.tensorrt_rtx",
+    "ncnn": "stages.runtimes.ncnn.runtime",
+    "onnxruntime": "stages.runtimes.onnx_runtime.cpu",
+    "onnxruntime_cuda": "stages.runtimes.onnx_runtime.cuda",
+    "onnxruntime_tensorrt": "stages.runtimes.onnx_runtime.tensorrt",
+    "openvino": "stages.runtimes.openvino.runtime",
+    "tensorrt": "stages.runtimes.tensorrt.classic",
+    "tensorrt_rtx": "stages.runtimes.tensorrt.rtx",
 }
 """The module of each built-in runtime; its object is called `RUNTIME`."""
 
@@ -57,7 +57,7 @@ def get(name: str) -> Runtime:
         f"unknown runtime {name!r}",
         where="targets",
         why=f"the runtimes are {', '.join(every)}",
-        mend=f"did you mean {' or '.join(near)}?"
+        hint=f"did you mean {' or '.join(near)}?"
         if near
         else "name one of these, or install the one you mean",
     )
@@ -80,18 +80,18 @@ def check_target(name: str) -> Runtime:
         f"{runtime_name} does not offer {precision}",
         where=f"targets: {name}",
         why=runtime.not_offered.get(precision, f"its precisions are {', '.join(runtime.precisions)}"),
-        mend=f"choose one of {offered}",
+        hint=f"choose one of {offered}",
     )
 
 
 def _load(point: EntryPoint) -> Runtime:
     where = plugins.place(point)
-    mend = "repair or uninstall that package; docs/runtimes.md tells the interface"
+    hint = "repair or uninstall that package; docs/runtimes.md tells the interface"
     try:
         runtime = plugins.load(point)
     except ImportError as error:
         raise UsageError(
-            f"the runtime {point.name} cannot be imported", where=where, why=str(error), mend=mend
+            f"the runtime {point.name} cannot be imported", where=where, why=str(error), hint=hint
         ) from error
     absent = [part for part in INTERFACE if not hasattr(runtime, part)]
     absent += [part for part in CALLS if not callable(getattr(runtime, part, None))]
@@ -100,7 +100,7 @@ def _load(point: EntryPoint) -> Runtime:
             f"the runtime {point.name} does not keep to the interface",
             where=where,
             why=f"it has no {', no '.join(absent)}" if absent else "it is a class, not an object",
-            mend=mend,
+            hint=hint,
         )
     found: Runtime = runtime
     return found

@@ -53,7 +53,7 @@ def try_runtime(name: str) -> None:
             "can_build": build.can,
             "can_run": run.can,
             "why_not": (build.why_not if not build.can else run.why_not if not run.can else "") or None,
-            "mend": (build.mend if not build.can else run.mend if not run.can else "") or None,
+            "hint": (build.hint if not build.can else run.hint if not run.can else "") or None,
             "versions": build.versions,
         }
     )

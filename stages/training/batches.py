@@ -13,7 +13,7 @@ def refuse_unequal_shares(recipe: RecipeSettings, devices: int, section: str) ->
         raise UsageError(
             f"A batch of {recipe.batch_size} images cannot be shared equally by {devices} devices",
             where=f"{section}.batch_size",
-            mend=f"--set {section}.batch_size={recipe.batch_size - spare + devices}",
+            hint=f"--set {section}.batch_size={recipe.batch_size - spare + devices}",
         )
 
 
@@ -24,5 +24,5 @@ def refuse_large_batch(recipe: RecipeSettings, count: int, section: str) -> None
             f"A batch of {recipe.batch_size} images is larger than the training set",
             where=f"{section}.batch_size",
             why=f"{count} training images are left after validation, test and {section}.fraction",
-            mend=f"--set {section}.batch_size={max(1, count // 8)}",
+            hint=f"--set {section}.batch_size={max(1, count // 8)}",
         )

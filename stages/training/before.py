@@ -6,8 +6,8 @@ from types import SimpleNamespace
 
 from pipeline.errors import UsageError
 from stages.data import load as data_sets
-from stages.data import torchvision_sets
-from stages.data.torchvision_table import SETS
+from stages.data.torchvision import sets as torchvision_sets
+from stages.data.torchvision.table import SETS
 from stages.models import create as models
 from stages.models.feeding import fed
 from stages.models.settings import ModelSettings
@@ -31,7 +31,7 @@ def check(settings: SimpleNamespace, model: ModelSettings, recipe: RecipeSetting
             f"With {section}.epochs: 0 the {whose} keeps its starting weights, which are random here",
             where=f"{section}.epochs",
             why=f"neither {whose}.checkpoint nor {whose}.pretrained is set",
-            mend=f"--set {section}.epochs=20, or --set {whose}.checkpoint=FILE",
+            hint=f"--set {section}.epochs=20, or --set {whose}.checkpoint=FILE",
         )
     batches.refuse_unequal_shares(recipe, compute.devices, section)
     size = model.image_size or settings.data.image_size

@@ -14,7 +14,6 @@ import threading
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -23,6 +22,7 @@ from lightning_fabric import Fabric
 from lightning_fabric.plugins.environments import LightningEnvironment
 from lightning_fabric.strategies import DDPStrategy
 
+from pipeline import machine
 from pipeline.errors import KdpipeError, MachineCannot, StageError, UsageError
 from pipeline.stage import Context, Metrics
 from stages.training.settings import ComputeSettings
@@ -66,7 +66,7 @@ def resolve(settings: ComputeSettings) -> Compute:
         kind = "cuda" if torch.cuda.is_available() else "cpu"
     first = int(index or 0)
     found = {
-        "cpu": os.cpu_count() or 1,
+        "cpu": machine.installed_cores(),
         "cuda": torch.cuda.device_count(),
         "mps": int(torch.backends.mps.is_available()),
     }[kind]
@@ -76,7 +76,7 @@ def resolve(settings: ComputeSettings) -> Compute:
             f"compute.device asks for {wanted}, which this machine does not have",
             where="compute.device, compute.devices",
             why=f"PyTorch {torch.__version__} sees {found} {kind} device{'s' if found != 1 else ''}",
-            mend="--set compute.device=auto --set compute.devices=1",
+            hint="--set compute.device=auto --set compute.devices=1",
         )
     precision = settings.precision
     if precision == "auto":
@@ -86,9 +86,9 @@ def resolve(settings: ComputeSettings) -> Compute:
             f"Precision fp16 needs a CUDA device, and this run is on {kind}",
             where="compute.precision",
             why="mixed precision on a CPU is bf16",
-            mend="--set compute.precision=auto",
+            hint="--set compute.precision=auto",
         )
-    threads = settings.threads or available_cores()
+    threads = settings.threads or machine.usable_cores()
     return Compute(
         kind=kind,
         index=first,
@@ -104,18 +104,6 @@ def takes_bf16(kind: str, index: int = 0) -> bool:
     """Whether `auto` takes bfloat16: a GPU that multiplies it in hardware. CPUs that do have to be asked:
     with two threads on a busy machine sound trainings became NaN there now and then (PyTorch 2.15, AMX)."""
     return kind == "cuda" and torch.cuda.get_device_capability(index)[0] >= 8
-
-
-def available_cores() -> int:
-    """Cores this process may use: its affinity, cut to the container's CPU quota."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    try:
-        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text(encoding="ascii").split()
-        if quota != "max":
-            cores = min(cores, max(1, round(int(quota) / int(period))))
-    except (OSError, ValueError):
-        pass
-    return max(1, cores)
 
 
 def make(compute: Compute, *, precision: str | None = None) -> Fabric:
@@ -240,7 +228,7 @@ def _launch_several(compute: Compute, work: Work, context: Context) -> Metrics:
         raise StageError(
             f"A training process of {compute.devices} failed",
             why=str(error).strip() or type(error).__name__,
-            mend="--set compute.devices=1 to see whether it is the network or the devices",
+            hint="--set compute.devices=1 to see whether it is the network or the devices",
         ) from error
     finally:
         # An interrupt must not leave processes behind that train on.
@@ -288,7 +276,7 @@ def _portable(settings: SimpleNamespace) -> SimpleNamespace:
 
     The profile's class of `distill` is made at run time from the methods that are installed.
     """
-    from stages.settings import DistillSettings
+    from stages.training.settings import DistillSettings
 
     values: Mapping[str, Any] = dict(vars(settings))
     return SimpleNamespace(

@@ -349,16 +349,16 @@ def _refuse_divergence(run: _Running, epoch: int, row: Row) -> None:
     if math.isfinite(row["train_loss"]) and math.isfinite(row["val_loss"]):
         return
     recipe, section = run.recipe, run.section
-    mend = f"--set {section}.learning_rate={recipe.learning_rate / 10:g}"
+    hint = f"--set {section}.learning_rate={recipe.learning_rate / 10:g}"
     if recipe.clip_grad is None:
-        mend += f", or --set {section}.clip_grad=1.0"
+        hint += f", or --set {section}.clip_grad=1.0"
     if "mixed" in str(run.fabric.strategy.precision.precision):
-        mend += ", or --set compute.precision=fp32"
+        hint += ", or --set compute.precision=fp32"
     which = "training" if not math.isfinite(row["train_loss"]) else "validation"
     raise StageError(
         f"The training diverged: the {which} loss is not finite in epoch {epoch} of {recipe.epochs}",
         where=section,
         why=f"training loss {row['train_loss']:g}, validation loss {row['val_loss']:g} "
         f"at learning rate {row['learning_rate']:g}",
-        mend=mend,
+        hint=hint,
     )

@@ -33,7 +33,7 @@ def check(recipe: RecipeSettings, section: str) -> None:
             f"The optimiser {recipe.optimizer!r} cannot be made",
             where=f"{section}.optimizer",
             why=str(error) or type(error).__name__,
-            mend=f"--set {section}.optimizer=adamw",
+            hint=f"--set {section}.optimizer=adamw",
         ) from error
 
 
@@ -55,7 +55,7 @@ def optimizer(
             f"Unknown optimiser {recipe.optimizer!r}",
             where=f"{section}.optimizer",
             why=f"timm's nearest names: {', '.join(near)}" if near else "timm has none of a similar name",
-            mend=f"--set {section}.optimizer={near[0] if near else 'adamw'}",
+            hint=f"--set {section}.optimizer={near[0] if near else 'adamw'}",
         )
     options: dict[str, Any] = {"fused": True} if fused and name in _FUSED else {}
     if name in ("sgd", "nesterov") and recipe.momentum == 0.0:

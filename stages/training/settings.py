@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import model_validator
 
@@ -104,3 +104,25 @@ class RecipeSettings(Settings):
 
 class TrainSettings(RecipeSettings):
     """The teacher's recipe."""
+
+
+METHODS_HELP = "distillation losses, added by weight; an empty list trains the student alone"
+
+
+class DistillSettings(RecipeSettings):
+    """The student's recipe and the methods that bring the teacher in."""
+
+    methods: list[Any] = setting(lambda: [{"name": "msdcrd"}], METHODS_HELP)
+    seed: int | None = setting(
+        None, "of the student's first weights, views and order of images; null: the profile's", ge=0, lt=2**31
+    )
+    label_weight: float = setting(1.0, "weight of the cross-entropy with the true labels", ge=0.0)
+    baseline: bool = setting(
+        False, "train the same student alone under the same recipe, to tell what distillation gave"
+    )
+
+    @model_validator(mode="after")
+    def _baseline_has_another(self) -> DistillSettings:
+        if self.baseline and not self.methods:
+            raise ValueError("methods is empty: the student is alone already, set baseline to false")
+        return self

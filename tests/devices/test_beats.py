@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipeline.device_link import Link
+from pipeline.devices.link import Link
 from pipeline.errors import StageError
 from pipeline.heartbeat import Beat, Silence
 from stages.devices.program import program
@@ -128,4 +128,4 @@ def test_a_device_that_falls_silent_is_told_with_what_it_was_doing(home: Path) -
         link.ask("measure", heard=heard.append, silence=Silence(3.0, 60.0), **REQUEST)
     assert heard == [Beat("accuracy", 3, 9, "images")]
     assert "accuracy, 3 of 9 images: silent for" in caught.value.why
-    assert "run the same command again" in caught.value.mend
+    assert "run the same command again" in caught.value.hint

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipeline.device_picks import device_picks
+from pipeline.devices.picks import device_picks
 from pipeline.stage import Context
-from pipeline.store import Store
+from pipeline.store.store import Store
 from stages import DEVICE
 from stages.devices import accuracy
 from stages.gating.picking import pick

@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
-from pipeline.device_files import deliver, items_of
-from pipeline.device_link import ANSWER, Link
+from pipeline.devices.files import deliver, items_of
+from pipeline.devices.link import ANSWER, Link
 from pipeline.errors import StageError
 from stages.devices.program import program
 

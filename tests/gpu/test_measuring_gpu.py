@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from stages.measuring import energy, gpu, latency, nvml
-from stages.measuring.watch import Watch
+from stages.measuring.contention import Watch
 from stages.runtimes.on_gpu import GpuSession, GpuTiming, Phases
 
 pytestmark = [

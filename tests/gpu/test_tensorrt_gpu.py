@@ -120,7 +120,7 @@ def test_a_batch_outside_the_profile_says_which_key_to_change(runtime: Any, tmp_
     _, session = _built(runtime, source, tmp_path / "built")
     with pytest.raises(StageError, match="does not take this batch") as caught:
         session.logits(natural_images(source.image_shape, 9))
-    assert "--set build.batch_max=9" in caught.value.mend
+    assert "--set build.batch_max=9" in caught.value.hint
 
 
 def test_classic_engine_is_inspected_and_its_timings_are_kept_and_reused(tmp_path: Path) -> None:

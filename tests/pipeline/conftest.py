@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.store import Store
+from pipeline.store.store import Store
 from tests.pipeline.command_line import PROFILE, PROFILE_TEXT
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.errors import Fault, ProfileError
-from pipeline.profile import load
+from pipeline.profile.loading import load
 
 ROOT = Path(__file__).resolve().parents[2]
 BASE = """\

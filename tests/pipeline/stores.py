@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from pipeline.manifest import Manifest
-from pipeline.store import Store
+from pipeline.store.manifest import Manifest
+from pipeline.store.store import Store
 
 PROFILE = {"path": "/profiles/a.yaml", "name": "a"}
 

@@ -15,7 +15,7 @@ import pytest
 from click.testing import CliRunner
 
 from pipeline import cli
-from pipeline.session import Session
+from pipeline.console.session import Session
 from stages import STAGES
 from tests.pipeline.command_line import PROFILE, PROFILE_TEXT, SMALL, call, document, environment
 
@@ -156,7 +156,7 @@ class TestUsage:
         found = document(done)
         assert found["command"] == "run"
         assert found["error"]["exit_code"] == done.returncode == 2
-        assert {"what", "where", "why", "mend"} <= found["error"].keys()
+        assert {"what", "where", "why", "hint"} <= found["error"].keys()
 
     def test_all_faults_of_a_profile_are_told(self, home: Path) -> None:
         (home / "bad.yaml").write_text(PROFILE_TEXT + "distil: {epochs: 3}\ntrain: {epochs: -1}\n")

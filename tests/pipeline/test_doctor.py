@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-from pipeline import doctor
+from pipeline import doctor, machine
 from pipeline.commands.doctor import in_words
 from pipeline.errors import UsageError
-from pipeline.store import Store
+from pipeline.store.store import Store
 from stages import STAGES, TRIAL
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -46,14 +46,14 @@ class TestFacts:
         assert "pip uninstall --yes onnxruntime onnxruntime-gpu" in told
 
     def test_the_processor(self) -> None:
-        found = doctor.cpu()
+        found = machine.cpu()
         assert found["model"]
         assert 0 < found["cores_usable"] <= found["cores"]
 
     def test_affinity_counts(self) -> None:
         lines = [
             "import os; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})",
-            "from pipeline import doctor; print(doctor.cores_usable())",
+            "from pipeline import machine; print(machine.usable_cpu())",
         ]
         done = subprocess.run(
             [sys.executable, "-c", "\n".join(lines)], cwd=ROOT, capture_output=True, text=True, check=True
@@ -61,11 +61,11 @@ class TestFacts:
         assert float(done.stdout) <= 1.0
 
     def test_memory(self) -> None:
-        found = doctor.memory()
+        found = machine.memory()
         assert found["total_bytes"] > found["available_bytes"] > 0
 
     def test_the_clock(self) -> None:
-        found = doctor.clock()
+        found = machine.clock()
         assert found["resolution_ns"] > 0
         assert 0 < found["smallest_step_ns"] < 1e6
 

@@ -84,7 +84,7 @@ def test_builds_and_checks_every_target_beside_the_baseline(tmp_path: Path) -> N
     for (model, target), row in rows.items():
         assert row["built"] is True, row["why_not"]
         assert row["why_not"] is None
-        assert row["mend"] is None
+        assert row["hint"] is None
         assert row["folder"] == f"{model}/{target}"
         assert (row["runtime"], row["precision"]) == tuple(target.split("-"))
         files = sorted(path.name for path in (output / row["folder"]).iterdir())
@@ -146,7 +146,7 @@ def test_a_target_that_cannot_be_built_here_is_recorded_with_its_remedy(
     row = rows["student", "absent-fp32"]
     assert row["built"] is False
     assert row["why_not"] == "the absent device is not plugged in"
-    assert row["mend"] == "plug it in"
+    assert row["hint"] == "plug it in"
     assert row["folder"] is None
     assert row["files"] == []
     assert not (tmp_path / "output" / "student" / "absent-fp32").exists()
@@ -162,7 +162,7 @@ def test_a_required_target_that_cannot_be_built_here_is_named_in_the_metrics(
     _absent_runtime(plugin_folder)
     metrics, rows, _ = _run(tmp_path, _settings(("absent-fp32", True), "onnxruntime-fp32"))
     assert metrics["machine_cannot"] == [
-        {"target": "absent-fp32", "why": "the absent device is not plugged in", "mend": "plug it in"}
+        {"target": "absent-fp32", "why": "the absent device is not plugged in", "hint": "plug it in"}
     ]
     assert rows["student", "onnxruntime-fp32"]["built"]
 
@@ -186,7 +186,7 @@ def test_a_target_that_computes_something_else_does_not_ship(
     metrics, rows, _ = _run(tmp_path, settings)
     assert rows["student", "wrong-fp32"]["built"] is False
     assert "does not compute" in rows["student", "wrong-fp32"]["why_not"]
-    assert "kdpipe debug PROFILE --target wrong-fp32" in str(rows["student", "wrong-fp32"]["mend"])
+    assert "kdpipe debug PROFILE --target wrong-fp32" in str(rows["student", "wrong-fp32"]["hint"])
     assert rows["student", "wrong-fp32"]["disproved"] is True
     assert not (tmp_path / "output" / "student" / "wrong-fp32").exists()
     assert metrics["machine_cannot"] == []
@@ -266,7 +266,7 @@ def test_a_missing_int8_file_fails_the_stage(tmp_path: Path) -> None:
     inputs["quantize"].mkdir()
     with pytest.raises(StageError, match="is missing") as caught:
         _run(tmp_path, _settings("onnxruntime-int8"), inputs=inputs)
-    assert caught.value.mend == "kdpipe quantize PROFILE"
+    assert caught.value.hint == "kdpipe quantize PROFILE"
 
 
 def test_a_plain_graph_is_built_and_checked(tmp_path: Path) -> None:
@@ -287,5 +287,5 @@ def test_unknown_runtimes_and_precisions_are_refused_before_anything_runs() -> N
         build.check(_settings("onnxrt-fp32"))
     with pytest.raises(UsageError, match="openvino does not offer fp16") as caught:
         build.check(_settings("onnxruntime-fp32", "openvino-fp16"))
-    assert "openvino-fp32, openvino-bf16, openvino-int8" in caught.value.mend
+    assert "openvino-fp32, openvino-bf16, openvino-int8" in caught.value.hint
     build.check(_settings("tensorrt-fp16", "tensorrt_rtx-int8"))

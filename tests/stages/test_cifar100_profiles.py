@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from pipeline.errors import UsageError
-from pipeline.profile import load, shipped_profiles
+from pipeline.profile.loading import load, shipped_profiles
 from stages.models.create import check
 from tests.command import ROOT
 

@@ -159,11 +159,11 @@ def test_agreement_with_teacher_and_float(scorecard: dict[str, Any]) -> None:
     assert 0 <= int8["agreement"] <= 100
 
 
-def test_what_could_not_be_built_says_why_and_how_to_mend(scorecard: dict[str, Any]) -> None:
+def test_what_could_not_be_built_says_why_and_how_to_fix_it(scorecard: dict[str, Any]) -> None:
     row = scorecard["rows"][3]
     assert not row["built"]
     assert row["why_not"]
-    assert row["mend"]
+    assert row["hint"]
     assert row["top1"] is None
     assert row["latency"] == []
 

@@ -140,7 +140,7 @@ def test_remembered_features_and_augmented_views_reach_the_teacher_at_its_size(
 def test_a_student_of_another_size_than_the_data_is_refused_before_anything_runs() -> None:
     with pytest.raises(UsageError, match="student of 24 pixels") as caught:
         distill.check(tiny.settings("distill", student={"image_size": 24}))
-    assert "data.image_size=24" in caught.value.mend
+    assert "data.image_size=24" in caught.value.hint
     distill.check(tiny.settings("distill", student={"image_size": 16}))
 
 
@@ -153,4 +153,4 @@ def test_a_teacher_s_own_size_that_leaves_nothing_of_the_image_is_found() -> Non
     told = {"model": "vgg11_bn", "image_size": 8}
     with pytest.raises(ModelError, match="of 8 pixels") as caught:
         train.check(tiny.settings("train", teacher=told))
-    assert "its image_size" in caught.value.mend
+    assert "its image_size" in caught.value.hint

@@ -20,7 +20,7 @@ from stages import quantize
 from stages.onnx_files.calibration import draw
 from stages.onnx_files.lint import tensorrt_ready
 from stages.onnx_files.metadata import feed, read_metadata
-from stages.onnx_files.quantised_proof import paired_accuracy, quantisation_fault
+from stages.onnx_files.quantized_proof import paired_accuracy, quantization_fault
 from stages.runtimes.settings import TargetSettings
 from tests.stages.onnx_files.trained import digits
 from tests.stages.onnx_files.trained_files import (
@@ -28,8 +28,8 @@ from tests.stages.onnx_files.trained_files import (
     Notes,
     exported,
     exported_cnn,
-    quantised,
     quantize_context,
+    quantized,
 )
 
 SIGNED, X86 = "student.int8.signed.onnx", "student.int8.x86.onnx"
@@ -38,7 +38,7 @@ NETWORKS = {"mobilenet": exported, "cnn": exported_cnn}
 
 
 def _files(network: str = "mobilenet") -> Path:
-    return quantised(NETWORKS[network]())[0]
+    return quantized(NETWORKS[network]())[0]
 
 
 def _report(folder: Path) -> dict[str, object]:
@@ -98,7 +98,7 @@ def test_int8_files_predict_as_the_float_file_and_are_smaller(network: str, file
 
 @pytest.mark.parametrize("network", list(NETWORKS))
 def test_calibration_json_tells_what_was_done(network: str) -> None:
-    folder, metrics = quantised(NETWORKS[network]())
+    folder, metrics = quantized(NETWORKS[network]())
     report = _report(folder)
     assert sorted(path.name for path in folder.iterdir()) == ["calibration.json", SIGNED, X86]
     images = report["images"]
@@ -234,7 +234,7 @@ def test_a_pattern_that_matches_nothing_names_what_is_near() -> None:
     context = quantize_context(exported_cnn(), exclude=["frist.0/Conv*"])
     with pytest.raises(UsageError, match=r"frist\.0/Conv") as caught:
         quantize.run(context)
-    assert "first.0/Conv" in caught.value.mend
+    assert "first.0/Conv" in caught.value.hint
     assert list(context.output.iterdir()) == []
 
 
@@ -280,7 +280,7 @@ def test_agreement_below_the_profile_s_limit_fails_unless_proofs_are_off() -> No
     with pytest.raises(StageError, match="predicts other classes than the float file") as caught:
         quantize.run(quantize_context(exported(), **bad))
     assert "expected at least 90 % (quantize.agreement)" in caught.value.why
-    assert "kdpipe debug PROFILE" in caught.value.mend
+    assert "kdpipe debug PROFILE" in caught.value.hint
     notes = Notes()
     context = quantize_context(exported(), notes=notes, prove=False, **bad)
     quantize.run(context)
@@ -294,10 +294,10 @@ def test_a_file_that_lost_the_image_fails() -> None:
     figures = {"agreement": 100.0, "row_by_row": {"max_relative_to_std": 0.0, "batches": [1]}}
     same = np.repeat(reference[:1], 20, axis=0)
     for logits, what in ((same, "same logits for every image"), (reference * np.nan, "not finite")):
-        fault = quantisation_fault("student.int8.x86.onnx", logits, reference, figures, agreement=0.0)
+        fault = quantization_fault("student.int8.x86.onnx", logits, reference, figures, agreement=0.0)
         assert fault is not None
         assert what in fault.what
-    assert quantisation_fault("file", reference, reference, figures, agreement=99.0) is None
+    assert quantization_fault("file", reference, reference, figures, agreement=99.0) is None
 
 
 def test_what_a_conversion_cost_is_counted_image_by_image() -> None:

@@ -12,9 +12,9 @@ import pytest
 from onnx import numpy_helper
 
 from stages import quantize
-from stages.onnx_files.quantising import prepare
+from stages.onnx_files.quantizing import prepare
 from stages.onnx_files.work import macs_by_node
-from stages.quantising.sensitivity import grouped
+from stages.quantizing.sensitivity import grouped
 from tests.stages.onnx_files.trained_files import Notes, exported_cnn, folder, quantize_context
 
 SICK = "second.0/Conv"
@@ -52,7 +52,7 @@ def _with_an_outlier(factor: float = 3000.0) -> Path:
     return place
 
 
-def _quantised(notes: Notes | None = None, **settings: Any) -> tuple[dict[str, Any], Path]:
+def _quantized(notes: Notes | None = None, **settings: Any) -> tuple[dict[str, Any], Path]:
     context = quantize_context(
         _with_an_outlier(), ("openvino-int8",), notes=notes, **{**RUN, "agreement": 0.0, **settings}
     )
@@ -63,8 +63,8 @@ def _quantised(notes: Notes | None = None, **settings: Any) -> tuple[dict[str, A
 
 def test_the_layer_that_hurts_is_left_in_float_and_no_other() -> None:
     notes = Notes()
-    bad, _ = _quantised(sensitivity="never")
-    good, output = _quantised(notes)
+    bad, _ = _quantized(sensitivity="never")
+    good, output = _quantized(notes)
     assert bad["holdout"]["agreement"] < 90
     assert bad["sensitivity"] is None
     assert good["holdout"]["agreement"] >= 95
@@ -83,13 +83,13 @@ def test_the_layer_that_hurts_is_left_in_float_and_no_other() -> None:
 
 
 def test_a_layer_that_is_too_much_of_the_work_is_not_left_in_float() -> None:
-    found, _ = _quantised(max_float_share=0.05)
+    found, _ = _quantized(max_float_share=0.05)
     assert SICK not in found["sensitivity"]["left_float"]
     assert all(attempt["macs_share"] <= 0.05 for attempt in found["sensitivity"]["tried"])
 
 
 def test_what_the_user_excluded_is_told_as_that() -> None:
-    found, _ = _quantised(exclude=[SICK])
+    found, _ = _quantized(exclude=[SICK])
     assert found["float_layers"] == [{"layer": SICK, "why": "quantize.exclude"}]
     assert found["sensitivity"] is None, "the file is within its limits"
 

@@ -114,7 +114,7 @@ def test_faults_are_found_before_anything_runs(case: str) -> None:
     with pytest.raises(kind) as caught:
         train.check(tiny.settings("train", **changes))
     assert said in str(caught.value)
-    assert caught.value.mend
+    assert caught.value.hint
 
 
 def test_a_checkpoint_of_another_architecture_is_refused(tmp_path: Path) -> None:

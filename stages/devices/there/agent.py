@@ -5,7 +5,7 @@
 
 While a target is measured, lines that begin with `BEAT` say how far it is. The answer is the last line on
 standard output that begins with `ANSWER`: shells and libraries may print before it. A fault is an answer as
-well: {"fault": {what, where, why, mend}}.
+well: {"fault": {what, where, why, hint}}.
 """
 
 from __future__ import annotations

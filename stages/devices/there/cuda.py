@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from stages.devices.there.sessions import Unavailable
+from stages.devices.there.session import Unavailable
 
 LIBRARIES = ("libcudart.so", "libcudart.so.13", "libcudart.so.12")
 HOST_TO_DEVICE, DEVICE_TO_HOST = 1, 2

@@ -13,11 +13,14 @@ import numpy as np
 
 from pipeline.errors import StageError
 from pipeline.heartbeat import Beats
-from stages.devices.there import cuda, facts, sessions, trtexec, trtexec_program
+from stages.devices.there import cuda, facts, session, trtexec, trtexec_program
 from stages.measuring import latency
-from stages.measuring.watch import Watch
-from stages.runtimes import probe, tensorrt_options, tensorrt_process, tensorrt_timings
-from stages.runtimes.tensorrt_build import Specification
+from stages.measuring.contention import Watch
+from stages.runtimes import probe
+from stages.runtimes.tensorrt import options as tensorrt_options
+from stages.runtimes.tensorrt import process as tensorrt_process
+from stages.runtimes.tensorrt import timings as tensorrt_timings
+from stages.runtimes.tensorrt.build import Specification
 
 ENGINE = "model.engine"
 TIMINGS = "timing.cache"
@@ -39,7 +42,7 @@ def build(job: dict[str, Any], output: Path, beats: Beats) -> dict[str, Any]:
     else:
         why = told.get("error") or told.get("builds_why_not")
         more = " and there is no trtexec" if package == "tensorrt" else ""
-        raise sessions.Unavailable(f"{why}{more}")
+        raise session.Unavailable(f"{why}{more}")
     engine = (output / ENGINE).read_bytes()
     sidecar = {
         "schema_version": 1,
@@ -55,7 +58,7 @@ def build(job: dict[str, Any], output: Path, beats: Beats) -> dict[str, Any]:
     return {**sidecar, "runs_why_not": built["runs_why_not"]}
 
 
-def load(job: dict[str, Any], folder: Path) -> sessions.Session:
+def load(job: dict[str, Any], folder: Path) -> session.Session:
     """The engine that `build` left in `folder`, run by what built it."""
     if probe.ask(job["runtime"]).get("runs"):
         return TensorRt(job, folder)
@@ -123,7 +126,7 @@ class TensorRt:
             self._runtime.engine_host_code_allowed = True
         self._engine = self._runtime.deserialize_cuda_engine((folder / ENGINE).read_bytes())
         if self._engine is None:
-            raise sessions.Unavailable("TensorRT refuses the engine that was built here")
+            raise session.Unavailable("TensorRT refuses the engine that was built here")
         self._context = self._engine.create_execution_context()
         self._cuda = cuda.Cuda()
         self._bound: tuple[Callable[[], None], dict[str, np.ndarray]] | None = None
@@ -133,11 +136,11 @@ class TensorRt:
     def sample(
         self, images: np.ndarray, settings: dict[str, Any], watch: Watch, beats: Beats
     ) -> tuple[latency.Samples, float]:
-        call, _ = self._bind(sessions.as_input(images, self._job))
-        return sessions.sample_calls(call, settings, watch, beats)
+        call, _ = self._bind(session.as_input(images, self._job))
+        return session.sample_calls(call, settings, watch, beats)
 
     def logits(self, images: np.ndarray) -> np.ndarray:
-        call, results = self._bind(sessions.as_input(images, self._job))
+        call, results = self._bind(session.as_input(images, self._job))
         call()
         return results["logits"].astype(np.float32)
 

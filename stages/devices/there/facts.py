@@ -12,8 +12,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from pipeline import machine
 from stages.devices.there import trtexec_program
-from stages.measuring import machine
 from stages.runtimes import probe
 
 TRTEXEC_PLACES = (

@@ -93,7 +93,7 @@ def assemble(request: dict[str, Any]) -> dict[str, Any]:
             if file_sha256(target) != sha256:
                 received.unlink(missing_ok=True)
                 raise StageError(
-                    "A file is damaged on the device", where=path, mend="run the same command again"
+                    "A file is damaged on the device", where=path, hint="run the same command again"
                 )
             flush(target)
         shutil.rmtree(place, ignore_errors=True)
@@ -180,7 +180,7 @@ def locked(handle: int, name: str, wait_s: float = WAIT_S) -> Iterator[None]:
         except BlockingIOError:
             if time.monotonic() > deadline:
                 raise StageError(
-                    "Another kdpipe is at work on the device", where=name, mend="wait until it has ended"
+                    "Another kdpipe is at work on the device", where=name, hint="wait until it has ended"
                 ) from None
             time.sleep(0.1)
     yield

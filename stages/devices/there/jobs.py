@@ -154,7 +154,7 @@ def _work(folder: Path, place: Path, request: dict[str, Any], lock: int, watcher
             f"The process that measured {request['target']} ended without a result",
             where=f"target {request['target']}",
             why=f"status {status}: " + ("\n".join(lines[-LAST_LINES:]) or "it said nothing"),
-            mend="fewer measure.batch_sizes need less memory; or leave the target out",
+            hint="fewer measure.batch_sizes need less memory; or leave the target out",
         )
     flush(unfinished)
     unfinished.replace(place / "result.json")
@@ -188,5 +188,5 @@ def _hung(target: str, why: str) -> StageError:
         f"Measuring {target} hung on the device",
         where=f"target {target}",
         why=why,
-        mend="run the same command again; if it hangs again, leave the target out",
+        hint="run the same command again; if it hangs again, leave the target out",
     )

@@ -6,36 +6,19 @@ Needs numpy and the target's runtime; TensorRT is run through the CUDA runtime l
 from __future__ import annotations
 
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
+from pipeline import machine
 from pipeline.heartbeat import Beats
-from stages.measuring import latency, machine
-from stages.measuring.watch import Watch
+from stages.devices.there import engines
+from stages.devices.there.session import Session, Unavailable, as_input, sample_calls
+from stages.measuring import latency
+from stages.measuring.contention import Watch
 
 PROVIDER = "CPUExecutionProvider"
-SAMPLING = ("warmup_s", "warmup_max_s", "duration_s", "max_duration_s", "min_samples")
-
-
-class Unavailable(Exception):  # noqa: N818 - reads as the sentence it is
-    """The target cannot run on this device; the text says why."""
-
-
-class Session(Protocol):
-    facts: dict[str, Any]
-    clock: str
-
-    def sample(
-        self, images: np.ndarray, settings: dict[str, Any], watch: Watch, beats: Beats
-    ) -> tuple[latency.Samples, float | None]:
-        """Latencies of one inference on these images, and that of the first call (ms)."""
-
-    def logits(self, images: np.ndarray) -> np.ndarray:
-        """uint8 (n, H, W, C) -> float32 (n, classes)."""
 
 
 def load(job: dict[str, Any], folder: Path, threads: int) -> Session:
@@ -45,40 +28,8 @@ def load(job: dict[str, Any], folder: Path, threads: int) -> Session:
     if job["runtime"] == "openvino":
         return OpenVino(job, folder, threads)
     if job["runtime"] in ("tensorrt", "tensorrt_rtx"):
-        from stages.devices.there import engines
-
         return engines.load(job, folder)
     raise Unavailable(f"no runtime {job['runtime']} is known on devices")
-
-
-def sample_calls(
-    call: Callable[[], None], settings: dict[str, Any], watch: Watch, beats: Beats
-) -> tuple[latency.Samples, float]:
-    """The samples, and the latency of the very first call in milliseconds."""
-    beats.phase("the first inference")
-    before = time.perf_counter()
-    call()
-    first_ms = round((time.perf_counter() - before) * 1e3, 3)
-    asked = {name: settings[name] for name in SAMPLING}
-    beats.phase("warm-up", settings["warmup_max_s"], "s")
-    samples = latency.sample(
-        call,
-        watch=watch,
-        between=lambda: beats.phase("sampling", settings["duration_s"], "s"),
-        warming=beats.step,
-        sampling=beats.step,
-        **asked,
-    )
-    return samples, first_ms
-
-
-def as_input(images: np.ndarray, job: dict[str, Any]) -> np.ndarray:
-    """The images as the file takes them: uint8 NHWC, or for a plain graph normalised float32 NCHW."""
-    if job["input"] == "uint8_nhwc":
-        return np.require(images, requirements=("C", "W"))
-    mean, std = np.asarray(job["mean"], np.float32), np.asarray(job["std"], np.float32)
-    scaled = (images.astype(np.float32) / np.float32(255.0) - mean) / std
-    return np.ascontiguousarray(scaled.transpose(0, 3, 1, 2))
 
 
 class OnnxRuntime:

@@ -17,11 +17,11 @@ import numpy as np
 
 from pipeline.errors import StageError
 from pipeline.heartbeat import Beats
-from stages.devices.there import sessions
+from stages.devices.there import session
 from stages.devices.there.trtexec_program import Program
 from stages.measuring import latency
-from stages.measuring.watch import Watch
-from stages.runtimes import tensorrt_options
+from stages.measuring.contention import Watch
+from stages.runtimes.tensorrt import options as tensorrt_options
 
 LAST_LINES = 5
 
@@ -63,7 +63,7 @@ def _options(job: dict[str, Any]) -> list[str]:
             "trtexec builds no version-compatible engine here",
             where=f"{job['target']}, build.version_compatible",
             why="such an engine runs host code when it is loaded, which only the package is told to allow",
-            mend="install TensorRT's Python package on the device, or --set build.version_compatible=false",
+            hint="install TensorRT's Python package on the device, or --set build.version_compatible=false",
         )
     level = {"ampere_plus": "ampere+", "same_compute_capability": "sameComputeCapability"}
     wanted = level.get(options.hardware_compatible)
@@ -123,7 +123,7 @@ class TrtExec:
     def _infer(self, images: np.ndarray, export: str, *more: str) -> list[dict[str, Any]]:
         """Runs the engine on these images; the entries of the file that `export` names."""
         fed, exported = self._folder / "input.bin", self._folder / f"{export}.json"
-        sessions.as_input(images, self._job).tofile(fed)
+        session.as_input(images, self._job).tofile(fed)
         command = [
             self._program.path,
             f"--loadEngine={self._folder / 'model.engine'}",
@@ -140,7 +140,7 @@ class TrtExec:
                 f"What trtexec told by --{export} cannot be read",
                 where=self._job["target"],
                 why=str(error),
-                mend=f"TensorRT {self._program.version} may write it in another form: please report it",
+                hint=f"TensorRT {self._program.version} may write it in another form: please report it",
             ) from error
         finally:
             fed.unlink(missing_ok=True)
@@ -174,5 +174,5 @@ def _run(command: list[str], job: dict[str, Any], *, makes: Path) -> None:
             "trtexec failed on the device",
             where=job["target"],
             why="\n".join(lines[-LAST_LINES:]) or f"status {done.returncode}, {makes.name} was not written",
-            mend="leave the target out of the device's targets",
+            hint="leave the target out of the device's targets",
         )

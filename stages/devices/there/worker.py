@@ -18,12 +18,14 @@ from typing import Any
 
 import numpy as np
 
+from pipeline import machine
 from pipeline.errors import KdpipeError
 from pipeline.heartbeat import Beats
 from stages.devices import carried
 from stages.devices.there import engines, sessions
-from stages.measuring import latency, machine, pinning
-from stages.measuring.watch import Watch
+from stages.devices.there.session import Session, Unavailable
+from stages.measuring import latency, pinning
+from stages.measuring.contention import Watch
 
 
 def main(job_file: str) -> int:
@@ -33,7 +35,7 @@ def main(job_file: str) -> int:
         with Path(job["beats"]).open("a", encoding="utf-8", buffering=1) as stream:
             stream.write(json.dumps({"pid": os.getpid()}) + "\n")
             result = work(job, output, Beats(stream.write))
-    except sessions.Unavailable as why:
+    except Unavailable as why:
         result = {"why_not": str(why), "built": job["onnx"] is None, "latency": []}
     except KdpipeError as error:
         print(error, file=sys.stderr)
@@ -57,8 +59,8 @@ def work(job: dict[str, Any], output: Path, beats: Beats) -> dict[str, Any]:
     settings = job["settings"]
     entries: list[dict[str, Any]] = []
     loads: list[float] = []
-    session: sessions.Session | None = None
-    allowed = set(pinning.unpinned())
+    session: Session | None = None
+    allowed = set(machine.allowed_cores())
     for threads in settings["threads"]:
         cores = _bind(allowed, threads, pinned=settings["pin"])
         beats.phase("loading the target", detail=f"threads {threads}")
@@ -108,9 +110,7 @@ def work(job: dict[str, Any], output: Path, beats: Beats) -> dict[str, Any]:
     }
 
 
-def _logits(
-    session: sessions.Session, images: np.ndarray, job: dict[str, Any], beats: Beats
-) -> Iterator[np.ndarray]:
+def _logits(session: Session, images: np.ndarray, job: dict[str, Any], beats: Beats) -> Iterator[np.ndarray]:
     """The logits of uint8 images (n, H, W, C) by batches, each (batch, classes)."""
     step = min(job["settings"]["accuracy_batch"], job["batch_max"])
     for start in range(0, len(images), step):

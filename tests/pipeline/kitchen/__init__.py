@@ -14,8 +14,8 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from pipeline.plan import Decision
-from pipeline.runner import StageResult
+from pipeline.running.plan import Decision
+from pipeline.running.runner import StageResult
 from pipeline.stage import Progress, Silent, Stage
 
 STAGES: tuple[Stage, ...] = (

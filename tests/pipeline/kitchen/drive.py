@@ -9,8 +9,8 @@ import json
 import sys
 from pathlib import Path
 
-from pipeline.runner import run
-from pipeline.store import Store
+from pipeline.running.runner import run
+from pipeline.store.store import Store
 from tests.pipeline.kitchen import STAGES, Notebook, SmallProfile
 
 

@@ -10,5 +10,5 @@ def run(context: Context) -> Metrics:
     settings = context.settings.judge
     verdict = "high" if total > 100 * settings.limit else "low"
     (context.output / "verdict.txt").write_text(verdict, encoding="utf-8")
-    cannot = [{"target": name, "why": "no such machine", "mend": "buy one"} for name in settings.cannot]
+    cannot = [{"target": name, "why": "no such machine", "hint": "buy one"} for name in settings.cannot]
     return {"verdict": verdict, "machine_cannot": cannot}

@@ -14,7 +14,7 @@ from pipeline.stage import Context, Metrics
 
 def check(settings: SimpleNamespace) -> None:
     if settings.refine.fault == "refuse early":
-        raise UsageError("refine cannot do this", mend="say something else")
+        raise UsageError("refine cannot do this", hint="say something else")
 
 
 def run(context: Context) -> Metrics:

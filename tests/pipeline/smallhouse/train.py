@@ -19,10 +19,10 @@ def run(context: Context) -> Metrics:
     trouble = os.environ.get("SMALL_TROUBLE", "")
     if trouble == "gate":
         raise GateMissed(
-            "top-1 is below its gate", where="stage train", why="found 90, expected 95", mend="train on"
+            "top-1 is below its gate", where="stage train", why="found 90, expected 95", hint="train on"
         )
     if trouble == "machine":
-        raise MachineCannot("this machine cannot train", why="it is too small", mend="take another")
+        raise MachineCannot("this machine cannot train", why="it is too small", hint="take another")
     if trouble == "defect":
         raise ZeroDivisionError("no such luck")
     if trouble == "slow":

@@ -34,10 +34,10 @@ from stages.models.create import create
 from stages.models.settings import ModelSettings
 from stages.onnx_files.metadata import feed
 from stages.onnx_files.parity import reference_logits
+from stages.onnx_files.settings import ExportSettings
 from stages.runtimes import registry
 from stages.runtimes.base import Source
 from stages.runtimes.settings import BuildSettings, TargetSettings
-from stages.settings import ExportSettings
 from tests.stages.onnx_files.trained import TINY
 
 SIZE = 24

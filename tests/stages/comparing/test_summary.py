@@ -13,8 +13,8 @@ from scipy import stats  # type: ignore[import-untyped]
 
 from stages.comparing.judging import Answers
 from stages.comparing.summary import ALONE, comparison
-from stages.measuring.crossed import gain
 from stages.reporting.comparison import gain_chart, page
+from stages.statistics.crossed import gain
 
 LABELS = np.arange(200, dtype=np.int16) % 10
 

@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from stages.data.set_names import IMAGENETTE
-from stages.data.torchvision_table import SETS
+from stages.data.torchvision.table import SETS
 from tests.stages.data.conftest import some_images
 
 

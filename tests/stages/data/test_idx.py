@@ -68,7 +68,7 @@ def test_damage_is_told_with_the_file_and_the_reason(root: Path, content: bytes,
         check(IdxSettings(name="idx", root=str(root)))
     assert caught.value.where == str(path)
     assert told in caught.value.why
-    assert caught.value.mend
+    assert caught.value.hint
 
 
 def test_labels_that_do_not_fit_are_told(root: Path) -> None:

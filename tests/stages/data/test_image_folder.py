@@ -149,7 +149,7 @@ def test_unusable_folders_are_told(
         with pytest.raises(DataError) as caught:
             use(folder(tmp_path))
         assert told in caught.value.why
-        assert caught.value.mend
+        assert caught.value.hint
         assert caught.value.where
 
 

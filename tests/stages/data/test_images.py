@@ -95,8 +95,8 @@ def test_bad_files_are_named_ten_at_most_with_the_command_that_removes_them(
     assert str(paths[9]) in error.why
     assert str(paths[10]) not in error.why
     assert "1 more" in error.why
-    assert error.mend.startswith("replace them")
-    assert f"rm {paths[0]}" in error.mend
+    assert error.hint.startswith("replace them")
+    assert f"rm {paths[0]}" in error.hint
 
 
 def test_every_kind_of_damage_is_a_finding_and_no_traceback(tmp_path: Path, make_folder: MakeFolder) -> None:

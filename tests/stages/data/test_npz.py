@@ -64,7 +64,7 @@ def test_what_does_not_fit_is_told(tmp_path: Path, arrays: dict[str, np.ndarray]
     with pytest.raises(DataError) as caught:
         check(write(tmp_path, **arrays))
     assert told in caught.value.why
-    assert caught.value.mend
+    assert caught.value.hint
 
 
 def test_a_missing_array_and_a_cut_file_are_told(tmp_path: Path) -> None:
@@ -152,7 +152,7 @@ def test_which_file_is_meant_must_be_clear(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="not clear which npz file") as caught:
         check(NpzSettings(name="npz", root=str(tmp_path)))
     assert caught.value.why.endswith("one two.npz, three.npz")
-    assert caught.value.mend == f"name it: --set 'data.root={tmp_path / 'one two.npz'}'"
+    assert caught.value.hint == f"name it: --set 'data.root={tmp_path / 'one two.npz'}'"
     check(NpzSettings(name="npz", root=str(tmp_path / "one two.npz")))
 
 

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from stages.debugging.graphs import read_graph
 from stages.debugging.line import TOLERANCES
 from stages.debugging.pair import compare_graphs
+from stages.onnx_files.graphs import read_graph
+from stages.runtimes.half.converting import convert_to_half
+from stages.runtimes.half.proof import as_computed
 from stages.runtimes.images import natural_images
-from stages.runtimes.precision import convert_to_half
-from stages.runtimes.precision_proof import as_computed
 from tests.stages.runtimes.networks import source_of
 
 

@@ -17,7 +17,7 @@ from stages import build
 from stages.debugging.line import debug_line
 from stages.runtimes.settings import BuildSettings, TargetSettings
 from tests.stages.onnx_files.trained import MOBILENET, TINY, artefact, digits_settings, folder
-from tests.stages.onnx_files.trained_files import exported, quantised
+from tests.stages.onnx_files.trained_files import exported, quantized
 
 TARGETS = (
     "onnxruntime-fp32", "onnxruntime-int8", "openvino-fp32", "openvino-bf16", "openvino-int8",
@@ -33,7 +33,7 @@ def _settings() -> SimpleNamespace:
 
 @functools.cache
 def _folders() -> dict[str, Path]:
-    signed = quantised(exported())[0]
+    signed = quantized(exported())[0]
     places = {
         "train": artefact(TINY),
         "distill": artefact(MOBILENET),

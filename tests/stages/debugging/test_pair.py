@@ -12,10 +12,10 @@ import onnxruntime
 import pytest
 
 from pipeline.errors import UsageError
-from stages.debugging.graphs import chunks, read_graph
 from stages.debugging.pair import debug_pair
+from stages.onnx_files.graphs import chunks, read_graph
 from tests.stages.debugging import faults
-from tests.stages.onnx_files.trained_files import exported, quantised
+from tests.stages.onnx_files.trained_files import exported, quantized
 
 
 def _step(
@@ -70,8 +70,8 @@ def test_an_overflow_in_fp16_is_found_where_it_happens(tmp_path: Path) -> None:
     assert first["from_inputs"] < 0.05
 
 
-def test_a_bad_scale_of_a_quantised_file_is_found_at_its_pair(tmp_path: Path) -> None:
-    folder, _ = quantised(exported())
+def test_a_bad_scale_of_a_quantized_file_is_found_at_its_pair(tmp_path: Path) -> None:
+    folder, _ = quantized(exported())
     suspect = tmp_path / "suspect.onnx"
     node = faults.changed(folder / "student.int8.signed.onnx", suspect, faults.bad_scale)
     inputs = faults.images(tmp_path)
@@ -79,7 +79,7 @@ def test_a_bad_scale_of_a_quantised_file_is_found_at_its_pair(tmp_path: Path) ->
     assert (step["first"]["node"], step["first"]["op"]) == (node, "DequantizeLinear")
     kinds = [node.op_type for node in onnx.load(tmp_path / "case" / "suspect.onnx").graph.node]
     assert kinds == ["QuantizeLinear", "DequantizeLinear"]
-    # The file as it was made is healthy, whichever the recipe: what quantising changes on purpose heals.
+    # The file as it was made is healthy, whichever the recipe: what quantizing changes on purpose heals.
     for recipe in ("x86", "signed"):
         sound = _step(
             folder / f"student.int8.{recipe}.onnx", faults.student(), inputs, tmp_path / recipe, 0.5
@@ -135,5 +135,5 @@ def test_what_does_not_fit_is_told(
     suspect, inputs = make(tmp_path)
     with pytest.raises(UsageError, match=what) as caught:
         debug_pair(suspect, faults.student(), inputs, None, tmp_path / "case")
-    assert caught.value.mend
+    assert caught.value.hint
     assert not (tmp_path / "case").exists()

@@ -10,7 +10,7 @@ import pytest
 
 from stages.gating.judging import Measured, judge, verdict
 from stages.gating.settings import GateSettings
-from stages.measuring.intervals import wilson_interval
+from stages.statistics.intervals import wilson_interval
 
 IMAGES = 1000
 LABELS = np.arange(IMAGES) % 10

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from stages.measuring import gpu, nvml
-from stages.measuring.watch import Watch
+from stages.measuring.contention import Watch
 from stages.runtimes.on_gpu import GpuTiming, Phases
 
 

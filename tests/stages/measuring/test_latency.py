@@ -13,8 +13,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stages.measuring import latency, percentiles, pinning, steadiness
+from pipeline import machine
+from stages.measuring import latency
 from stages.measuring.latency import Samples, Warmup
+from stages.statistics import percentiles, steadiness
 
 
 def test_nearest_rank_percentiles_by_hand() -> None:
@@ -192,7 +194,7 @@ def test_a_warm_up_that_never_settles_ends_and_says_so() -> None:
 
 def test_work_of_another_process_on_the_same_core_is_seen() -> None:
     """A real neighbour: a busy loop bound to the core on which the samples are taken."""
-    core = max(pinning.unpinned())
+    core = max(machine.allowed_cores())
     worker = f"import os; os.sched_setaffinity(0, [{core}])\nwhile True: pass"
     neighbour = subprocess.Popen([sys.executable, "-c", worker])
     try:
@@ -214,7 +216,7 @@ import json, os, sys
 core = int(sys.argv[1])
 os.sched_setaffinity(0, [core])
 from stages.measuring import latency
-from stages.measuring.watch import Watch
+from stages.measuring.contention import Watch
 found = latency.sample(lambda: sum(range(20000)), warmup_s=0.1, duration_s=1.0, max_duration_s=1.0,
                        min_samples=50, warmup_max_s=0.2, watch=Watch((core,), 1))
 print(json.dumps(found.health))

@@ -68,7 +68,7 @@ def test_a_manifest_that_is_no_bundle_s_is_told(tmp_path: Path, text: str) -> No
         reference.subjects(packed(tmp_path, text), CARD, tmp_path / "images.npy", tmp_path / "work")
     assert "manifest.json" in caught.value.why
     assert "mine.tar.zst" in caught.value.where
-    assert "measure.reference" in caught.value.mend
+    assert "measure.reference" in caught.value.hint
 
 
 def test_a_runtime_that_is_not_known_here_is_left_out_and_told(tmp_path: Path) -> None:

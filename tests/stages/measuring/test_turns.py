@@ -11,8 +11,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from pipeline import machine
 from pipeline.errors import StageError
-from stages.measuring import launch, pinning, turns
+from stages.measuring import launch, turns
 from stages.measuring.launch import Subject
 from stages.measuring.settings import MeasureSettings
 from tests.stages.runtimes.networks import exported
@@ -43,7 +44,7 @@ def test_a_file_that_cannot_be_loaded_ends_the_turns_with_its_fault(damaged: Sub
 def test_a_file_that_cannot_be_loaded_ends_a_measurement_with_its_fault(damaged: Subject) -> None:
     with pytest.raises(StageError, match="cannot load a built target") as caught:
         launch.run(damaged, MeasureSettings(), "latency", batch=1, threads=1)
-    assert caught.value.mend
+    assert caught.value.hint
 
 
 def test_a_worker_that_dies_says_how(damaged: Subject) -> None:
@@ -73,7 +74,7 @@ def busy_cores() -> Iterator[None]:
     """Every core that a measurement may be bound to has another process at work."""
     spin = "import os, sys; os.sched_setaffinity(0, {int(sys.argv[1])})\nwhile True: pass"
     others = [
-        subprocess.Popen([sys.executable, "-c", spin, str(core)]) for core in sorted(pinning.unpinned())
+        subprocess.Popen([sys.executable, "-c", spin, str(core)]) for core in sorted(machine.allowed_cores())
     ]
     yield
     for one in others:

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from stages.methods.base import Batch
-from stages.methods.contrast_layer import ContrastLayer
 from stages.methods.msdcrd import Msdcrd
+from stages.methods.parts.contrast_layer import ContrastLayer
 from stages.methods.settings import MsdcrdSettings
 from stages.models.features import Change, Features, FeatureSpec
 

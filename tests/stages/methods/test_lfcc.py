@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from pipeline.errors import ModelError
 from stages.methods.lfcc import Level, Lfcc
-from stages.methods.lowpass import LowPass
+from stages.methods.parts.lowpass import LowPass
 from stages.methods.settings import LfccSettings
 from stages.models.features import Features, Needs
 from tests.stages.methods import made

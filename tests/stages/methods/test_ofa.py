@@ -6,8 +6,8 @@ from typing import Any, Literal, cast
 import pytest
 import torch
 
-from stages.methods.blocks import MapBlocks
 from stages.methods.ofa import Ofa, ofa_loss, ofa_targets
+from stages.methods.parts.blocks import MapBlocks
 from stages.methods.settings import OfaSettings
 from stages.models.features import Features
 from tests.stages.methods import made, reference_unlike

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.errors import ModelError
+from stages.methods.parts.prompts import Prompt
+from stages.methods.parts.pyramid import pyramid_loss
+from stages.methods.parts.region_attention import RegionAttention
 from stages.methods.pat import Pat
-from stages.methods.prompts import Prompt
-from stages.methods.pyramid import pyramid_loss
-from stages.methods.region_attention import RegionAttention
 from stages.methods.settings import PatSettings
 from stages.models.create import create
 from stages.models.features import Features

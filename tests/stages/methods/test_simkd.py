@@ -19,7 +19,7 @@ from stages.models.borrowed import BorrowedHead
 from stages.models.create import create
 from stages.models.settings import ModelSettings
 from stages.onnx_files.exporting import export_network
-from stages.settings import ExportSettings
+from stages.onnx_files.settings import ExportSettings
 from stages.training.tasks import Distillation
 from tests.stages.methods import made, reference_hints
 from tests.stages.training import tiny

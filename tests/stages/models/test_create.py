@@ -111,7 +111,7 @@ def test_a_network_that_is_no_classifier() -> None:
         looked_at("vit_tiny_patch16_224", options={"global_pool": "", "depth": 1})
     with pytest.raises(ModelError) as caught:
         looked_at("resnet18", options={"global_pool": ""})
-    assert "options" in caught.value.mend
+    assert "options" in caught.value.hint
 
 
 @pytest.mark.parametrize("model", ["torchvision/alexnet", "inception_v3"])
@@ -119,7 +119,7 @@ def test_images_too_small_for_the_architecture(model: str) -> None:
     with pytest.raises(ModelError) as caught:
         looked_at(model)
     assert "32" in caught.value.what
-    assert "data.image_size" in caught.value.mend
+    assert "data.image_size" in caught.value.hint
 
 
 def test_a_download_that_fails_is_one_plain_error(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -135,8 +135,8 @@ def test_a_download_that_fails_is_one_plain_error(monkeypatch: pytest.MonkeyPatc
     for model in ("resnet18.tv_in1k", "torchvision/squeezenet1_1"):
         with pytest.raises(ModelError) as caught:
             made(model, pretrained=True)
-        assert "checkpoint" in caught.value.mend
-        assert "pretrained: false" in caught.value.mend
+        assert "checkpoint" in caught.value.hint
+        assert "pretrained: false" in caught.value.hint
 
 
 def test_pretrained_weights_that_nobody_publishes() -> None:

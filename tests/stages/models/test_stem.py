@@ -104,4 +104,4 @@ def test_it_does_not_depend_on_the_image_size() -> None:
 def test_architectures_without_such_a_stem_say_what_to_do(model: str) -> None:
     with pytest.raises(ModelError, match="has no small stem") as caught:
         made(model)
-    assert "patch_size" in caught.value.mend
+    assert "patch_size" in caught.value.hint

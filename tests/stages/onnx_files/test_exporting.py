@@ -190,7 +190,7 @@ def test_a_file_that_computes_something_else_is_found_out() -> None:
     fault = parity_fault(checks, rows, role="student", tolerance=1e-3, agreement=95.0)
     assert fault is not None
     assert "does not compute what PyTorch computes" in fault.what
-    assert "kdpipe debug PROFILE --model student" in fault.mend
+    assert "kdpipe debug PROFILE --model student" in fault.hint
 
 
 def test_other_predictions_are_found_out_where_a_wide_tolerance_lets_the_logits_pass() -> None:

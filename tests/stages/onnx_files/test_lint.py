@@ -16,7 +16,7 @@ Breaks = Callable[[onnx.ModelProto], None]
 
 
 def _sound() -> onnx.ModelProto:
-    """One quantised product with a float bias, as the parser takes it."""
+    """One quantized product with a float bias, as the parser takes it."""
     value = helper.make_tensor_value_info
     constant = numpy_helper.from_array
     weight = np.arange(12, dtype=np.int8).reshape(3, 4)
@@ -66,7 +66,7 @@ def _without_zero_point(model: onnx.ModelProto) -> None:
     del _node(model, "Q").input[2]
 
 
-def _quantised_bias(model: onnx.ModelProto) -> None:
+def _quantized_bias(model: onnx.ModelProto) -> None:
     _replace(model, "bias", np.zeros(3, np.int32))
     node = helper.make_node("DequantizeLinear", ["bias", "scales"], ["b"], name="B", axis=0)
     model.graph.node.insert(0, node)
@@ -142,8 +142,8 @@ def test_a_sound_file_has_no_findings(tmp_path: Path) -> None:
     [
         (_shifted, "The zero point of Q is not zero", 2),
         (_unsigned, "The zero point of Q is uint8, int8 is wanted", 2),
-        (_without_zero_point, "Q has no zero point and so quantises to uint8", 1),
-        (_quantised_bias, "B dequantises an int32 bias", 1),
+        (_without_zero_point, "Q has no zero point and so quantizes to uint8", 1),
+        (_quantized_bias, "B dequantizes an int32 bias", 1),
         (_wrong_axis, "scales along axis 1; its output channels are axis 0", 1),
         (_old, "operator set is 18, at least 19", 1),
         (_foreign, "operator set 'com.microsoft'", 1),
@@ -153,7 +153,7 @@ def test_a_sound_file_has_no_findings(tmp_path: Path) -> None:
         (_hidden_weight, "Identity node hides the weight of product", 1),
         (_computed_scale, "scale of Q is not a constant", 1),
         (_scale_of_zero, "scale of W is not above zero", 1),
-        (_activation_by_channel, "Q quantises an activation with several scales", 1),
+        (_activation_by_channel, "Q quantizes an activation with several scales", 1),
     ],
 )
 def test_each_rule_fires_alone(breaks: Breaks, finding: str, count: int, tmp_path: Path) -> None:

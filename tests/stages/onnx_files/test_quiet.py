@@ -26,7 +26,7 @@ def test_chatter_is_swallowed_and_comes_back_after(capsys: pytest.CaptureFixture
 def test_the_root_logger_is_as_it_was(caplog: pytest.LogCaptureFixture) -> None:
     before = list(logging.getLogger().handlers)
     with quiet():
-        logging.warning("the quantiser warns through the root logger")
+        logging.warning("the quantizer warns through the root logger")
     assert caplog.records == []
     assert logging.getLogger().handlers == before
     logging.warning("heard")

@@ -18,7 +18,7 @@ from stages.data.settings import DigitsSettings
 from stages.models.card import ModelCard, save
 from stages.models.create import create
 from stages.models.settings import ModelSettings
-from stages.settings import ExportSettings
+from stages.onnx_files.settings import ExportSettings
 
 MOBILENET = "mobilenetv3_small_050"
 TINY = "kdpipe_test_tiny"

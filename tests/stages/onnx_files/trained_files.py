@@ -10,8 +10,8 @@ from typing import Any
 
 from pipeline.stage import Context, Metrics
 from stages import export, quantize
+from stages.quantizing.settings import QuantizeSettings
 from stages.runtimes.settings import TargetSettings
-from stages.settings import QuantizeSettings
 from tests.stages.onnx_files.trained import MOBILENET, TINY, artefact, digits_settings, export_context, folder
 
 BOTH = ("onnxruntime-int8", "tensorrt_rtx-int8")
@@ -69,6 +69,6 @@ def quantize_context(
 
 
 @functools.cache
-def quantised(source: Path) -> tuple[Path, Metrics]:
+def quantized(source: Path) -> tuple[Path, Metrics]:
     context = quantize_context(source)
     return context.output, quantize.run(context)

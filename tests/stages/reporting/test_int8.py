@@ -49,7 +49,7 @@ def test_what_stayed_in_float_is_counted_by_reason_and_named() -> None:
 )
 def test_a_file_of_a_fine_tuned_network_is_told(tuned: dict[str, Any] | None, told: str) -> None:
     calibration = _calibration([])
-    calibration["files"]["x86"]["quantisation_aware"] = tuned
+    calibration["files"]["x86"]["quantization_aware"] = tuned
     assert int8_rows(calibration)[0]["method"] == told
 
 

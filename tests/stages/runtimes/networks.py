@@ -126,7 +126,7 @@ def exported(name: str, *, preprocessing: bool = True) -> Path:
 
 
 @functools.cache
-def quantised(name: str, recipe: str, *, preprocessing: bool = True) -> Path:
+def quantized(name: str, recipe: str, *, preprocessing: bool = True) -> Path:
     """The INT8 ONNX file of a recipe, calibrated on generated images."""
     source = exported(name, preprocessing=preprocessing)
     options: dict[str, Any] = {}
@@ -153,7 +153,7 @@ def source_of(
     name: str, precision: str = "fp32", recipe: str = "signed", *, preprocessing: bool = True
 ) -> Source:
     if precision == "int8":
-        file = quantised(name, recipe, preprocessing=preprocessing)
+        file = quantized(name, recipe, preprocessing=preprocessing)
     else:
         file = exported(name, preprocessing=preprocessing)
     size = SIZES[name]
@@ -193,7 +193,7 @@ def artefacts(folder: Path, *, student: str = "mobilenet", preprocessing: bool =
         (places["export"] / f"{role}.json").write_text(json.dumps(card), encoding="utf-8")
     for recipe in ("x86", "signed"):
         shutil.copyfile(
-            quantised(student, recipe, preprocessing=preprocessing),
+            quantized(student, recipe, preprocessing=preprocessing),
             places["quantize"] / f"student.int8.{recipe}.onnx",
         )
     return places

@@ -11,8 +11,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from stages.measuring.machine import computes_bf16
-from stages.runtimes.identity import build_machine, gpu_facts, installed_versions
+from pipeline.machine import computes_bf16, gpu_facts, installed_versions
+from stages.runtimes.identity import build_machine
 from tests.stages.runtimes.plugins import install_nothing_but, install_plugin, numpy_runtime
 
 
@@ -78,7 +78,7 @@ def test_the_drivers_tool_is_asked_where_there_is_no_listing(tmp_path: Path) -> 
     tool = tmp_path / "nvidia-smi"
     tool.write_text('#!/bin/sh\necho "NVIDIA Orin, 540.4"\necho "NVIDIA Orin, 540.4"\n', encoding="utf-8")
     tool.chmod(0o755)
-    code = "from stages.runtimes.identity import gpu_facts; print(gpu_facts())"
+    code = "from pipeline.machine import gpu_facts; print(gpu_facts())"
     environment = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"}
     told = subprocess.run(
         [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True

@@ -36,7 +36,7 @@ def test_finding_runtimes_imports_nothing_heavy() -> None:
 def test_unknown_name_lists_the_near_ones() -> None:
     with pytest.raises(UsageError) as caught:
         registry.get("onnxruntme")
-    assert "onnxruntime" in caught.value.mend
+    assert "onnxruntime" in caught.value.hint
     assert "tensorrt_rtx" in caught.value.why
 
 
@@ -44,7 +44,7 @@ def test_precision_that_is_not_offered_says_why_and_what_is() -> None:
     with pytest.raises(UsageError) as caught:
         registry.check_target("onnxruntime-fp16")
     assert "fp16" in caught.value.why
-    assert "onnxruntime-fp32, onnxruntime-int8" in caught.value.mend
+    assert "onnxruntime-fp32, onnxruntime-int8" in caught.value.hint
     with pytest.raises(UsageError, match="does not offer bf16") as caught:
         registry.check_target("onnxruntime-bf16")
     assert "openvino-bf16" in caught.value.why

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from pipeline import machine
 from pipeline.errors import MachineCannot, UsageError
 from stages.training import fabric
 from stages.training.settings import ComputeSettings
@@ -15,7 +16,7 @@ def test_auto_takes_a_gpu_if_there_is_one() -> None:
     compute = fabric.resolve(ComputeSettings())
     assert compute.kind == ("cuda" if torch.cuda.is_available() else "cpu")
     assert compute.precision == ("bf16" if fabric.takes_bf16(compute.kind) else "fp32")
-    assert compute.threads == fabric.available_cores()
+    assert compute.threads == machine.usable_cores()
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
@@ -23,7 +24,7 @@ def test_a_missing_gpu_is_named_with_the_remedy() -> None:
     with pytest.raises(MachineCannot) as caught:
         fabric.resolve(ComputeSettings(device="cuda:1"))
     assert "cuda:1" in str(caught.value)
-    assert "compute.device=auto" in caught.value.mend
+    assert "compute.device=auto" in caught.value.hint
 
 
 def test_fp16_on_a_cpu_is_refused() -> None:

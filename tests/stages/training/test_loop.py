@@ -157,8 +157,8 @@ def test_divergence_names_the_epoch_and_the_remedy(data: DataSet) -> None:
     with pytest.raises(StageError) as caught:
         _fit(data, optimizer="sgd", learning_rate=1e30)
     assert "epoch 1 of 3" in caught.value.what
-    assert "train.learning_rate=1e+29" in caught.value.mend
-    assert "train.clip_grad" in caught.value.mend
+    assert "train.learning_rate=1e+29" in caught.value.hint
+    assert "train.clip_grad" in caught.value.hint
 
 
 def test_no_epoch_keeps_the_weights_and_judges_them(data: DataSet) -> None:

@@ -1,0 +1,75 @@
+"""What a plan and a run are told with: the entries of the JSON documents, and reasons in words."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from pipeline.console.tables import short
+
+if TYPE_CHECKING:
+    from pipeline.running.plan import Decision, Reason
+    from pipeline.running.run_state import StageResult
+
+REASONS_SHOWN = 8
+
+
+def planned_entry(decision: Decision) -> dict[str, Any]:
+    """A stage of a plan. `seconds`: none for what is cached, else the estimate (null: unknown)."""
+    return {
+        "name": decision.stage.name,
+        "status": decision.status,
+        "key": decision.key,
+        "digest": decision.digest,
+        "path": _path(decision.path),
+        "seconds": 0.0 if decision.status == "hit" else decision.seconds_estimate,
+        "seconds_estimate": decision.seconds_estimate,
+        "reasons": [reason_entry(reason) for reason in decision.reasons],
+        "metrics": dict(decision.manifest.metrics) if decision.manifest else {},
+    }
+
+
+def result_entry(result: StageResult) -> dict[str, Any]:
+    """A stage of a run; `seconds` is what it took this time."""
+    return {
+        "name": result.name,
+        "status": result.status,
+        "key": result.key,
+        "digest": result.digest,
+        "path": _path(result.path),
+        "seconds": result.seconds,
+        "reasons": [reason_entry(reason) for reason in result.reasons],
+        "metrics": dict(result.metrics),
+    }
+
+
+def reason_entry(reason: Reason) -> dict[str, Any]:
+    return {"kind": reason.kind, "key": reason.key, "old": reason.old, "new": reason.new}
+
+
+def reasons_in_words(reasons: Sequence[Reason], to: str, every: bool = False) -> list[str]:
+    """A line for each reason, `to` between old and new; no more than REASONS_SHOWN unless `every`."""
+    lines = [reason_in_words(reason, to) for reason in reasons]
+    if every or len(lines) <= REASONS_SHOWN + 1:
+        return lines
+    return [*lines[:REASONS_SHOWN], f"and {len(lines) - REASONS_SHOWN} more (-v shows all)"]
+
+
+def reason_in_words(reason: Reason, to: str) -> str:
+    """Why a stage is stale, in one line: what changed, from what to what."""
+    change = f"{short(reason.old)} {to} {short(reason.new)}"
+    if reason.kind == "absent":
+        return f"{reason.key}: {change}" if reason.key else "not made yet"
+    if reason.kind == "forced":
+        return "forced"
+    if reason.kind == "damaged":
+        return f"damaged: {reason.key}"
+    if reason.kind == "input" and reason.new is None:
+        return f"input {reason.key} is stale"
+    if reason.kind in ("version", "data"):
+        return f"{'stage version' if reason.kind == 'version' else 'the data set'}: {change}"
+    return f"{reason.kind} {reason.key}: {change}"
+
+
+def _path(path: Any) -> str | None:
+    return None if path is None else str(path)

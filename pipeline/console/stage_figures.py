@@ -1,0 +1,203 @@
+"""A stage's main figures in words, read from its artefact.
+
+The engine knows no model, but people ask for the figures: what is read here is the documented
+content of the artefacts (docs/artefacts.md) and nothing else.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pipeline.console.gates_text import gates_in_words, pick_in_words, read_gates
+from pipeline.console.tables import amount, duration, figure, size, table, with_interval
+
+MODELS = ("teacher", "baseline", "student")
+LIST_MAX = 6
+DEPTH_MAX = 2
+
+
+def stage_figures(name: str, folder: Path, metrics: Mapping[str, Any]) -> str:
+    """The main figures of a finished stage; `metrics` is what the stage returned."""
+    special: dict[str, Callable[[Path], str]] = {"evaluate": evaluation, "measure": scorecard, "gate": gates}
+    if name in special:
+        return special[name](folder)
+    rows = [[key, value] for key, value in _flat(metrics)]
+    return table(("figure", "value"), rows, "ll") if rows else ""
+
+
+def evaluation(folder: Path) -> str:
+    """The metrics of teacher, baseline and student, and what distillation gave."""
+    found = _read(folder / "metrics.json")
+    rows = []
+    for name in MODELS:
+        model = found.get(name)
+        if model:
+            rows.append(
+                [
+                    "student alone" if name == "baseline" else name,
+                    with_interval(model["top1"], model["top1_ci"]),
+                    figure(model["top5"]),
+                    figure(model["loss"], 4),
+                    figure(model["ece"], 4),
+                    figure(model["agreement_with_teacher"]),
+                    amount(model["parameters"]),
+                    amount(model["macs"]),
+                ]
+            )
+    header = ("model", "top-1 % [95 %]", "top-5 %", "loss", "ECE", "agreement %", "parameters", "MACs")
+    lines = [table(header, rows, "llrrrrrr"), "", f"{found['images']:,} test images"]
+    if found.get("distillation"):
+        lines.append(distillation(found["distillation"]))
+    return "\n".join(lines)
+
+
+def gates(folder: Path) -> str:
+    """Every judged gate, and what to ship under them."""
+    found = read_gates(folder)
+    return "\n".join([*gates_in_words(found), "", *pick_in_words(found["pick"])])
+
+
+def scorecard(folder: Path, gated: Path | None = None) -> str:
+    """Every target in a table; below it what was not built, what distillation gave, what to ship.
+
+    gated: the gate stage's artefact, for the gates and what to ship under them.
+    """
+    found = _read(folder / "scorecard.json")
+    rows = [_scorecard_row(row) for row in found["rows"] if row["top1"] is not None]
+    header = (
+        "model",
+        "target",
+        "top-1 % [95 %]",
+        "agreement %",
+        "p50 ms [95 %]",
+        "p90 ms",
+        "p99 ms",
+        "speed-up",
+        "size",
+        "memory",
+    )
+    lines = [table(header, rows, "lllrlrrrrr"), *_how_measured(found["rows"])]
+    lines += compared(found.get("comparisons") or ())
+    absent = [row for row in found["rows"] if row["top1"] is None]
+    if absent:
+        lines += ["", "not built or not measured:"]
+    for row in absent:
+        lines.append(f"  {row['target']}: {row['why_not']}")
+        if row.get("hint"):
+            lines.append(f"    hint: {row['hint']}")
+    lines.append("")
+    if found.get("distillation"):
+        lines.append(distillation(found["distillation"]))
+    else:
+        lines.append("what distillation gave was not measured: set distill.baseline to true")
+    pick = found["recommendation"]
+    if gated:
+        under = read_gates(gated)
+        pick = under["pick"]
+        lines += ["", *gates_in_words(under), ""] if under["gates"] else []
+    return "\n".join([*lines, *pick_in_words(pick)])
+
+
+def compared(pairs: Sequence[Mapping[str, Any]]) -> list[str]:
+    """A line for each two targets that were timed in turns."""
+    lines = ["", "timed in turns:"] if pairs else []
+    for one in pairs:
+        first, second = (f"{side['model']} {side['target']}" for side in (one["first"], one["second"]))
+        low, high = one["ratio_ci"]
+        said = (
+            f"cannot tell {second} from {first}"
+            if one["verdict"] == "cannot tell"
+            else f"{second} is {one['verdict']} than {first}"
+        )
+        doubts = ", ".join(one.get("flags") or ())
+        doubted = f" ({doubts})" if doubts else ""
+        lines.append(f"  {said}: {one['ratio']:.3f} [{low:.3f}, {high:.3f}] times its p50{doubted}")
+    return lines
+
+
+def distillation(found: Mapping[str, Any]) -> str:
+    """What distillation gave, with its interval and verdict, in one line."""
+    low, high = found["gain_ci"]
+    return (
+        f"distillation gave {found['gain_points']:+.2f} points [{low:+.2f}, {high:+.2f}] "
+        f"over the same student alone (p = {found['p_value']:.3g}): {found['verdict']}"
+    )
+
+
+def shipped(name: str, folder: Path) -> list[str]:
+    """The lines that name what a user opens or copies: the bundle's archive, the report."""
+    if name == "package":
+        return [f"bundle  {file}" for file in sorted(folder.glob("*.tar.zst"))]
+    if name == "report" and (folder / "report.html").exists():
+        return [f"report  {folder / 'report.html'}"]
+    return []
+
+
+def _scorecard_row(row: Mapping[str, Any]) -> list[str]:
+    first = row["latency"][0] if row["latency"] else {}
+    speedup, memory = row.get("speedup"), row["peak_memory_bytes"]
+    return [
+        row["model"],
+        row["target"],
+        with_interval(row["top1"], row["top1_ci"]),
+        figure(row["agreement"]),
+        with_interval(first.get("p50_ms"), first.get("p50_ci_ms"), 3),
+        figure(first.get("p90_ms"), 3),
+        figure(first.get("p99_ms"), 3),
+        "-" if speedup is None else f"{speedup:.2f}x",
+        "-" if row["size_bytes"] is None else size(row["size_bytes"]),
+        "-" if memory is None else size(memory),
+    ]
+
+
+def _how_measured(rows: list[dict[str, Any]]) -> list[str]:
+    """At which batch and threads the table's latency was taken, and what was odd about it."""
+    lines = []
+    first = next((row["latency"][0] for row in rows if row["latency"]), None)
+    if first:
+        images = "image" if first["batch"] == 1 else "images"
+        threads = "thread" if first["threads"] == 1 else "threads"
+        lines = ["", f"latency of a batch of {first['batch']} {images} on {first['threads']} {threads}"]
+    for row in rows:
+        flags = row.get("flags") or []
+        if flags:
+            lines.append(f"{row['model']} {row['target']}: {', '.join(flags)}")
+    return lines
+
+
+def _flat(metrics: Mapping[str, Any], prefix: str = "", depth: int = 0) -> list[tuple[str, str]]:
+    """Scalars and short lists of nested metrics, by dotted name."""
+    rows: list[tuple[str, str]] = []
+    for key, value in metrics.items():
+        name = f"{prefix}{key}"
+        if isinstance(value, Mapping):
+            if depth < DEPTH_MAX:
+                rows += _flat(value, f"{name}.", depth + 1)
+        elif isinstance(value, list | tuple):
+            if len(value) <= LIST_MAX and not any(isinstance(one, Mapping | list | tuple) for one in value):
+                rows.append((name, ", ".join(_plain(key, one) for one in value) or "none"))
+        else:
+            rows.append((name, _plain(key, value)))
+    return rows
+
+
+def _plain(key: str, value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if value is None:
+        return "-"
+    if isinstance(value, int | float):
+        if key.endswith("_bytes"):
+            return size(value)
+        if key == "seconds" or (key.endswith("_s") and not key.endswith("_per_s")):
+            return duration(value)
+        return f"{value:,}" if isinstance(value, int) else f"{value:.6g}"
+    return str(value)
+
+
+def _read(file: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    return found

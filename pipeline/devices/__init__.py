@@ -1,0 +1,1 @@
+"""This side of a device: link, transport, files, jobs, shipping."""

@@ -1,0 +1,130 @@
+"""Which file a profile's name means: the file itself, with `.yaml` added, or a shipped profile."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from pipeline.errors import UsageError
+
+
+@dataclass
+class Search:
+    """A search for a file: what was found, and the places looked at in vain before."""
+
+    found: Path | None = None
+    absent: list[Path] = field(default_factory=list)
+
+
+def shipped_profiles() -> list[Path]:
+    """The profiles that come with kdpipe, by name, those of subfolders last: in a checkout `profiles/`.
+
+    Files whose name begins with `_` are no whole profiles: they are there to be extended.
+    """
+    return [path for path in _shipped_files() if not path.name.startswith("_")]
+
+
+def _shipped_files() -> list[Path]:
+    here = Path(__file__).resolve().parent.parent
+    for folder in (here / "profiles", here.parent / "profiles"):
+        if folder.is_dir() and (folder.parent == here or (here.parent / "pyproject.toml").is_file()):
+            return [*sorted(folder.glob("*.yaml")), *sorted(folder.glob("*/*.yaml"))]
+    return []
+
+
+def search(name: str, folder: Path | None = None) -> Search:
+    """Looks for the profile `name`: a path (relative to `folder` if given) or a shipped profile's name,
+    with or without the subfolder it lies in (`cifar100/NAME`)."""
+    result = Search()
+    wanted = Path(name) if folder is None else _tidy(folder / name)
+    candidates = [wanted]
+    if wanted.name and not wanted.name.endswith((".yaml", ".yml")):
+        candidates.append(wanted.with_name(wanted.name + ".yaml"))
+    for candidate in candidates:
+        if _is_file(candidate):
+            result.found = candidate
+            return result
+        result.absent.append(candidate)
+    if not name.startswith("./"):
+        result.found = next((path for path in _shipped_files() if _goes_by(path, name)), None)
+    return result
+
+
+def _goes_by(shipped: Path, name: str) -> bool:
+    """Whether `name` is the shipped file's own or its place below `profiles`; `.yaml` may be left out."""
+    wanted = name.removeprefix("profiles/").removesuffix(".yaml") + ".yaml"
+    return wanted in (shipped.name, f"{shipped.parent.name}/{shipped.name}")
+
+
+def find(path: str | Path) -> Path:
+    """The file that the user means by `path`. Raises UsageError, with the nearest names."""
+    name = os.fspath(path)
+    result = search(name)
+    if result.found is not None:
+        return result.found
+    if name and _is_folder(Path(name)):
+        raise UsageError(
+            f"{name} is a folder, not a profile",
+            where=name,
+            why="a profile is one YAML file",
+            hint=_offer(nearest(name, Path(name))) or "name the file",
+        )
+    raise UsageError(
+        f"there is no profile {name!r}",
+        where=name,
+        why="neither a file nor the name of a shipped profile",
+        hint=_offer(nearest(name, Path(name).parent)) or "give the path of a YAML file",
+    )
+
+
+def nearest(name: str, folder: Path) -> list[str]:
+    """The profiles that `name` may have meant: alike ones first, then the shipped ones; at most 6."""
+    from difflib import get_close_matches
+
+    shipped = {path.stem: path.stem for path in shipped_profiles()}
+    try:
+        beside = {path.stem: str(path) for path in sorted(folder.glob("*.yaml"))[:1000]}
+    except OSError:
+        beside = {}
+    offered = {**shipped, **beside}
+    alike = get_close_matches(Path(name).stem, offered, n=3, cutoff=0.5)
+    inside = list(beside) if folder == Path(name) else []
+    return list(dict.fromkeys(offered[stem] for stem in [*alike, *inside, *shipped]))[:6]
+
+
+def read(path: Path) -> bytes:
+    """The file's content. Raises UsageError if it cannot be read."""
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise UsageError(
+            f"{path} cannot be read", where=str(path), why=error.strerror or str(error), hint=f"ls -l {path}"
+        ) from None
+
+
+def _offer(names: list[str]) -> str:
+    return f"did you mean one of these? {', '.join(names)}" if names else ""
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except (OSError, ValueError):  # a name that no file can have
+        return False
+
+
+def _is_folder(path: Path) -> bool:
+    try:
+        return path.is_dir()
+    except (OSError, ValueError):
+        return False
+
+
+def _tidy(path: Path) -> Path:
+    """`a/../b` as `b`, if both are the same file (a link may stand between)."""
+    tidy = Path(os.path.normpath(path))
+    try:
+        return tidy if not path.exists() or tidy.samefile(path) else path
+    except (OSError, ValueError):
+        return path

@@ -1,0 +1,137 @@
+"""Reads a profile anew: files, layers, overrides, validation. Imports pydantic and yaml."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel
+
+from pipeline.errors import Fault, ProfileError
+from pipeline.profile.faults import validated
+from pipeline.profile.layers import Layers, asked, overridden
+from pipeline.profile.plugin_kinds import built_in, kinds_for
+from pipeline.profile.setting_help import group
+from pipeline.profile.yaml_tree import Place, Tree
+
+
+@dataclass(frozen=True)
+class Reading:
+    """A valid profile as read. digests: SHA-256 of each file; absent: files that would change the
+    reading if they were there; plugins: whether installed packages had a part in it."""
+
+    sections: dict[str, Any]
+    keyed: dict[str, Any]
+    places: dict[str, str]
+    digests: dict[str, str]
+    absent: list[str]
+    plugins: bool
+
+
+def read_profile(path: Path, overrides: Sequence[str]) -> Reading:
+    """Raises ProfileError with all faults, UsageError if the file cannot be read."""
+    layers = Layers()
+    tree = layers.tree(path)
+    if not layers.readable:
+        raise ProfileError(_in_order([*layers.faults, *asked(overrides)[1]], layers))
+    if "name" not in tree.value:
+        tree.value["name"] = Tree(name_from(path), Place("default"), Place("default"))
+    tree, faults = overridden(tree, overrides, default_value)
+    found = kinds_for(tree)
+    faults = [*layers.faults, *faults, *found.faults]
+    profile, wrong = validated(tree, found, json.dumps(tree.plain()))
+    # A plug-in that cannot be used is one fault, not also an unknown name.
+    told = {fault.key for fault in found.faults}
+    faults += [fault for fault in wrong if fault.key not in told]
+    if faults or profile is None:
+        raise ProfileError(_in_order(faults, layers))
+    sections = profile.model_dump(mode="json")
+    return Reading(
+        sections=sections,
+        keyed=_keyed(profile, sections),
+        places=_places(tree),
+        digests={str(name): hashlib.sha256(data).hexdigest() for name, data in layers.contents.items()},
+        absent=[str(name) for name in layers.absent],
+        plugins=found.plugins,
+    )
+
+
+def typed(sections: Mapping[str, Any]) -> BaseModel:
+    """The sections of a valid profile as one typed object."""
+    model = kinds_for(_tree_of(dict(sections))).model
+    return model.model_validate_json(json.dumps(dict(sections)), strict=True)
+
+
+def default_value(path: tuple[str, ...]) -> Any:
+    """The default, JSON-ready, of the setting at a path of the profile; None if it has none."""
+    annotation: Any = built_in()
+    value: Any = None
+    for part in path:
+        model = group(annotation)
+        if model is None or part not in model.model_fields:
+            return None
+        info = model.model_fields[part]
+        annotation = info.annotation
+        value = None if info.is_required() else info.get_default(call_default_factory=True)
+    return _json_ready(value)
+
+
+def name_from(path: Path) -> str:
+    """A profile's name if it gives itself none: its file's, without what no name may hold."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", path.stem).lstrip("._-") or "profile"
+
+
+def _json_ready(value: Any) -> Any:
+    if isinstance(value, BaseModel):
+        return value.model_dump(mode="json")
+    return [_json_ready(entry) for entry in value] if isinstance(value, list) else value
+
+
+def _tree_of(value: Any) -> Tree:
+    place = Place("default")
+    if isinstance(value, dict):
+        return Tree({key: _tree_of(inner) for key, inner in value.items()}, place)
+    if isinstance(value, list):
+        return Tree([_tree_of(inner) for inner in value], place)
+    return Tree(value, place)
+
+
+def _keyed(value: Any, plain: Any) -> Any:
+    """`plain`, the JSON-ready form of `value`, without the settings declared keyed=False."""
+    if isinstance(value, BaseModel):
+        return {
+            name: _keyed(getattr(value, name), plain[name])
+            for name, info in type(value).model_fields.items()
+            if not (isinstance(info.json_schema_extra, dict) and info.json_schema_extra.get("keyed") is False)
+        }
+    if isinstance(value, list | tuple):
+        return [_keyed(inner, plain[index]) for index, inner in enumerate(value)]
+    if isinstance(value, dict):
+        return {key: _keyed(inner, plain[key]) for key, inner in value.items() if key in plain}
+    return plain
+
+
+def _places(tree: Tree) -> dict[str, str]:
+    """By dotted key, where everything that was set was set."""
+    places = {}
+    for path, inner in tree.walk():
+        place = inner.set_at
+        if place.line or place.file.startswith("--set"):
+            places[".".join(map(str, path))] = str(place) if place.line else "--set"
+    return places
+
+
+def _in_order(faults: Iterable[Fault], layers: Layers) -> list[Fault]:
+    """By file in the order of reading, then by line; overrides last; each fault once."""
+    files = [str(path) for path in layers.contents]
+
+    def rank(fault: Fault) -> tuple[int, int, int]:
+        position = files.index(fault.file) if fault.file in files else len(files)
+        return position, fault.line, fault.column
+
+    return sorted(dict.fromkeys(faults), key=rank)

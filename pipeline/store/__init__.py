@@ -1,0 +1,1 @@
+"""Artefacts: keys, manifests, digests, locks, cleaning, remotes."""

@@ -1,0 +1,155 @@
+"""What the store holds and how much room it takes, and how some of it is let go."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import time
+from collections.abc import Collection, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from pipeline.errors import UsageError
+from pipeline.store import marker
+from pipeline.store.disk import children, writing
+from pipeline.store.locks import is_held, owner_of, this_process
+
+if TYPE_CHECKING:
+    from pipeline.store.store import Store
+
+STRANGER_AGE_S = 24 * 3600.0
+"""A scratch folder of another host, of which we cannot know whether it is still written to, is
+left alone for so long after its last change."""
+
+_KEY = re.compile(r"[0-9a-f]{64}")
+_STAGE_AND_KEY = re.compile(r"(?P<stage>.+)-(?P<key>[0-9a-f]{64})(\.lock|\.\d+)?")
+
+Kind = Literal["artefact", "work", "tmp", "damaged", "log", "lock"]
+
+
+@dataclass(frozen=True)
+class Item:
+    """One thing in the store. `stage` and `key` are empty where they are not known; `name` is its
+    path below the store's folder."""
+
+    kind: Kind
+    name: str
+    stage: str
+    key: str
+    path: Path
+    size_bytes: int
+
+
+def usage(store: Store) -> list[Item]:
+    """Everything in the store but its marker and its memo of digests, with sizes."""
+    return list(_items(store.root))
+
+
+def clean(
+    store: Store,
+    *,
+    keep: Collection[tuple[str, str]] | None = None,
+    stage: str | None = None,
+    everything: bool = False,
+    dry_run: bool = False,
+) -> list[Item]:
+    """Removes artefacts and what is left over; returns what was (or with `dry_run` would be) freed.
+
+    keep: (stage, key) of the artefacts to keep; all others go, and with them the checkpoints of
+        other keys. None: no artefact goes, unless `stage` or `everything` says so.
+    stage: only what belongs to this stage; without `keep`, all of it.
+    everything: all artefacts and all checkpoints.
+    Damaged artefacts, logs, unused locks and scratch folders of dead processes go in any case
+    (with `stage`: only those of that stage). What a living process writes is left alone.
+    Raises UsageError if the folder is no store, a run is using it, or part of it is a link to
+    another place.
+    """
+    store.check()
+    if dry_run and not store.root.exists():
+        return []
+    kept = None if everything else keep
+    if dry_run:
+        return [item for item in _items(store.root) if _goes(item, kept, stage, everything)]
+    with marker.alone(store.root), writing(store.root):
+        going = [item for item in _items(store.root) if _goes(item, kept, stage, everything)]
+        for item in going:
+            _delete(store, item)
+        for folder in children(store.root / "artefacts"):
+            with suppress(OSError):  # not empty
+                folder.rmdir()
+        store.digests.prune()
+    return going
+
+
+def _items(root: Path) -> Iterator[Item]:
+    """Only what has the shape of the store's own: a stranger's file is neither counted nor deleted."""
+    for shelf in children(root / "artefacts"):
+        for folder in children(shelf):
+            if _KEY.fullmatch(folder.name):
+                yield _item("artefact", root, folder, shelf.name, folder.name)
+    named: tuple[tuple[Kind, str], ...] = (("work", "work"), ("damaged", "damaged"), ("lock", "locks"))
+    for kind, folder_name in named:
+        for path in children(root / folder_name):
+            if match := _STAGE_AND_KEY.fullmatch(path.name):
+                yield _item(kind, root, path, match["stage"], match["key"])
+    for path in children(root / "tmp"):
+        if owner_of(path):
+            yield _item("tmp", root, path)
+    for path in children(root / "logs"):
+        if path.suffix == ".log":
+            yield _item("log", root, path, path.name.rpartition("-")[0])
+
+
+def _item(kind: Kind, root: Path, path: Path, stage: str = "", key: str = "") -> Item:
+    return Item(kind, path.relative_to(root).as_posix(), stage, key, path, _size(path))
+
+
+def _size(path: Path) -> int:
+    if not path.is_dir() or path.is_symlink():
+        return path.lstat().st_size
+    return sum((Path(here) / name).lstat().st_size for here, _, names in os.walk(path) for name in names)
+
+
+def _goes(item: Item, keep: Collection[tuple[str, str]] | None, stage: str | None, everything: bool) -> bool:
+    if stage is not None and item.stage != stage:
+        return False
+    if item.kind == "tmp":
+        return _is_abandoned(item.path)
+    if item.kind == "lock":
+        return not is_held(item.path)
+    if item.kind in ("damaged", "log"):
+        return True
+    if keep is not None:
+        return (item.stage, item.key) not in keep
+    return everything or stage is not None
+
+
+def _is_abandoned(scratch: Path) -> bool:
+    owner = owner_of(scratch)
+    if owner is None:
+        return False
+    if owner.host == this_process().host:
+        return owner.is_gone()
+    return time.time() - scratch.stat().st_mtime > STRANGER_AGE_S
+
+
+def _delete(store: Store, item: Item) -> None:
+    root = store.root.resolve()
+    if not item.path.parent.resolve().is_relative_to(root):
+        raise UsageError(
+            "Part of the store lies elsewhere",
+            where=str(item.path.parent),
+            why="it is a link out of the store's folder; nothing is ever deleted outside of it",
+            hint=f"delete by hand what you do not need in {item.path.parent.resolve()}",
+        )
+    if item.kind == "artefact":
+        # Out of its place first: a `clean` that is killed leaves no half artefact either.
+        with store.scratch() as scratch:
+            item.path.rename(scratch)
+    elif item.path.is_dir() and not item.path.is_symlink():
+        shutil.rmtree(item.path)
+    else:
+        item.path.unlink(missing_ok=True)

@@ -1,0 +1,1 @@
+"""The data sets that torchvision can read or download."""

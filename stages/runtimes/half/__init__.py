@@ -1,0 +1,1 @@
+"""ONNX files in half precision: converting, choosing node types, proving."""

@@ -1,0 +1,1 @@
+"""The runtime ncnn: conversion by pnnx, sessions, the trial in a process of its own."""

@@ -1,0 +1,118 @@
+"""Asks ONNX Runtime for one of its GPU providers, in a process of its own.
+
+    python -m stages.runtimes.onnx_runtime.gpu_trial CUDAExecutionProvider
+
+ONNX Runtime falls back to the CPU when a provider's libraries cannot be loaded, and tells why in its log
+alone; so a network of one operator is run where that log can be read. Prints one JSON line. Light until
+the package itself.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import re
+import sys
+from contextlib import suppress
+from importlib.util import find_spec
+from typing import Any
+
+from stages.runtimes.probe import cuda_device, run_module
+
+TIMEOUT_S = 180.0
+"""Enough to load CUDA's libraries and run a network of one operator, whatever the user's model."""
+
+
+@functools.cache
+def ask(provider: str) -> dict[str, Any]:
+    """`version`, `device` (see `probe.cuda_device`), `available`, `found` (the provider that a session
+    got), or `error`, a sentence; asked once a process."""
+    done = run_module("stages.runtimes.onnx_runtime.gpu_trial", provider, timeout_s=TIMEOUT_S)
+    if done is None:
+        return {"error": f"ONNX Runtime did not answer within {TIMEOUT_S:.0f} s", "device": {}}
+    told: dict[str, Any] = {}
+    for line in done.stdout.splitlines():
+        with suppress(ValueError):
+            told = json.loads(line)
+    if done.returncode != 0 or not told:
+        last = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]
+        return {"device": {}, **told, "error": f"ONNX Runtime ended with status {done.returncode}: {last}"}
+    if "error" not in told and told["found"] != provider:
+        reason = reason_in_log(done.stderr)
+        told["error"] = f"ONNX Runtime fell back to {told['found']}: {reason or 'its log tells no reason'}"
+    return told
+
+
+def reason_in_log(log: str) -> str:
+    """What kept a provider from being loaded, by ONNX Runtime's own log; "" if it does not tell.
+
+    The first error is the cause: the later ones only follow from it.
+    """
+    plain = re.sub(r"\x1b\[[0-9;]*m", "", log)
+    missing = re.search(r"with error: (.+)", plain)
+    if missing:
+        return missing.group(1).strip()
+    error = re.search(r"\[E:onnxruntime:[^\]]*\] (.+)", plain)
+    return error.group(1).strip() if error else ""
+
+
+def load_libraries(provider: str) -> None:
+    """Loads CUDA's, cuDNN's and TensorRT's libraries out of Python packages, where they are there, so that
+    ONNX Runtime finds them; those of the system it finds itself."""
+    import onnxruntime
+
+    if provider == "TensorrtExecutionProvider" and find_spec("tensorrt") is not None:
+        with suppress(ImportError, OSError):
+            __import__("tensorrt")
+    onnxruntime.preload_dlls()
+
+
+def answer(provider: str) -> dict[str, Any]:
+    """As `ask`, without what only the log tells."""
+    told: dict[str, Any] = {"device": cuda_device()}
+    import onnxruntime
+
+    told |= {"version": onnxruntime.__version__, "available": onnxruntime.get_available_providers()}
+    if provider not in told["available"]:
+        driver = told["device"].get("error")
+        without = f", and {driver}" if driver else ""
+        return {
+            **told,
+            "error": f"the installed ONNX Runtime {onnxruntime.__version__} has no {provider}: "
+            f"it is the package for CPUs{without}",
+        }
+    load_libraries(provider)
+    session = onnxruntime.InferenceSession(_one_operator(), providers=[provider])
+    if session.get_providers()[0] == provider and told["device"].get("error"):
+        return {**told, "error": told["device"]["error"]}
+    if session.get_providers()[0] == provider:
+        import numpy as np
+
+        session.run(None, {"x": np.ones((1, 4), np.float32)})
+    return {**told, "found": session.get_providers()[0]}
+
+
+def _one_operator() -> bytes:
+    import numpy as np
+    from onnx import TensorProto, helper, numpy_helper
+
+    edges = [helper.make_tensor_value_info(name, TensorProto.FLOAT, (1, 4)) for name in "xy"]
+    weights = numpy_helper.from_array(np.eye(4, dtype=np.float32), "w")
+    node = helper.make_node("MatMul", ["x", "w"], ["y"])
+    graph = helper.make_graph([node], "one", edges[:1], edges[1:], [weights])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+    text: bytes = model.SerializeToString()
+    return text
+
+
+def main(provider: str) -> int:
+    # The package prints hints: what it prints must not get between the answers.
+    with os.fdopen(os.dup(1), "w", encoding="utf-8") as channel:
+        os.dup2(2, 1)
+        print(json.dumps(answer(provider)), file=channel, flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1]))

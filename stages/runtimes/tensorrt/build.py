@@ -1,0 +1,297 @@
+"""Builds one engine, in a process of its own: a crash of the SDK takes nothing else down.
+
+    python -m stages.runtimes.tensorrt.build
+
+The first line of standard input is the specification (JSON), the rest the ONNX file. Tells on
+standard output, one JSON object a line: `progress` (phase, step, steps, share of the whole), `note`, and
+in the end `done` (facts) or `fault` (what, why). Works with `tensorrt` 10.12 to 11 and with `tensorrt_rtx`:
+it always builds strongly typed and uses only calls that all of them have. `tensorrt_process` starts it.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import platform
+import sys
+import threading
+import time
+import traceback
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pipeline.errors import StageError
+from stages.runtimes.tensorrt import faults as tensorrt_faults
+from stages.runtimes.tensorrt import options as tensorrt_options
+from stages.runtimes.tensorrt.inspector import summary
+from stages.runtimes.tensorrt.options import Options
+from stages.runtimes.tensorrt.phases import Phases
+
+TELL_EVERY_S = 0.1
+"""Of thousands of steps a second no more are told than anybody can follow."""
+
+
+@dataclass(frozen=True)
+class Specification:
+    """package: what to import. engine: the file to write. timings: a file of timings to start from and
+    to write, or "". batches: smallest, tuned for, largest. device: whether a GPU is there."""
+
+    package: str
+    engine: str
+    timings: str
+    batches: tuple[int, int, int]
+    workspace_mb: int
+    optimization_level: int
+    device: bool
+    options: Options = field(default_factory=Options)
+
+    @staticmethod
+    def from_json(head: Mapping[str, Any]) -> Specification:
+        options = {**head["options"], "compute_capabilities": tuple(head["options"]["compute_capabilities"])}
+        return Specification(**{**head, "batches": tuple(head["batches"]), "options": Options(**options)})
+
+
+def main() -> int:
+    # The SDK may print: what it prints must not get between the lines of the protocol.
+    channel = os.fdopen(os.dup(1), "w", encoding="utf-8", buffering=1)
+    os.dup2(2, 1)
+
+    def tell(**message: Any) -> None:
+        try:
+            channel.write(json.dumps(message) + "\n")
+        except BrokenPipeError:
+            os._exit(1)  # nobody listens any more
+
+    head = json.loads(sys.stdin.buffer.readline())
+    onnx = sys.stdin.buffer.read()
+    try:
+        facts = build(Specification.from_json(head), onnx, tell)
+    except StageError as error:
+        tell(fault=error.as_json())
+    except Exception as error:  # whatever the SDK's bindings raise, the import among it
+        traceback.print_exc()
+        tell(fault=tensorrt_faults.raised(error).as_json())
+    else:
+        tell(done=facts)
+    return 0
+
+
+def build(specification: Specification, onnx: bytes, tell: Any) -> dict[str, Any]:
+    """Writes the engine; returns what the sidecar says of it.
+
+    Raises StageError with the parser's or the builder's own messages.
+    """
+    trt = importlib.import_module(specification.package)
+    log = _logger(trt)
+    builder = trt.Builder(log)
+    if builder is None:
+        raise tensorrt_faults.built_nothing(log.errors())
+    network = builder.create_network(_network_flags(trt))
+    parser = trt.OnnxParser(network, log)
+    if not parser.parse(onnx):
+        raise tensorrt_faults.refused(parser, log.errors())
+    config = builder.create_builder_config()
+    config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, specification.workspace_mb * 2**20)
+    config.builder_optimization_level = specification.optimization_level
+    # It is set unless it is cleared, and would round fp32 to the ten bits of fp16.
+    config.clear_flag(trt.BuilderFlag.TF32)
+    config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
+    config.progress_monitor = _monitor(trt, tell)
+    tensorrt_options.apply(trt, config, specification.options)
+    profile = _profile(builder, network, specification.batches)
+    config.add_optimization_profile(profile["object"])
+    cache_used = _start_from_timings(config, specification, tell)
+
+    engine = builder.build_serialized_network(network, config)
+    if engine is None:
+        raise tensorrt_faults.built_nothing(log.errors())
+    blob = bytes(memoryview(engine))
+    Path(specification.engine).write_bytes(blob)
+    _keep_timings(config, specification, tell)
+    return {
+        "version": trt.__version__,
+        "system": platform.system().lower(),
+        "architecture": platform.machine(),
+        "strongly_typed": True,
+        "profile": profile["shapes"],
+        "tensors": _tensors(network),
+        "network_layers": network.num_layers,
+        "timings_reused": cache_used,
+        "warnings": log.warnings(),
+        "engine_layers": _inspect(trt, log, blob, profile["shapes"], specification)
+        if specification.device
+        else None,
+    }
+
+
+def _network_flags(trt: Any) -> int:
+    """Strong typing has to be asked for before 11 and is the only kind from then on."""
+    flag = getattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)
+    return 0 if flag is None else 1 << int(flag)
+
+
+def _logger(trt: Any) -> Any:
+    """TensorRT reports failure by returning None and writing to the logger: so all of it is kept."""
+
+    class Log(trt.ILogger):
+        def __init__(self) -> None:
+            trt.ILogger.__init__(self)
+            self.kept: list[tuple[int, str]] = []
+
+        def log(self, severity: Any, message: str) -> None:
+            if int(severity) <= int(trt.ILogger.Severity.WARNING):
+                self.kept.append((int(severity), message))
+
+        def errors(self) -> list[str]:
+            worst = int(trt.ILogger.Severity.ERROR)
+            return [message for severity, message in self.kept if severity <= worst]
+
+        def warnings(self) -> list[str]:
+            known = int(trt.ILogger.Severity.WARNING)
+            lines = [message for severity, message in self.kept if severity == known]
+            return list(dict.fromkeys(lines))[:20]
+
+    return Log()
+
+
+def _monitor(trt: Any, tell: Any) -> Any:
+    class Monitor(trt.IProgressMonitor):
+        """The builder calls it from several threads, and takes an exception of `step_complete` for a wish
+        to cancel."""
+
+        def __init__(self) -> None:
+            trt.IProgressMonitor.__init__(self)
+            self.phases = Phases()
+            self.told_at = 0.0
+            self.lock = threading.Lock()
+
+        def phase_start(self, phase: str, parent: str | None, steps: int) -> None:
+            with self.lock:
+                self.phases.start(phase, parent, steps)
+                self._tell(at_once=parent is None)
+
+        def step_complete(self, phase: str, step: int) -> bool:
+            with self.lock:
+                self.phases.step(phase, step)
+                self._tell()
+            return True
+
+        def phase_finish(self, phase: str) -> None:
+            with self.lock:
+                self.phases.finish(phase)
+                self._tell()
+
+        def _tell(self, *, at_once: bool = False) -> None:
+            now = time.monotonic()
+            if at_once or now - self.told_at >= TELL_EVERY_S:
+                self.told_at = now
+                done, steps = self.phases.steps()
+                tell(progress=[self.phases.current, done, steps, round(self.phases.share, 4)])
+
+    return Monitor()
+
+
+def _profile(builder: Any, network: Any, batches: tuple[int, int, int]) -> dict[str, Any]:
+    """The optimisation profile of every input: all but the batch dimension are fixed.
+
+    Raises StageError for a file that leaves more open, or fixes a batch other than those asked for.
+    """
+    profile = builder.create_optimization_profile()
+    shapes: dict[str, Any] = {}
+    for index in range(network.num_inputs):
+        tensor = network.get_input(index)
+        fixed = tuple(tensor.shape)[1:]
+        if any(size < 0 for size in fixed):
+            raise StageError(
+                "the file leaves the size of images open",
+                where=f"input {tensor.name}",
+                why=f"found shape {tuple(tensor.shape)}, expected one open dimension, the batch",
+                hint="kdpipe export PROFILE",
+            )
+        batch = tensor.shape[0]
+        if batch >= 0 and set(batches) != {batch}:
+            raise StageError(
+                f"the file takes batches of {batch} alone",
+                where=f"input {tensor.name}",
+                why=f"found shape {tuple(tensor.shape)}, expected an open batch dimension for batches "
+                f"{batches[0]} to {batches[2]}",
+                hint="kdpipe export PROFILE; or "
+                + " ".join(f"--set build.batch_{word}={batch}" for word in ("min", "opt", "max")),
+            )
+        three = [(batch, *fixed) for batch in batches]
+        profile.set_shape(tensor.name, *three)
+        shapes[tensor.name] = dict(zip(("min", "opt", "max"), map(list, three), strict=True))
+    return {"object": profile, "shapes": shapes}
+
+
+def _start_from_timings(config: Any, specification: Specification, tell: Any) -> bool:
+    """Whether earlier timings were taken over; the SDK refuses those of another device or version."""
+    if not specification.timings:
+        return False
+    file = Path(specification.timings)
+    known = file.read_bytes() if file.exists() else b""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        for blob in (known, b"") if known else (b"",):
+            cache = config.create_timing_cache(blob)
+            if cache is not None and config.set_timing_cache(cache, ignore_mismatch=False):
+                return bool(blob)
+            if blob:
+                tell(note="the kept timings are of another GPU or TensorRT version: timing anew")
+    return False
+
+
+def _keep_timings(config: Any, specification: Specification, tell: Any) -> None:
+    """For the next build. Another build may read the file meanwhile: it finds the old one or the new one."""
+    cache = config.get_timing_cache() if specification.timings else None
+    if cache is None:
+        return
+    part = Path(f"{specification.timings}.{os.getpid()}.part")
+    try:
+        part.write_bytes(bytes(memoryview(cache.serialize())))
+        part.replace(specification.timings)
+    except OSError as error:  # the engine is worth more than its timings
+        tell(note=f"the timings cannot be kept: {error}")
+
+
+def _tensors(network: Any) -> list[dict[str, Any]]:
+    inputs = [("input", network.get_input(index)) for index in range(network.num_inputs)]
+    outputs = [("output", network.get_output(index)) for index in range(network.num_outputs)]
+    return [
+        {
+            "name": tensor.name,
+            "mode": mode,
+            "shape": list(tensor.shape),
+            "dtype": str(tensor.dtype).rpartition(".")[2].lower(),
+        }
+        for mode, tensor in (*inputs, *outputs)
+    ]
+
+
+def _inspect(
+    trt: Any, log: Any, blob: bytes, shapes: dict[str, Any], specification: Specification
+) -> dict[str, Any] | None:
+    """What the engine inspector tells of the built engine; only a machine with a GPU can ask it."""
+    runtime = trt.Runtime(log)
+    if specification.options.version_compatible:
+        # Its lean runtime is host code, which the profile agreed to (build.trust_engine_host_code).
+        runtime.engine_host_code_allowed = True
+    engine = runtime.deserialize_cuda_engine(blob)
+    if engine is None:
+        return None
+    inspector = engine.create_engine_inspector()
+    # With its sizes open an engine tells "N/A due to dynamic shapes" where formats and types belong.
+    context = engine.create_execution_context()
+    if context is not None:
+        for name, three in shapes.items():
+            context.set_input_shape(name, three["opt"])
+        inspector.execution_context = context
+    return summary(inspector.get_engine_information(trt.LayerInformationFormat.JSON))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,145 @@
+"""`engine.json` beside an engine: what it was built by and for, checked before the SDK sees the engine.
+
+A serialised engine is native code, so none is handed over that is not the one that was built, for
+this system, this version and this GPU. Light.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pipeline.errors import StageError
+from stages.runtimes.tensorrt.build import Specification
+
+ENGINE = "model.engine"
+SIDECAR = "engine.json"
+
+REBUILD = "kdpipe build PROFILE, on the machine that is to run it"
+
+AMPERE = (8, 0)
+
+
+@dataclass(frozen=True)
+class Here:
+    """What would run the engine: package and its version, the GPU's compute capability, the system."""
+
+    package: str
+    version: str
+    capability: str
+    system: str
+    architecture: str
+
+
+def write(
+    folder: Path,
+    specification: Specification,
+    built: Mapping[str, Any],
+    device: Mapping[str, Any],
+    **more: Any,
+) -> dict[str, Any]:
+    """Writes the sidecar of the engine in `folder`; returns it.
+
+    built: what the builder told; device: the GPU (`name`, `compute_capability`), empty without one.
+    """
+    engine = (folder / ENGINE).read_bytes()
+    options = specification.options
+    sidecar = {
+        "schema_version": 1,
+        "package": specification.package,
+        **built,
+        **more,
+        "gpu": device.get("name"),
+        "compute_capability": device.get("compute_capability"),
+        "hardware_compatible": options.hardware_compatible,
+        "version_compatible": options.version_compatible,
+        "refit": options.refit,
+        "rtx_compute_capabilities": list(options.compute_capabilities),
+        "optimization_level": specification.optimization_level,
+        "workspace_mb": specification.workspace_mb,
+        "size_bytes": len(engine),
+        "sha256": hashlib.sha256(engine).hexdigest(),
+    }
+    (folder / SIDECAR).write_text(json.dumps(sidecar, indent=2) + "\n", encoding="utf-8")
+    return sidecar
+
+
+def read(folder: Path, here: Here) -> dict[str, Any]:
+    """The sidecar of an engine that fits this machine.
+
+    Raises StageError if the engine is not the one that was built, or was built for another system,
+    another version of the package or another GPU.
+    """
+    try:
+        sidecar: dict[str, Any] = json.loads((folder / SIDECAR).read_text(encoding="utf-8"))
+        digest = hashlib.sha256((folder / ENGINE).read_bytes()).hexdigest()
+    except (OSError, ValueError) as error:
+        raise StageError(
+            "the engine or its sidecar cannot be read", where=folder.name, why=str(error), hint=REBUILD
+        ) from error
+    place = f"{folder.name}/{ENGINE}"
+    if digest != sidecar["sha256"]:
+        raise StageError(
+            "the engine is not the one that was built",
+            where=place,
+            why=f"found SHA-256 {digest}, expected {sidecar['sha256']}",
+            hint=REBUILD,
+        )
+    if (sidecar["system"], sidecar["architecture"]) != (here.system, here.architecture):
+        raise StageError(
+            "the engine was built for another system",
+            where=place,
+            why=f"found {sidecar['system']} on {sidecar['architecture']}, here is {here.system} on "
+            f"{here.architecture}",
+            hint=REBUILD,
+        )
+    if sidecar["package"] != here.package or not _version_fits(sidecar, here.version):
+        kind = "version-compatible " if sidecar.get("version_compatible") else ""
+        built_by = f"{kind}{sidecar['package']} {sidecar['version']}"
+        raise StageError(
+            "the engine was built by another version of TensorRT",
+            where=place,
+            why=f"found {built_by}, here is {here.package} {here.version}",
+            hint=REBUILD,
+        )
+    if here.package == "tensorrt" and not _gpu_fits(sidecar, here.capability):
+        level = sidecar.get("hardware_compatible", "none")
+        raise StageError(
+            "the engine was built for another GPU",
+            where=place,
+            why=f"found compute capability {sidecar['compute_capability']} ({sidecar['gpu']}, "
+            f"build.hardware_compatible: {level}), this GPU has {here.capability}",
+            hint=REBUILD,
+        )
+    return sidecar
+
+
+def _version_fits(sidecar: Mapping[str, Any], version: str) -> bool:
+    """Exactly the version; of a version-compatible engine the same major, and none that is older."""
+    built = str(sidecar["version"])
+    if not sidecar.get("version_compatible"):
+        return built == version
+    ours, its = numbers(version), numbers(built)
+    return ours[:1] == its[:1] and ours >= its
+
+
+def _gpu_fits(sidecar: Mapping[str, Any], capability: str) -> bool:
+    """The same compute capability; of an engine for all from Ampere on, any from 8.0."""
+    built = sidecar["compute_capability"]
+    if built and sidecar.get("hardware_compatible") == "ampere_plus":
+        return min(numbers(built), numbers(capability)) >= AMPERE
+    return bool(built == capability)
+
+
+def numbers(version: str) -> tuple[int, ...]:
+    """`10.12.0.36` -> (10, 12, 0, 36); what is no number ends it."""
+    found: list[int] = []
+    for part in version.split("."):
+        if not part.isdigit():
+            break
+        found.append(int(part))
+    return tuple(found)

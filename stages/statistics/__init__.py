@@ -1,0 +1,1 @@
+"""Percentiles, intervals and comparisons: numbers only, for everything that judges figures."""
