@@ -48,14 +48,15 @@ def workers_left(folder: Path) -> bool:
 def test_an_accuracy_pass_may_last_longer_than_any_limit(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Twelve batches, which together take longer than a worker may be silent."""
-    target = slow_runtime.subject(tmp_path, monkeypatch, images=24, batch_s=0.5)
+    """Twenty-four batches, which together take longer than a worker may be silent and compute nothing."""
+    monkeypatch.setattr(heartbeat, "CPU_STEP_S", 0.4)
+    target = slow_runtime.subject(tmp_path, monkeypatch, images=48, batch_s=0.5)
     heard: list[Beat] = []
-    silence = Silence(step_s=5.0, load_s=60.0)
+    silence = Silence(step_s=10.0, load_s=10.0)
     _, output = launch.run(target, QUICK, "accuracy", threads=1, silence=silence, heard=heard.append)
-    assert np.load(output / "logits.npy").shape == (24, 4)
-    assert [beat.done for beat in heard if beat.phase == "accuracy"] == [*range(0, 25, 2)]
-    assert {beat.total for beat in heard if beat.phase == "accuracy"} == {24}
+    assert np.load(output / "logits.npy").shape == (48, 4)
+    assert [beat.done for beat in heard if beat.phase == "accuracy"] == [*range(0, 49, 2)]
+    assert {beat.total for beat in heard if beat.phase == "accuracy"} == {48}
 
 
 @pytest.mark.parametrize(
@@ -85,12 +86,11 @@ def test_a_worker_that_hangs_is_ended_and_it_is_said_where(
 
 def test_arrivals_that_are_far_apart_are_no_silence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     target = slow_runtime.subject(tmp_path, monkeypatch)
-    monkeypatch.setattr("stages.measuring.open_loop.REST_S", 0.5)
     settings = QUICK.model_copy(update={"arrivals": "regular", "arrivals_s": 13.0})
     entry, _ = launch.run(
-        target, settings, "open_loop", silence=Silence(4.0, 60.0), threads=1, batch=1, rate_per_s=0.15
+        target, settings, "open_loop", silence=Silence(10.0, 10.0), threads=1, batch=1, rate_per_s=0.08
     )
-    assert entry["n"] == 2
+    assert entry["n"] == 1
 
 
 class Updates:
@@ -132,13 +132,22 @@ def test_the_second_of_two_in_turns_starts_when_the_first_is_warm(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = slow_runtime.subject(tmp_path, monkeypatch, call_s=0.002)
-    settings = QUICK.model_copy(update={"compare_launches": 1})
-    turns.run(first, first, settings, batch=1, threads=1)
+    real = subprocess.Popen
+    before: list[int] = []
+
+    def popen(*words: Any, **more: Any) -> subprocess.Popen[bytes]:
+        events = first.folder / "events.txt"
+        before.append(len(slow_runtime.events(first)) if events.exists() else 0)
+        return real(*words, **more)
+
+    monkeypatch.setattr(subprocess, "Popen", popen)
+    turns.run(first, first, QUICK.model_copy(update={"compare_launches": 1}), batch=1, threads=1)
+    assert before[0] == 0
+    assert before[1] > WARMUP_CALLS, "the first has loaded and made its warm-up calls by then"
     done = slow_runtime.events(first)
     loads = [index for index, (_, what) in enumerate(done) if what == "load"]
     one, other = (done[index][0] for index in loads)
     assert {pid for pid, _ in done[: loads[1]]} == {one}
-    assert loads[1] > WARMUP_CALLS, "the first has loaded and made its warm-up calls"
     warming = [pid for pid, _ in takewhile(lambda event: event[0] == other, done[loads[1] :])]
     assert len(warming) > WARMUP_CALLS, "the first waits while the second does the same"
 
