@@ -5,10 +5,9 @@ Not a stage of the line: it reads many artefacts of `distill`, which `kdpipe com
 
 from __future__ import annotations
 
-import json
-
 import numpy as np
 
+from pipeline.json_files import write_json
 from pipeline.stage import Context, Metrics
 from stages.comparing.judging import answers
 from stages.comparing.summary import comparison
@@ -33,8 +32,7 @@ def run(context: Context) -> Metrics:
     )
     document = comparison(asked["runs"], found, asked)
     np.save(context.output / "predictions.npy", found.table())
-    text = json.dumps(document, indent=2, ensure_ascii=False) + "\n"
-    (context.output / "comparison.json").write_text(text, encoding="utf-8")
+    write_json(context.output / "comparison.json", document)
     html = page(asked["title"], document)
     (context.output / "comparison.html").write_text(html, encoding="utf-8")
     return {"verdict": document["answer"]["verdict"], "method": document["answer"]["method"]}

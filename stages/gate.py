@@ -6,10 +6,10 @@ report, and ends with exit code 3.
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 
-from pipeline.console.junit import junit
+from pipeline.json_files import write_json
+from pipeline.junit import junit
 from pipeline.stage import Context, Metrics
 from stages.gating import judging
 from stages.gating.picking import pick
@@ -37,8 +37,7 @@ def run(context: Context) -> Metrics:
         "judgements": judgements,
         "pick": choice,
     }
-    text = json.dumps(found, indent=2, ensure_ascii=False)
-    (context.output / "gates.json").write_text(text + "\n", encoding="utf-8")
+    write_json(context.output / "gates.json", found)
     (context.output / "junit.xml").write_text(junit(judgements, strict=False), encoding="utf-8")
     return {
         "gates": len(gates),

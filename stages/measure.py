@@ -20,6 +20,7 @@ import numpy as np
 
 from pipeline import machine
 from pipeline.heartbeat import Beat
+from pipeline.json_files import write_json
 from pipeline.stage import Context, Metrics, Progress
 from stages.data import load as data
 from stages.gating.picking import pick
@@ -100,8 +101,7 @@ def run(context: Context) -> Metrics:
         "distillation": judged["distillation"],
         "recommendation": recommendation,
     }
-    text = json.dumps(card_json, indent=2, ensure_ascii=False)
-    (context.output / "scorecard.json").write_text(text + "\n", encoding="utf-8")
+    write_json(context.output / "scorecard.json", card_json)
     return _metrics(rows, recommendation, judged)
 
 

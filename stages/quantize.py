@@ -12,6 +12,7 @@ import numpy as np
 import onnx
 
 from pipeline.errors import StageError
+from pipeline.json_files import write_json
 from pipeline.stage import Context, Metrics
 from stages.data.load import DataSet
 from stages.data.load import load as load_data
@@ -183,5 +184,4 @@ def _told(ranges: Ranges) -> dict[str, list[float]]:
 
 
 def _write(folder: Path, report: Mapping[str, Any]) -> None:
-    text = json.dumps({"schema_version": 1, **report}, indent=2, ensure_ascii=False) + "\n"
-    (folder / "calibration.json").write_text(text, encoding="utf-8")
+    write_json(folder / "calibration.json", {"schema_version": 1, **report})

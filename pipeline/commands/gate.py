@@ -184,7 +184,7 @@ def _judged(
 
 
 def _write_junit(file: Path, found: dict[str, Any], *, strict: bool) -> None:
-    from pipeline.console.junit import junit
+    from pipeline.junit import junit
 
     try:
         file.parent.mkdir(parents=True, exist_ok=True)

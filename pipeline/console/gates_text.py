@@ -8,8 +8,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from pipeline.console.junit import fails, title
 from pipeline.console.tables import size, table
+from pipeline.junit import fails, title
 
 NO_GATES = "the profile has no gates: nothing is limited, so everything passes"
 

@@ -5,7 +5,6 @@ Every call is one process that is asked and answers in JSON.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import subprocess
 import tempfile
@@ -16,6 +15,7 @@ from typing import IO, Any
 
 from pipeline.devices.transport import transport
 from pipeline.errors import DeviceCannot, StageError
+from pipeline.hashing import hash_bytes
 from pipeline.heartbeat import Beat, Heartbeat, Hung, Silence, beat_of, follow
 
 ANSWER = b"\n\x1ekdpipe "
@@ -62,7 +62,7 @@ class Link:
         self.name = name
         self.settings = settings
         self._program = program
-        self._sha256 = hashlib.sha256(program).hexdigest()
+        self._sha256 = hash_bytes(program)
         self._file = f"program-{self._sha256[:16]}.pyz"
         self._transport = transport(name, settings)
         self._delivered = False

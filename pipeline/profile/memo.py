@@ -9,7 +9,6 @@ these are as they were. A damaged memo counts as none.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import os
 from collections.abc import Sequence
@@ -18,6 +17,7 @@ from typing import Any
 
 import stages
 from pipeline import __version__
+from pipeline.hashing import hash_bytes, hash_file
 
 _FORMAT = 1
 _KEPT = 64
@@ -27,11 +27,11 @@ def recall(folder: Path, path: Path, overrides: Sequence[str]) -> dict[str, Any]
     """What was remembered of the profile at `path`, if all of it still holds."""
     try:
         digest, _, document = _file(folder, path, overrides).read_text("utf-8").partition("\n")
-        if digest != hashlib.sha256(document.encode()).hexdigest():
+        if digest != hash_bytes(document):
             return None
         memo: dict[str, Any] = json.loads(document)
         for name, sha256 in memo["digests"].items():
-            if hashlib.sha256(Path(name).read_bytes()).hexdigest() != sha256:
+            if hash_file(name) != sha256:
                 return None
     except (OSError, ValueError):
         return None
@@ -43,7 +43,7 @@ def remember(folder: Path, path: Path, overrides: Sequence[str], memo: dict[str,
     import tempfile  # slow to import, and not needed to recall
 
     document = json.dumps(memo)
-    digest = hashlib.sha256(document.encode()).hexdigest()
+    digest = hash_bytes(document)
     with contextlib.suppress(OSError):
         target = _file(folder, path, overrides)
         folder.mkdir(parents=True, exist_ok=True)
@@ -60,7 +60,7 @@ def remember(folder: Path, path: Path, overrides: Sequence[str], memo: dict[str,
 
 def _file(folder: Path, path: Path, overrides: Sequence[str]) -> Path:
     made_of = [_FORMAT, __version__, str(path), path.read_bytes().hex(), list(overrides), _declarations()]
-    return folder / f"{hashlib.sha256(json.dumps(made_of).encode()).hexdigest()}.json"
+    return folder / f"{hash_bytes(json.dumps(made_of))}.json"
 
 
 def _declarations() -> list[tuple[str, int, int]]:

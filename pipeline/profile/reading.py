@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -13,6 +12,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from pipeline.errors import Fault, ProfileError
+from pipeline.hashing import hash_bytes
 from pipeline.profile.faults import validated
 from pipeline.profile.layers import Layers, asked, overridden
 from pipeline.profile.plugin_kinds import built_in, kinds_for
@@ -55,7 +55,7 @@ def read_profile(path: Path, overrides: Sequence[str]) -> Reading:
         sections=sections,
         keyed=_keyed(profile, sections),
         places=_places(tree),
-        digests={str(name): hashlib.sha256(data).hexdigest() for name, data in layers.contents.items()},
+        digests={str(name): hash_bytes(data) for name, data in layers.contents.items()},
         absent=[str(name) for name in layers.absent],
         plugins=found.plugins,
     )

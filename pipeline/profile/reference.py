@@ -13,6 +13,7 @@ from typing import Any, get_origin
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
+from pipeline.json_files import json_text
 from pipeline.profile.plugin_kinds import built_in
 from pipeline.profile.setting_help import entry, expected, group, kinds, names_of, shown, subgroups
 from pipeline.profile.showing import show
@@ -52,7 +53,7 @@ def schema() -> dict[str, Any]:
 
 def schema_text() -> str:
     """The schema as `kdpipe.schema.json` holds it."""
-    return json.dumps(schema(), indent=2, ensure_ascii=False) + "\n"
+    return json_text(schema())
 
 
 def _object(definition: dict[str, Any]) -> dict[str, Any]:

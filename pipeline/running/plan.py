@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any, Literal, Protocol
 import stages as stage_table
 from pipeline import plugins
 from pipeline.errors import StageError, UsageError
+from pipeline.paths import expand
 from pipeline.stage import Stage
 from pipeline.store.keys import canonical, differences, sha256_of
 from pipeline.store.manifest import SCHEMA_VERSION, Manifest
@@ -108,16 +108,22 @@ class Facts:
         value = self.profile.value(dotted)
         if value is None:
             return None
-        path = Path(os.path.expandvars(value)).expanduser()
         try:
+            path = expand(value)
             return self.store.digests.of(path)
         except OSError as error:
-            raise UsageError(
-                f"The file that {dotted} names cannot be read",
-                where=self.profile.place(dotted),
-                why=f"{path.absolute()}: {error.strerror}",
-                hint=f"correct {dotted}, or set it to null",
-            ) from error
+            why = f"{path.absolute()}: {error.strerror}"
+            raise self._unread(dotted, why) from error
+        except ValueError as error:
+            raise self._unread(dotted, f"{value}: {error}") from error
+
+    def _unread(self, dotted: str, why: str) -> UsageError:
+        return UsageError(
+            f"The file that {dotted} names cannot be read",
+            where=self.profile.place(dotted),
+            why=why,
+            hint=f"correct {dotted}, or set it to null",
+        )
 
     def _machine(self, stage: Stage) -> Mapping[str, Any] | None:
         if stage.machine is None:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import hashlib
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,7 +10,9 @@ from typing import Any
 import numpy as np
 
 from pipeline.errors import StageError
+from pipeline.hashing import hash_bytes
 from pipeline.heartbeat import Beats
+from pipeline.json_files import write_json
 from stages.devices.there import cuda, facts, session, trtexec, trtexec_program
 from stages.measuring import latency
 from stages.measuring.contention import Watch
@@ -52,9 +52,9 @@ def build(job: dict[str, Any], output: Path, beats: Beats) -> dict[str, Any]:
         "gpu": told.get("device", {}).get("name"),
         "compute_capability": told.get("device", {}).get("compute_capability"),
         "size_bytes": len(engine),
-        "sha256": hashlib.sha256(engine).hexdigest(),
+        "sha256": hash_bytes(engine),
     }
-    (output / "engine.json").write_text(json.dumps(sidecar, indent=2) + "\n", encoding="utf-8")
+    write_json(output / "engine.json", sidecar)
     return {**sidecar, "runs_why_not": built["runs_why_not"]}
 
 

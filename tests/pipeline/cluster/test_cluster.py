@@ -22,9 +22,11 @@ from pipeline.cluster import folders as cluster_folders
 from pipeline.cluster.cluster import Cluster, resources
 from pipeline.cluster.folders import marker, unseen, wait_for
 from pipeline.errors import Fault, GateMissed, KdpipeError, ProfileError, StageError, UsageError
+from pipeline.profile.loading import load
 from pipeline.running.runner import in_process, run
 from pipeline.stage import Context, Stage
 from pipeline.store.store import Store
+from stages import STAGES as REAL_STAGES
 from tests.pipeline.command_line import PROFILE, SMALL, call, document, environment
 from tests.pipeline.kitchen import STAGES, Notebook, small_profile
 from tests.pipeline.smallhouse import STAGES as SMALL_STAGES
@@ -243,3 +245,29 @@ def test_gpus_and_cores_are_those_that_one_node_has(tmp_path: Path) -> None:
     assert asked({"CPU": 16, "GPU": 4}, devices=1) == {"num_cpus": 4, "num_gpus": 1}
     assert asked({"CPU": 16, "GPU": 4}, device="cpu", threads=2) == {"num_cpus": 2, "num_gpus": 0}
     assert asked({}) == {"num_cpus": 1, "num_gpus": 0}
+
+
+@pytest.mark.parametrize(
+    ("device", "devices", "gpus"),
+    [
+        ("auto", 1, 1),
+        ("cuda", 1, 1),
+        ("cuda", 2, 2),
+        ("cuda:0", 1, 1),
+        ("cuda:0", 2, 2),
+        ("cuda:1", 1, 2),
+        ("cuda:1", 2, 3),
+        ("cuda:9", 1, 4),
+        ("cpu", 1, 0),
+        ("mps", 1, 0),
+    ],
+)
+def test_each_spelling_of_a_device_asks_for_its_gpus(
+    home: Path, device: str, devices: int, gpus: int
+) -> None:
+    overrides = [f"compute.device={device}", f"compute.devices={devices}"]
+    profile = load(home / PROFILE, overrides)
+    [train] = [stage for stage in REAL_STAGES if stage.name == "train"]
+    [node] = [{"Alive": True, "Resources": {"CPU": 8, "GPU": 4}}]
+    assert resources(train, profile, [node])["num_gpus"] == gpus
+    assert resources(train, profile, [{"Alive": True, "Resources": {"CPU": 8}}])["num_gpus"] == 0

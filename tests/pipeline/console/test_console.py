@@ -6,6 +6,7 @@ import io
 import os
 import pty
 import re
+import sys
 import threading
 import time
 from pathlib import Path
@@ -69,6 +70,20 @@ def wait_for(stream: io.StringIO, pattern: str) -> None:
     while not re.search(pattern, stream.getvalue()):
         assert time.monotonic() < deadline, f"never saw {pattern!r} in {stream.getvalue()!r}"
         time.sleep(0.01)
+
+
+def wait_for_thread(function: str) -> threading.Thread:
+    """The other thread that is in this function, at a lock, once there is one."""
+    deadline = time.monotonic() + 20
+    while time.monotonic() < deadline:
+        for thread in threading.enumerate():
+            frame = sys._current_frames().get(thread.ident or 0)
+            while frame is not None and thread is not threading.current_thread():
+                if frame.f_code.co_name == function:
+                    return thread
+                frame = frame.f_back
+        time.sleep(0.01)
+    raise AssertionError(f"no thread is in {function}")
 
 
 def stale(name: str = "build") -> Decision:
@@ -343,6 +358,24 @@ class TestLiveProgress:
         with ConsoleListener(console, NAMES, QUICK) as listener:
             listener.progress("build")
             terminal.wait_for("still building, 1 s")
+
+    def test_a_timer_that_comes_late_draws_nothing(self) -> None:
+        terminal = Terminal()
+        console = Console(io.StringIO(), terminal.stream, {"TERM": "xterm"})
+        # Another writer holds the lock while the timer and the end of the run come together.
+        with console._lock, ConsoleListener(console, NAMES, QUICK):
+            timer = wait_for_thread("_tell_preparing")
+        timer.join(timeout=10)
+        assert terminal.text() == ""
+
+    def test_a_thread_that_comes_late_draws_nothing(self) -> None:
+        terminal = Terminal()
+        console = Console(io.StringIO(), terminal.stream, {"TERM": "xterm"})
+        with console._lock, ConsoleListener(console, NAMES, QUICK) as listener:
+            listener.progress("build")
+            thread = wait_for_thread("redraw")
+        thread.join(timeout=10)
+        assert terminal.text() == ""
 
 
 class TestPace:

@@ -30,7 +30,14 @@ def test_the_scratch_folders_of_the_dead_are_swept_up(store: Store) -> None:
             (folder / "output").mkdir(parents=True)
         assert store.sweep() == [dead]
         assert listing(store.root / "tmp") == sorted(
-            ["1.1.00ff.other.host", "1.1.00ff.other.host/output", "stranger", "stranger/output", mine.name]
+            [
+                "1.1.00ff.other.host",
+                "1.1.00ff.other.host/output",
+                "stranger",
+                "stranger/output",
+                mine.name,
+                f"{mine.name}.lock",
+            ]
         )
 
 
