@@ -38,6 +38,7 @@ DISTRIBUTIONS = (
     "click",
 )
 TRIAL_TIMEOUT_S = 300.0
+"""Enough to import a package or to build a network of a few layers: no trial depends on the user's model."""
 
 LOCK_TRIAL = """
 import fcntl, sys

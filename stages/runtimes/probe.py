@@ -3,7 +3,8 @@
     python -m stages.runtimes.probe tensorrt_rtx
 
 A TensorRT without a driver hands out objects whose next call crashes the process; so the question is put
-where a crash is an answer. Prints one JSON line. Standard library alone until the package itself.
+where a crash is an answer. Prints one JSON line. Standard library and `pipeline.heartbeat` alone until the
+package itself.
 """
 
 from __future__ import annotations
@@ -19,7 +20,10 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from pipeline.heartbeat import Silence, run_while_alive
+
 TIMEOUT_S = 120.0
+"""Enough to import a package and try it on a network of one operator, whatever the user's model."""
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -39,6 +43,14 @@ def ask(package: str) -> dict[str, Any]:
             return told
     end = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]
     return {"error": f"the {package} package ended its process with status {done.returncode}: {end}"}
+
+
+def run_module_while_alive(
+    module: str, *words: str, doing: str, silence: Silence | None = None
+) -> subprocess.CompletedProcess[str]:
+    """Like `run_module`, for work whose length depends on the model. Raises Hung if it uses no CPU time."""
+    command = [sys.executable, "-P", "-m", module, *words]
+    return run_while_alive(command, doing=doing, silence=silence, env=child_environment())
 
 
 def run_module(module: str, *words: str, timeout_s: float) -> subprocess.CompletedProcess[str] | None:

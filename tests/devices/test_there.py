@@ -49,7 +49,7 @@ def test_a_measurement_outlives_the_link_and_stays_the_only_one(pyz: Path) -> No
     images = home / "bundle" / "golden" / "inputs.npy"
     images.parent.mkdir(parents=True)
     os.mkfifo(images)  # the process that measures waits for its images
-    asked = {"limit_s": 500, "target": "onnxruntime-fp32", "place": "measured/x/onnxruntime-fp32"}
+    asked: dict[str, Any] = {"target": "onnxruntime-fp32", "place": "measured/x/onnxruntime-fp32"}
     asked |= {"bundle": "bundle", "onnx": None, "images": None, "timings": "timings"}
     child = call(pyz, "measure", **asked)
     with images.open("wb"):  # opens once there is a reader

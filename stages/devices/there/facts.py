@@ -24,6 +24,7 @@ TRTEXEC_PLACES = (
 """Where the SDK's packages put it, beside the PATH; the first is JetPack's and Debian's."""
 
 TIMEOUT_S = 120.0
+"""Enough to import a package, also from a slow card."""
 
 _IMPORT = """
 import json, sys

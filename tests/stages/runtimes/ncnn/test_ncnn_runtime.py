@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import warnings
@@ -8,15 +9,20 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 import torch
 from torch import nn
 
+from pipeline import heartbeat
 from pipeline.errors import StageError
+from pipeline.heartbeat import Silence
 from pipeline.stage import Silent
 from stages.runtimes import parity, registry
 from stages.runtimes.base import Session, Source
 from stages.runtimes.images import natural_images
+from stages.runtimes.ncnn.convert import convert
+from stages.runtimes.ncnn.trial import run_once
 from stages.runtimes.probe import child_environment
 from stages.runtimes.settings import BuildSettings
 from tests.stages.runtimes.networks import WithPreprocessing, source_of
@@ -175,3 +181,31 @@ def test_a_damaged_target_is_an_error_and_not_a_crash(damage: str, tmp_path: Pat
     )
     assert told.returncode == 0, told.stderr
     assert told.stdout.strip() == "ncnn cannot load a built target kdpipe build PROFILE"
+
+
+def test_a_converter_that_hangs_is_ended_and_one_that_works_on_is_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A stand-in for pnnx: it works for longer than it may be idle, then waits for ever."""
+    place = tmp_path / "pnnx"
+    place.mkdir()
+    (place / "__init__.py").touch()
+    program, worked = place / "pnnx", tmp_path / "worked"
+    program.write_text(
+        f"#!{sys.executable}\nimport pathlib, time\nwhile time.process_time() < 5: pass\n"
+        f"pathlib.Path({str(worked)!r}).touch()\ntime.sleep(3600)\n"
+    )
+    program.chmod(0o755)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(heartbeat, "CPU_STEP_S", 0.02)  # a busy machine gives it a small share
+    source = source_of("cnn")
+    with pytest.raises(StageError, match="pnnx cannot convert") as caught:
+        convert(onnx.load(source.onnx), source, tmp_path, tmp_path / "work", Silence(load_s=4.0))
+    assert caught.value.why.startswith("it hung: converting: no progress and no CPU time used for")
+    assert worked.exists()
+
+
+def test_a_target_that_hangs_when_it_is_loaded_is_told(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "model.param")  # whoever opens it waits for ever
+    why_not = run_once(tmp_path, source_of("cnn"), Silence(load_s=2.0))
+    assert why_not.startswith("ncnn hung: running it once: no progress and no CPU time used for")
