@@ -18,6 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pipeline.child_process import environment, python_command
+
 POLL_S = 0.1
 GRACE_S = 30.0
 """How long a process that is told to end may take before it is killed."""
@@ -79,9 +81,11 @@ def shares(cores: Sequence[int], usable: float, at_once: int) -> list[list[int]]
 
 def _start(job: Job, slot: int, cores: Sequence[Sequence[int]], folder: Path) -> _Running:
     mine = ",".join(map(str, cores[slot])) if cores else "-"
-    command = [sys.executable, "-m", "pipeline.jobs", mine, *job.words]
+    command = python_command("pipeline.jobs", mine, *job.words)
     with (folder / f"{slot}.out").open("wb") as out, (folder / f"{slot}.err").open("wb") as err:
-        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=out, stderr=err)
+        process = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=out, stderr=err, env=environment()
+        )
     return _Running(job, process, slot, time.monotonic())
 
 

@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import signal
 import subprocess
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pipeline.child_process import environment, python_command
 from pipeline.errors import StageError
 from stages.measuring import pinning
 from stages.measuring.settings import MeasureSettings
 
 WORKER_GRACE_S = 600.0
 """How long a worker may take beyond its planned sampling before it counts as hung."""
-
-HOME = Path(__file__).resolve().parents[2]
 
 
 @dataclass(frozen=True)
@@ -116,12 +113,7 @@ def write_job(job: dict[str, Any], folder: Path) -> Path:
 
 
 def command(job_file: Path) -> list[str]:
-    return [sys.executable, "-m", "stages.measuring.worker", str(job_file)]
-
-
-def environment() -> dict[str, str]:
-    """The worker must find the same kdpipe as its parent, also where that is not installed."""
-    return {**os.environ, "PYTHONPATH": os.pathsep.join([str(HOME), *sys.path[1:]])}
+    return python_command("stages.measuring.worker", str(job_file))
 
 
 def read_result(folder: Path, returncode: int, stderr: str, target: str) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from typing import IO, Any
 
 import numpy as np
 
+from pipeline.child_process import environment
 from pipeline.errors import StageError
 from stages.measuring import gpu, interleave, launch
 from stages.measuring.launch import Subject
@@ -80,7 +81,7 @@ class _Side:
             stdout=subprocess.PIPE,
             stderr=self._errors,
             text=True,
-            env=launch.environment(),
+            env=environment(),
         )
         assert self._process.stdin is not None
         assert self._process.stdout is not None

@@ -3,7 +3,8 @@
     python -m stages.runtimes.probe tensorrt_rtx
 
 A TensorRT without a driver hands out objects whose next call crashes the process; so the question is put
-where a crash is an answer. Prints one JSON line. Standard library alone until the package itself.
+where a crash is an answer. Prints one JSON line. Until the package itself, only the standard library and
+light modules of kdpipe are imported.
 """
 
 from __future__ import annotations
@@ -12,16 +13,14 @@ import ctypes
 import functools
 import importlib
 import json
-import os
 import subprocess
 import sys
 from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
-TIMEOUT_S = 120.0
+from pipeline.child_process import environment, python_command
 
-ROOT = Path(__file__).resolve().parents[2]
+TIMEOUT_S = 120.0
 
 
 @functools.cache
@@ -42,26 +41,20 @@ def ask(package: str) -> dict[str, Any]:
 
 
 def run_module(module: str, *words: str, timeout_s: float) -> subprocess.CompletedProcess[str] | None:
-    """`python -m module words`, run to its end in a process of its own, whatever becomes of it there; None
+    """`python -P -m module words`, run to its end in a process of its own, whatever becomes of it there; None
     if it took longer. What it prints is kept as text, bytes that are none replaced."""
     try:
         return subprocess.run(
-            [sys.executable, "-m", module, *words],
+            python_command(module, *words),
             capture_output=True,
             text=True,
             errors="replace",
             timeout=timeout_s,
-            env=child_environment(),
+            env=environment(),
             check=False,
         )
     except subprocess.TimeoutExpired:
         return None
-
-
-def child_environment() -> dict[str, str]:
-    """The environment in which a Python subprocess finds these modules."""
-    paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
-    return {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
 
 
 def answer(package: str) -> dict[str, Any]:

@@ -23,6 +23,7 @@ from lightning_fabric import Fabric
 from lightning_fabric.plugins.environments import LightningEnvironment
 from lightning_fabric.strategies import DDPStrategy
 
+from pipeline.child_process import safe_path
 from pipeline.errors import KdpipeError, MachineCannot, StageError, UsageError
 from pipeline.stage import Context, Metrics
 from stages.training.settings import ComputeSettings
@@ -235,7 +236,8 @@ def _launch_several(compute: Compute, work: Work, context: Context) -> Metrics:
     try:
         # Bound beforehand: Fabric searches a call's arguments for modules and refuses frozen classes.
         bound = functools.partial(_in_process, compute=compute, work=work, context=others)
-        outcome = make(compute).launch(bound)
+        with safe_path():
+            outcome = make(compute).launch(bound)
     except Exception as error:
         raise StageError(
             f"A training process of {compute.devices} failed",

@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from pipeline.child_process import python_code
 from stages.devices.there import trtexec_program
 from stages.measuring import machine
 from stages.runtimes import probe
@@ -84,7 +85,7 @@ def trtexec() -> str | None:
 def _version(package: str) -> dict[str, Any]:
     try:
         told = subprocess.run(
-            [sys.executable, "-c", _IMPORT, package],
+            python_code(_IMPORT, package),
             capture_output=True,
             text=True,
             check=False,

@@ -12,12 +12,12 @@ import pytest
 import torch
 from torch import nn
 
+from pipeline.child_process import environment
 from pipeline.errors import StageError
 from pipeline.stage import Silent
 from stages.runtimes import parity, registry
 from stages.runtimes.base import Session, Source
 from stages.runtimes.images import natural_images
-from stages.runtimes.probe import child_environment
 from stages.runtimes.settings import BuildSettings
 from tests.stages.runtimes.networks import WithPreprocessing, source_of
 
@@ -170,7 +170,7 @@ def test_a_damaged_target_is_an_error_and_not_a_crash(damage: str, tmp_path: Pat
         [sys.executable, "-c", code, str(tmp_path / "built")],
         capture_output=True,
         text=True,
-        env=child_environment(),
+        env=environment(),
         check=False,
     )
     assert told.returncode == 0, told.stderr

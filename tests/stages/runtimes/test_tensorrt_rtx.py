@@ -16,6 +16,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
+from pipeline.child_process import HOME
 from pipeline.errors import MachineCannot, StageError
 from pipeline.stage import Silent
 from stages.runtimes import probe, tensorrt_build, tensorrt_family
@@ -322,7 +323,7 @@ source = Source(Path({str(exported("cnn"))!r}), "fp16", (24, 24, 3), "uint8_nhwc
 facts = RUNTIME.build(source, output, BuildSettings(workspace_mb=256), Silent(), output.parent / "work")
 print(json.dumps([ability.can, ability.why_not, facts]))
 """
-    paths = os.pathsep.join([str(tmp_path / "site"), str(probe.ROOT)])
+    paths = os.pathsep.join([str(tmp_path / "site"), str(HOME)])
     done = _python(code, {**os.environ, "PYTHONPATH": paths})
     can, why_not, facts = json.loads(done.splitlines()[-1])
     assert can, why_not
