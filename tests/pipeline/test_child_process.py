@@ -88,11 +88,10 @@ def test_doctor_imports_nothing_from_the_working_folder(tmp_path: Path) -> None:
     assert all(stage["can"] for stage in told["stages"])
 
 
-def _seen(command: list[str], cwd: Path) -> dict[str, Any]:
+def _seen(command: list[str], cwd: Path) -> Any:
     done = subprocess.run(command, cwd=cwd, env=environment(), capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    found: dict[str, Any] = json.loads(done.stdout)
-    return found
+    return json.loads(done.stdout)
 
 
 @pytest.mark.parametrize("has_safe_path", [True, False])
