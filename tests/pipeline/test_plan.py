@@ -15,6 +15,7 @@ from pipeline.manifest import SCHEMA_VERSION
 from pipeline.plan import Decision, Reason, decide, make_plan, needed, to_keep
 from pipeline.runner import run
 from pipeline.store import Store
+from tests.errors import raises
 from tests.pipeline.kitchen import NAMES, STAGES, Notebook, SmallProfile, small_profile
 from tests.pipeline.stores import listing
 
@@ -199,9 +200,9 @@ def test_until_and_only(profile: SmallProfile, store: Store) -> None:
 
 
 def test_an_unknown_stage_gets_a_suggestion(profile: SmallProfile, store: Store) -> None:
-    with pytest.raises(UsageError, match="did you mean 'refine'"):
+    with raises(UsageError, what="did you mean 'refine'"):
         planned(profile, store, until="refin")
-    with pytest.raises(UsageError, match="takes no part"):
+    with raises(UsageError, what="takes no part"):
         planned(profile, store, until="gather", force=["tell"])
 
 

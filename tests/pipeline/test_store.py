@@ -12,6 +12,7 @@ from pipeline.errors import StageError, UsageError
 from pipeline.keys import content_digest, sha256_of
 from pipeline.locks import this_process
 from pipeline.store import Store
+from tests.errors import raises
 from tests.pipeline.stores import PROFILE, listing, put
 
 
@@ -168,7 +169,7 @@ def fifo(folder: Path) -> None:
 def test_links_are_not_accepted(store: Store, mischief: Callable[[Path], None]) -> None:
     with store.scratch() as folder:
         mischief(folder)
-        with pytest.raises(StageError, match="cannot be kept"):
+        with raises(StageError, what="cannot be kept"):
             store.publish(
                 folder,
                 stage="s",
@@ -220,9 +221,9 @@ def test_the_newest_of_the_same_profile_comes_first(store: Store) -> None:
 def test_a_strangers_folder_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "work").mkdir()
     (tmp_path / "work" / "thesis.txt").write_text("years")
-    with pytest.raises(UsageError, match="not a kdpipe store"):
+    with raises(UsageError, what="not a kdpipe store"):
         Store(tmp_path).prepare()
-    with pytest.raises(UsageError, match="not a kdpipe store"):
+    with raises(UsageError, what="not a kdpipe store"):
         Store(tmp_path).clean(everything=True)
     assert listing(tmp_path) == ["work", "work/thesis.txt"]
 
@@ -244,9 +245,9 @@ def test_a_store_of_another_version_is_refused(store: Store) -> None:
 
 def test_a_file_is_no_store(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(UsageError, match="not a folder"):
+    with raises(UsageError, what="not a folder"):
         Store(tmp_path / "file").check()
-    with pytest.raises(UsageError, match="cannot be used"):
+    with raises(UsageError, what="cannot be used"):
         Store(tmp_path / "file" / "below").prepare()
 
 

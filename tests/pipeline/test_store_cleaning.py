@@ -12,6 +12,7 @@ from pipeline.errors import UsageError
 from pipeline.keys import sha256_of
 from pipeline.locks import this_process
 from pipeline.store import Store
+from tests.errors import raises
 from tests.pipeline.stores import listing, put
 
 
@@ -126,14 +127,14 @@ def test_a_dry_run_only_tells(full: Store) -> None:
 def test_clean_keeps_out_of_a_run(full: Store) -> None:
     other = Store(full.root)
     other.prepare()
-    with pytest.raises(UsageError, match="A run is using"):
+    with raises(UsageError, what="A run is using"):
         full.clean(everything=True)
     other.release()
     full.clean(everything=True)
 
 
 def test_clean_needs_a_store(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="not a kdpipe store"):
+    with raises(UsageError, what="not a kdpipe store"):
         Store(tmp_path / "nowhere").clean()
     assert Store(tmp_path / "nowhere").clean(dry_run=True) == []
     assert listing(tmp_path) == []
@@ -145,6 +146,6 @@ def test_clean_does_not_follow_a_link_out_of_the_store(tmp_path: Path, store: St
     (store.root / "work").rename(outside) if (store.root / "work").exists() else outside.mkdir()
     (outside / f"train-{sha256_of(1)}").mkdir()
     (store.root / "work").symlink_to(outside)
-    with pytest.raises(UsageError, match="lies elsewhere"):
+    with raises(UsageError, what="lies elsewhere"):
         store.clean(everything=True)
     assert listing(outside) == [f"train-{sha256_of(1)}"]

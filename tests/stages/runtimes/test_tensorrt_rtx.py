@@ -26,6 +26,7 @@ from stages.runtimes.parity import source_logits
 from stages.runtimes.settings import BuildSettings
 from stages.runtimes.tensorrt_classic import RUNTIME as CLASSIC
 from stages.runtimes.tensorrt_rtx import RUNTIME
+from tests.errors import raises
 from tests.stages.runtimes.networks import exported, source_of
 
 pytest.importorskip("tensorrt_rtx")
@@ -134,7 +135,7 @@ def test_the_graph_handed_over_computes_the_same(preprocessing: bool) -> None:
 )
 def test_an_unsupported_operator_is_named(operator: str, domain: str, tmp_path: Path) -> None:
     source = _odd_model(operator, tmp_path / "odd.onnx", domain)
-    with pytest.raises(StageError, match="refuses the file") as caught:
+    with raises(StageError, what="refuses the file") as caught:
         _build(source, tmp_path / "built")
     assert f"operator {operator} unsupported" in caught.value.why
     assert "the_odd_one" in caught.value.why
@@ -142,7 +143,7 @@ def test_an_unsupported_operator_is_named(operator: str, domain: str, tmp_path: 
 
 
 def test_an_int8_file_of_the_other_recipe_is_refused_with_the_parsers_words(tmp_path: Path) -> None:
-    with pytest.raises(StageError, match="refuses the file") as caught:
+    with raises(StageError, what="refuses the file") as caught:
         _build(source_of("cnn", "int8", "x86"), tmp_path / "built")
     assert "(DequantizeLinear)" in caught.value.why
     assert "Int32" in caught.value.why
@@ -165,7 +166,7 @@ def test_an_open_image_size_is_refused(tmp_path: Path) -> None:
     del model.graph.value_info[:]
     model.graph.input[0].type.tensor_type.shape.dim[2].dim_param = "height"
     onnx.save(model, str(tmp_path / "open.onnx"))
-    with pytest.raises(StageError, match="size of images open"):
+    with raises(StageError, what="size of images open"):
         _build(replace(source, onnx=tmp_path / "open.onnx"), tmp_path / "built")
 
 
@@ -177,7 +178,7 @@ def test_a_file_of_one_batch_is_refused_with_the_remedy(tmp_path: Path) -> None:
         edge.type.tensor_type.shape.dim[0].dim_value = 2
     onnx.save(model, str(tmp_path / "fixed.onnx"))
     fixed = replace(source, onnx=tmp_path / "fixed.onnx")
-    with pytest.raises(StageError, match="batches of 2 alone") as caught:
+    with raises(StageError, what="batches of 2 alone") as caught:
         _build(fixed, tmp_path / "built")
     assert "--set build.batch_max=2" in caught.value.mend
     assert caught.value.where == "fixed.onnx, input input"
@@ -197,12 +198,12 @@ def test_the_gpus_of_an_engine_are_named_and_checked(tmp_path: Path) -> None:
         return sidecar
 
     assert build("SM86", "SM89")["rtx_compute_capabilities"] == ["SM86", "SM89"]
-    with pytest.raises(StageError, match="does not know SM70") as caught:
+    with raises(StageError, what="does not know SM70") as caught:
         build("SM70")
     assert "SM86" in caught.value.why
-    with pytest.raises(StageError, match="stands alone"):
+    with raises(StageError, what="stands alone"):
         build("CURRENT", "SM80")
-    with pytest.raises(StageError, match="built no engine") as caught:
+    with raises(StageError, what="built no engine") as caught:
         build("SM75")
     assert "Turing" in caught.value.why
 
@@ -211,7 +212,7 @@ def test_the_gpus_of_an_engine_are_named_and_checked(tmp_path: Path) -> None:
 def test_what_it_cannot_do_is_refused_before_building(key: str, tmp_path: Path) -> None:
     settings = BuildSettings(**{key: True, "trust_engine_host_code": True})
     told = Told()
-    with pytest.raises(StageError, match="cannot build this engine"):
+    with raises(StageError, what="cannot build this engine"):
         RUNTIME.build(source_of("cnn"), tmp_path, settings, told, tmp_path / "work")
     assert told.updates == []
     assert list(tmp_path.iterdir()) == []
@@ -230,7 +231,7 @@ def test_a_crash_of_the_builder_is_a_stage_error(tmp_path: Path, monkeypatch: py
     code = "import os, sys; print('about to fall', file=sys.stderr, flush=True); os.abort()"
     name = _package(tmp_path, code, monkeypatch)
     (tmp_path / "built").mkdir()
-    with pytest.raises(StageError, match="ended its process") as caught:
+    with raises(StageError, what="ended its process") as caught:
         tensorrt_family.build(
             name, source_of("cnn"), tmp_path / "built", SETTINGS, Silent(), tmp_path, keeps_timings=False
         )
@@ -300,7 +301,7 @@ def test_without_a_gpu_it_says_why_it_cannot_run() -> None:
 
 @pytest.mark.skipif(HAS_GPU, reason="this machine has a GPU")
 def test_loading_without_a_gpu_does_not_crash(tmp_path: Path) -> None:
-    with pytest.raises(MachineCannot, match="needs an NVIDIA GPU"):
+    with raises(MachineCannot, what="needs an NVIDIA GPU"):
         RUNTIME.load(tmp_path, source_of("cnn"), 1)
 
 

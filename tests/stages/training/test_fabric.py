@@ -8,6 +8,7 @@ import torch
 from pipeline.errors import MachineCannot, UsageError
 from stages.training import fabric
 from stages.training.settings import ComputeSettings
+from tests.errors import raises
 from tests.stages.training import tiny
 
 
@@ -27,7 +28,7 @@ def test_a_missing_gpu_is_named_with_the_remedy() -> None:
 
 
 def test_fp16_on_a_cpu_is_refused() -> None:
-    with pytest.raises(UsageError, match="fp16 needs a CUDA device"):
+    with raises(UsageError, what="fp16 needs a CUDA device"):
         fabric.resolve(ComputeSettings(device="cpu", precision="fp16"))
 
 
@@ -107,5 +108,5 @@ def test_an_error_in_a_process_comes_back_as_it_is(tmp_path: Path) -> None:
         compute={"devices": 2},
         train={"learning_rate": 1e30, "optimizer": "sgd"},
     )
-    with pytest.raises(StageError, match="diverged"):
+    with raises(StageError, why="diverged"):
         train.run(tiny.context(tmp_path, wild))
