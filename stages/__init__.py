@@ -107,7 +107,7 @@ STAGES: tuple[Stage, ...] = (
         name="package",
         summary="Pack a bundle that runs on a device without kdpipe.",
         module="stages.package",
-        version=4,
+        version=5,
         inputs=("build", "measure", "gate"),
         reads=("name", "package"),
     ),

@@ -30,6 +30,7 @@ from pipeline.profile.loading import load
 from pipeline.store.store import Store
 from stages.comparing.summary import ALONE as REFERENCE
 from tests.command import document, environment, kdpipe, write_profile
+from tests.errors import raises
 
 PROFILE: dict[str, Any] = {
     "name": "tiny",
@@ -299,7 +300,7 @@ def test_all_leaves_out_what_does_not_fit(home: Path) -> None:
     assert [one.label for one in unfit] == ["sdd"]
     assert "linear" in unfit[0].why
     assert {run.label for run in runs} == {ALONE, *(entry.label for entry in every)} - {"sdd"}
-    with pytest.raises(UsageError, match="sdd does not fit"):
+    with raises(UsageError, what="sdd does not fit"):
         planned(entries=read_specs(["sdd"]), alone=True, memo=home / "none" / "memo")
     assert not (home / "none").exists()
 

@@ -43,7 +43,8 @@ ENGINE: tuple[tuple[str, ...], ...] = (
     ("pipeline.cluster", "pipeline.comparing", "pipeline.devices", "pipeline.doctor", "pipeline.tracking"),
     ("pipeline.commands",),
     ("pipeline.cli",),
-    ("pipeline.__main__", "pipeline.on_cores"),
+    ("pipeline.on_cores", "pipeline.shadowing"),
+    ("pipeline.__main__",),
 )
 """The engine's layers, the lowest first. A place imports places of lower layers only."""
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import pickle
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -18,6 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from pipeline.profile.loading import LoadedProfile
+
+from pipeline.child_process import environment, python_command
 
 POLL_S = 0.1
 GRACE_S = 30.0
@@ -91,9 +92,11 @@ def _start(job: Job, slot: int, cores: Sequence[Sequence[int]], folder: Path) ->
     if job.profile is not None:
         profile = str(folder / f"{slot}.profile")
         Path(profile).write_bytes(pickle.dumps(job.profile))
-    command = [sys.executable, "-m", "pipeline.on_cores", mine, profile, *job.words]
+    command = python_command("pipeline.on_cores", mine, profile, *job.words)
     with (folder / f"{slot}.out").open("wb") as out, (folder / f"{slot}.err").open("wb") as err:
-        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=out, stderr=err)
+        process = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=out, stderr=err, env=environment()
+        )
     return _Running(job, process, slot, time.monotonic())
 
 

@@ -29,6 +29,9 @@ INSTALL = {
 }
 
 _BOOT = """
+import sys
+if "" in sys.path:
+    sys.path.remove("")  # the home folder: a json.py there is not Python's own
 import hashlib, os, subprocess, sys, tempfile
 if sys.version_info < (3, 10):
     sys.stderr.write("Python %d.%d" % sys.version_info[:2]); sys.exit(8)

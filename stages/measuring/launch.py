@@ -3,24 +3,21 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
+from pipeline.child_process import environment, python_command
 from pipeline.errors import StageError
 from pipeline.heartbeat import Beat, Heartbeat, Hung, Silence, beat_of, follow
 from pipeline.machine import allowed_cores
 from stages.measuring import pinning
 from stages.measuring.settings import MeasureSettings
-
-HOME = Path(__file__).resolve().parents[2]
 
 
 @dataclass(frozen=True)
@@ -172,12 +169,7 @@ def write_job(job: dict[str, Any], folder: Path) -> Path:
 
 
 def command(job_file: Path) -> list[str]:
-    return [sys.executable, "-m", "stages.measuring.worker", str(job_file)]
-
-
-def environment() -> dict[str, str]:
-    """The worker must find the same kdpipe as its parent, also where that is not installed."""
-    return {**os.environ, "PYTHONPATH": os.pathsep.join([str(HOME), *sys.path[1:]])}
+    return python_command("stages.measuring.worker", str(job_file))
 
 
 def read_result(folder: Path, returncode: int, stderr: str, target: str) -> dict[str, Any]:

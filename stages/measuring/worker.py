@@ -1,4 +1,4 @@
-"""Measures one target, in a process of its own: `python -m stages.measuring.worker JOB.json`.
+"""Measures one target, in a process of its own: `python -P -m stages.measuring.worker JOB.json`.
 
 A fresh process a measurement, bound to its cores, so that no runtime's threads, caches or memory
 reach into another's figures, and a runtime that crashes takes down nothing else. The job file names

@@ -26,6 +26,7 @@ from lightning_fabric.strategies import DDPStrategy
 from torch.nn.parallel import DistributedDataParallel
 
 from pipeline import machine
+from pipeline.child_process import safe_path
 from pipeline.errors import EXIT_INTERRUPTED, KdpipeError, MachineCannot, StageError, UsageError
 from pipeline.stage import Context, Metrics, Silent
 from stages.training import pipes
@@ -224,7 +225,8 @@ def _launch_several(compute: Compute, work: Work, context: Context) -> Metrics:
     metrics: Metrics = {}
     failure: Exception | None = None
     try:
-        metrics = make(compute).launch(bound)
+        with safe_path():
+            metrics = make(compute).launch(bound)
     except Exception as error:
         failure = error
     finally:

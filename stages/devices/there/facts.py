@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import machine
+from pipeline.child_process import python_code
 from stages.devices.there import trtexec_program
 from stages.runtimes import probe
 
@@ -85,7 +86,7 @@ def trtexec() -> str | None:
 def _version(package: str) -> dict[str, Any]:
     try:
         told = subprocess.run(
-            [sys.executable, "-c", _IMPORT, package],
+            python_code(_IMPORT, package),
             capture_output=True,
             text=True,
             check=False,

@@ -27,6 +27,7 @@ from pipeline.running.runner import in_process, prepare_run, run, run_stages
 from pipeline.stage import Context, Stage
 from pipeline.store.store import Store
 from stages import STAGES as REAL_STAGES
+from tests.errors import raises
 from tests.pipeline.command_line import PROFILE, SMALL, call, document, environment
 from tests.pipeline.kitchen import STAGES, Notebook, small_profile
 from tests.pipeline.smallhouse import STAGES as SMALL_STAGES
@@ -78,7 +79,7 @@ def test_files_that_do_not_arrive(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     (tmp_path / "sub" / "one").write_text("1")
     wait_for("train", tmp_path, {"sub/one": 1})
     monkeypatch.setattr(cluster_folders, "VISIBLE_WITHIN_S", 0.0)
-    with pytest.raises(StageError, match="two"):
+    with raises(StageError, why="two"):
         wait_for("train", tmp_path, {"sub/one": 1, "two": 1})
 
 

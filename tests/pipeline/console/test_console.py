@@ -20,6 +20,7 @@ from pipeline.errors import Fault, GateMissed, ProfileError, UsageError
 from pipeline.running.plan import Decision, Reason
 from pipeline.running.run_state import StageResult
 from pipeline.stage import Stage
+from tests.errors import raises
 
 STAGE = Stage(name="build", summary="Build.", module="x", version=1, inputs=(), reads=())
 NAMES = ("train", "build", "quantize")
@@ -125,7 +126,7 @@ class TestStreams:
 
     def test_an_unknown_level_is_refused(self) -> None:
         console, _, _ = plain_console(KDPIPE_LOG="loud")
-        with pytest.raises(UsageError, match="KDPIPE_LOG"):
+        with raises(UsageError, what="KDPIPE_LOG"):
             console.check_environment()
 
     def test_silence_keeps_errors_and_documents(self) -> None:

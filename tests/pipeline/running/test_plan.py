@@ -18,6 +18,7 @@ from pipeline.stage import Conditional, Context, Metrics, Stage
 from pipeline.store.cleaning import clean
 from pipeline.store.manifest import SCHEMA_VERSION
 from pipeline.store.store import Store
+from tests.errors import raises
 from tests.pipeline.kitchen import NAMES, STAGES, Notebook, SmallProfile, small_profile
 from tests.pipeline.stores import listing
 
@@ -313,9 +314,9 @@ def test_until_and_only(profile: SmallProfile, store: Store) -> None:
 
 
 def test_an_unknown_stage_gets_a_suggestion(profile: SmallProfile, store: Store) -> None:
-    with pytest.raises(UsageError, match="did you mean 'refine'"):
+    with raises(UsageError, what="did you mean 'refine'"):
         planned(profile, store, until="refin")
-    with pytest.raises(UsageError, match="takes no part"):
+    with raises(UsageError, what="takes no part"):
         planned(profile, store, until="gather", force=["tell"])
 
 

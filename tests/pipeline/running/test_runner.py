@@ -22,6 +22,7 @@ from pipeline.running.plan import make_plan
 from pipeline.running.runner import StageResult, prepare_run, run, run_stages
 from pipeline.store.manifest import MANIFEST
 from pipeline.store.store import Store
+from tests.errors import raises
 from tests.pipeline.kitchen import NAMES, STAGES, Notebook, SmallProfile, runs_of, small_profile
 from tests.pipeline.stores import listing
 
@@ -156,7 +157,7 @@ def test_data_that_changes_while_a_stage_runs_is_not_cached(
             (tmp_path / "data" / "train.npz").write_bytes(b"9 9 9 9")
             return super().progress(stage_name)
 
-    with pytest.raises(StageError, match="changed while stage gather"):
+    with raises(StageError, what="changed while stage gather"):
         run(profile, store, Meddler(), stages=STAGES)
     assert not store.root.exists()
 

@@ -16,6 +16,7 @@ from pipeline.errors import StageError
 from stages.measuring import launch, turns
 from stages.measuring.launch import Subject
 from stages.measuring.settings import MeasureSettings
+from tests.errors import raises
 from tests.stages.runtimes.networks import exported
 
 
@@ -35,21 +36,21 @@ def damaged(tmp_path: Path) -> Subject:
 
 
 def test_a_file_that_cannot_be_loaded_ends_the_turns_with_its_fault(damaged: Subject) -> None:
-    with pytest.raises(StageError, match="cannot load a built target"):
+    with raises(StageError, what="cannot load a built target"):
         turns.run(damaged, damaged, MeasureSettings(), batch=1, threads=1)
     told = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True).stdout
     assert str(damaged.work) not in told, "no worker is left"
 
 
 def test_a_file_that_cannot_be_loaded_ends_a_measurement_with_its_fault(damaged: Subject) -> None:
-    with pytest.raises(StageError, match="cannot load a built target") as caught:
+    with raises(StageError, what="cannot load a built target") as caught:
         launch.run(damaged, MeasureSettings(), "latency", batch=1, threads=1)
     assert caught.value.hint
 
 
 def test_a_worker_that_dies_says_how(damaged: Subject) -> None:
     (damaged.folder / "images.npy").unlink()
-    with pytest.raises(StageError, match="ended without a result") as caught:
+    with raises(StageError, what="ended without a result") as caught:
         launch.run(damaged, MeasureSettings(), "latency", batch=1, threads=1)
     assert "images.npy" in caught.value.why
 

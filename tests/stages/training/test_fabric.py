@@ -17,6 +17,7 @@ from pipeline.errors import EXIT_INTERRUPTED, MachineCannot, StageError, UsageEr
 from stages.training import fabric
 from stages.training.settings import ComputeSettings
 from tests.command import environment
+from tests.errors import raises
 from tests.stages.training import tiny, works
 
 
@@ -36,7 +37,7 @@ def test_a_missing_gpu_is_named_with_the_remedy() -> None:
 
 
 def test_fp16_on_a_cpu_is_refused() -> None:
-    with pytest.raises(UsageError, match="fp16 needs a CUDA device"):
+    with raises(UsageError, what="fp16 needs a CUDA device"):
         fabric.resolve(ComputeSettings(device="cpu", precision="fp16"))
 
 

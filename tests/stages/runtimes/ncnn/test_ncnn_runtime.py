@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from pipeline import heartbeat
+from pipeline.child_process import environment
 from pipeline.errors import StageError
 from pipeline.heartbeat import Silence
 from pipeline.stage import Silent
@@ -23,8 +24,8 @@ from stages.runtimes.base import Session, Source
 from stages.runtimes.images import natural_images
 from stages.runtimes.ncnn.convert import convert
 from stages.runtimes.ncnn.trial import run_once
-from stages.runtimes.probe import child_environment
 from stages.runtimes.settings import BuildSettings
+from tests.errors import raises
 from tests.stages.runtimes.networks import WithPreprocessing, source_of
 
 RUNTIME = registry.get("ncnn")
@@ -132,7 +133,7 @@ def test_a_network_with_a_layer_that_ncnn_does_not_have_is_refused_in_a_sentence
     torch.manual_seed(0)
     source = _exported(_Windows(), tmp_path / "windows.onnx", 24)
     (tmp_path / "built").mkdir()
-    with pytest.raises(StageError, match="ncnn cannot run this network") as caught:
+    with raises(StageError, what="ncnn cannot run this network") as caught:
         RUNTIME.build(source, tmp_path / "built", BuildSettings(), Silent(), tmp_path / "work")
     assert "ncnn has no layer for" in caught.value.why
     assert "\n" not in caught.value.why
@@ -142,13 +143,13 @@ def test_a_network_with_a_layer_that_ncnn_does_not_have_is_refused_in_a_sentence
 def test_preprocessing_that_is_not_the_cards_is_refused(tmp_path: Path) -> None:
     source = replace(source_of("cnn"), mean=(0.1, 0.1, 0.1))
     (tmp_path / "built").mkdir()
-    with pytest.raises(StageError, match="cannot be cut off"):
+    with raises(StageError, what="cannot be cut off"):
         RUNTIME.build(source, tmp_path / "built", BuildSettings(), Silent(), tmp_path / "work")
 
 
 def test_images_that_are_neither_grey_nor_rgb_are_refused(tmp_path: Path) -> None:
     source = replace(source_of("cnn"), image_shape=(24, 24, 4))
-    with pytest.raises(StageError, match="grey or RGB"):
+    with raises(StageError, what="grey or RGB"):
         RUNTIME.build(source, tmp_path, BuildSettings(), Silent(), tmp_path / "work")
 
 
@@ -176,7 +177,7 @@ def test_a_damaged_target_is_an_error_and_not_a_crash(damage: str, tmp_path: Pat
         [sys.executable, "-c", code, str(tmp_path / "built")],
         capture_output=True,
         text=True,
-        env=child_environment(),
+        env=environment(),
         check=False,
     )
     assert told.returncode == 0, told.stderr
