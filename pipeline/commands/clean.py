@@ -14,7 +14,7 @@ from pipeline.console.tables import size, table
 from pipeline.errors import EXIT_DONE, EXIT_STAGE_FAILED, EXIT_USAGE, UsageError
 
 if TYPE_CHECKING:
-    from pipeline.store.cleaning import Item
+    from pipeline.store.cleaning import StoreItem
     from pipeline.store.store import Store
 
 
@@ -79,7 +79,7 @@ def _reached(store: Store, profiles: tuple[str, ...], overrides: tuple[str, ...]
     return kept
 
 
-def _entry(item: Item) -> dict[str, Any]:
+def _entry(item: StoreItem) -> dict[str, Any]:
     return {
         "kind": item.kind,
         "name": item.name,

@@ -218,7 +218,7 @@ def decide(
     reasons: tuple[Reason, ...]
     if inspection and inspection.damage:
         damage = inspection.damage
-        reasons = (Reason("damaged", damage.file, damage.expected, damage.found),)
+        reasons = (Reason("damaged", damage.file, damage.expected, damage.actual),)
     elif inspection and inspection.newer:
         reasons = (Reason("absent", "schema_version", inspection.newer, SCHEMA_VERSION),)
     else:

@@ -1,3 +1,5 @@
+"""The generated schema and reference, and profiles as `show` prints them."""
+
 from __future__ import annotations
 
 import json

@@ -1,3 +1,5 @@
+"""YAML as trees with places, and the faults of what is not YAML."""
+
 from __future__ import annotations
 
 import pytest

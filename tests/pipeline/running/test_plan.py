@@ -1,3 +1,5 @@
+"""Decisions of the plan: what is cached, and the reasons for what is not."""
+
 from __future__ import annotations
 
 import json
@@ -35,7 +37,7 @@ def profile(tmp_path: Path) -> SmallProfile:
 
 @pytest.fixture
 def done(profile: SmallProfile, store: Store) -> Store:
-    """A store where the profile is up to date."""
+    """Return a store where the profile is up to date."""
     run(profile, store, Notebook(), stages=STAGES)
     return store
 
@@ -161,7 +163,7 @@ def test_another_version_is_told(profile: SmallProfile, done: Store) -> None:
 
 
 def with_libraries(*names: str, patch_releases: bool = True) -> tuple[Stage, ...]:
-    """The kitchen, whose stage refine says that these distributions shape its output."""
+    """Return the kitchen with these distributions as libraries of its stage refine."""
     return tuple(
         replace(stage, libraries=names, patch_releases=patch_releases) if stage.name == "refine" else stage
         for stage in STAGES
@@ -238,7 +240,7 @@ def test_a_section_that_another_kdpipe_reads_is_no_change_of_the_profile(
 
 
 def with_condition() -> tuple[Stage, ...]:
-    """The kitchen, whose stage refine reads `aside` and needs a library if it works for 9 rounds."""
+    """Return the kitchen; its stage refine reads `aside` and needs a library if it works for 9 rounds."""
     more = Conditional("tests.pipeline.kitchen.machine:many_rounds", reads=("aside",), libraries=("pytest",))
     return tuple(replace(stage, conditional=more) if stage.name == "refine" else stage for stage in STAGES)
 

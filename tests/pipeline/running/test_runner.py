@@ -1,3 +1,5 @@
+"""Runs of a small pipeline: results, errors, damage, kills and waiting."""
+
 from __future__ import annotations
 
 import contextlib
@@ -59,7 +61,7 @@ def failing(profile: SmallProfile, store: Store, **more: Any) -> tuple[BaseExcep
 
 
 def ended(profile: SmallProfile, store: Store) -> tuple[BaseException, Notebook, list[StageResult]]:
-    """The error that ends a run, and the results that its state holds afterwards."""
+    """Return the error that ends a run, and the results that its state holds afterwards."""
     notebook = Notebook()
     state = prepare_run(profile, Store(store.root), notebook, stages=STAGES)
     error: BaseException | None
@@ -172,9 +174,9 @@ def test_data_that_changes_while_a_stage_runs_is_not_cached(
         ("refuse early", UsageError, "refine cannot do this"),
         ("refuse late", UsageError, "refine cannot do this after all"),
         ("no checkpoint", StageError, "refine gives up"),
-        ("link", StageError, "left something that cannot be kept"),
-        ("hard link", StageError, "left something that cannot be kept"),
-        ("manifest", StageError, "left something that cannot be kept"),
+        ("link", StageError, "that cannot be stored"),
+        ("hard link", StageError, "that cannot be stored"),
+        ("manifest", StageError, "that cannot be stored"),
     ],
 )
 def test_a_failing_stage_leaves_the_store_as_it_was(
@@ -338,8 +340,8 @@ def drive(profile: SmallProfile, store: Store) -> subprocess.Popen[str]:
 def answer(process: subprocess.Popen[str]) -> dict[str, Any]:
     output, errors = process.communicate(timeout=120)
     assert process.returncode == 0, errors
-    found: dict[str, Any] = json.loads(output)
-    return found
+    answers: dict[str, Any] = json.loads(output)
+    return answers
 
 
 @contextlib.contextmanager
@@ -363,9 +365,9 @@ def test_a_killed_run_leaves_no_half_artefact_and_goes_on_from_its_checkpoint(
     assert not [path for path in left if path.startswith("artefacts/refine")]
     assert bool([path for path in left if path.startswith("tmp/")]) == (number == signal.SIGKILL)
 
-    found = answer(drive(profile, store))
-    assert found["status"] == {**dict.fromkeys(NAMES, "ran"), "gather": "hit"}
-    assert found["metrics"]["refine"]["resumed"] is True
+    report = answer(drive(profile, store))
+    assert report["status"] == {**dict.fromkeys(NAMES, "ran"), "gather": "hit"}
+    assert report["metrics"]["refine"]["resumed"] is True
     assert listing(store.root / "tmp") == listing(store.root / "work") == listing(store.root / "locks") == []
     fresh = bring(profile, Store(tmp_path / "fresh"))
     cached = bring(profile, store)
@@ -379,17 +381,15 @@ def test_of_two_runs_at_once_one_works_and_the_other_waits(
     first = drive(slow, store)
     with until_true(lambda: list(store.root.glob("work/refine-*/checkpoint.txt"))):
         second = drive(slow, store)
-    one, two = answer(first), answer(second)
-    assert one["status"]["refine"] == "ran"
-    assert two["status"]["refine"] == "hit"
+    first_report, second_report = answer(first), answer(second)
+    assert first_report["status"]["refine"] == "ran"
+    assert second_report["status"]["refine"] == "hit"
     assert runs_of(tmp_path) == ["gather", "refine"]
-    (waited,) = [wait for wait in two["waits"] if wait[0] == "refine"]
+    (waited,) = [wait for wait in second_report["waits"] if wait[0] == "refine"]
     assert f"process {first.pid} on {os.uname().nodename}" in waited[1]
 
 
-def test_who_waited_for_a_killed_run_does_its_work(
-    profile: SmallProfile, store: Store, tmp_path: Path
-) -> None:
+def test_who_waited_for_a_killed_run_does_its_work(profile: SmallProfile, store: Store) -> None:
     first = drive(profile.edited(refine__pause_s=300.0), store)
     with until_true(lambda: list(store.root.glob("work/refine-*/checkpoint.txt"))):
         second = drive(profile.edited(refine__pause_s=300.0), store)
@@ -397,16 +397,16 @@ def test_who_waited_for_a_killed_run_does_its_work(
     assert second.poll() is None
     first.kill()
     first.communicate()
-    found = answer(second)
-    assert found["status"]["refine"] == "ran"
-    assert found["metrics"]["refine"]["resumed"] is True
+    report = answer(second)
+    assert report["status"]["refine"] == "ran"
+    assert report["metrics"]["refine"]["resumed"] is True
 
 
 def test_a_cached_run_is_light(profile: SmallProfile, store: Store) -> None:
     bring(profile, store)
-    found = answer(drive(profile, store))
-    assert set(found["status"].values()) == {"hit"}
-    assert not set(found["modules"]) & {"torch", "numpy", "pydantic", "onnx", "fsspec"}
+    report = answer(drive(profile, store))
+    assert set(report["status"].values()) == {"hit"}
+    assert not set(report["modules"]) & {"torch", "numpy", "pydantic", "onnx", "fsspec"}
 
 
 # What the plan says is what the run does
