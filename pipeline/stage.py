@@ -52,7 +52,7 @@ class Stage:
         off where making it may take hours.
     conditional: what it reads besides for some settings; for all others it is neither given that nor is
         it part of the key.
-    tells_history: the stage is given the record of the run so far (the report).
+    reads_history: the stage is given the record of the run so far (the report).
     """
 
     name: str
@@ -67,7 +67,7 @@ class Stage:
     libraries: tuple[str, ...] = ()
     patch_releases: bool = True
     conditional: Conditional | None = None
-    tells_history: bool = False
+    reads_history: bool = False
 
 
 class Progress(Protocol):
@@ -113,7 +113,7 @@ class Context:
     output: an empty folder; what lies there when `run` returns is the artefact.
     work: a folder that survives a kill, for checkpoints; it is deleted when the stage is done.
     progress: where to tell the progress.
-    history: the run so far (only for a stage that `tells_history`).
+    history: the run so far (only for a stage that `reads_history`).
     """
 
     settings: SimpleNamespace

@@ -128,7 +128,7 @@ STAGES: tuple[Stage, ...] = (
             "package",
         ),
         reads=("name", "report"),
-        tells_history=True,
+        reads_history=True,
     ),
 )
 """Every stage after the stages it reads."""

@@ -70,12 +70,12 @@ def _clean(
 def _reached(store: Store, profiles: tuple[str, ...], overrides: tuple[str, ...]) -> set[tuple[str, str]]:
     """What the plans of these profiles reach, by stage and key."""
     from pipeline.profile.loading import load
-    from pipeline.running.plan import make_plan, to_keep
+    from pipeline.running.plan import artefacts_to_keep, make_plan
 
     kept: set[tuple[str, str]] = set()
     for path in profiles:
         profile = load(path, overrides, memo_folder(store.root), remember=False)
-        kept |= to_keep(make_plan(profile, store), profile, store)
+        kept |= artefacts_to_keep(make_plan(profile, store), profile, store)
     return kept
 
 

@@ -20,7 +20,7 @@ import pytest
 
 from pipeline.cluster import folders as cluster_folders
 from pipeline.cluster.cluster import Cluster, resources
-from pipeline.cluster.folders import marker, unseen, wait_for
+from pipeline.cluster.folders import marked, wait_for, why_not_shared
 from pipeline.errors import Fault, GateMissed, KdpipeError, ProfileError, StageError, UsageError
 from pipeline.profile.loading import load
 from pipeline.running.runner import in_process, prepare_run, run, run_stages
@@ -41,7 +41,7 @@ SAID = "a library says hello on standard output"
     "error", [GateMissed("a", where="b", why="c", hint="d"), ProfileError([Fault("a", "f", 1, 2)])]
 )
 def test_errors_can_be_sent(error: KdpipeError) -> None:
-    again = pickle.loads(pickle.dumps(error))  # noqa: S301 - pickled here
+    again = pickle.loads(pickle.dumps(error))
     assert type(again) is type(error)
     assert (str(again), again.as_json()) == (str(error), error.as_json())
 
@@ -65,12 +65,12 @@ def test_a_marker_is_seen_on_the_same_file_system_only(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(cluster_folders, "SEEN_WITHIN_S", 0.0)
-    with marker(tmp_path) as mark:
-        assert unseen(mark) == ""
+    with marked(tmp_path) as mark:
+        assert why_not_shared(mark) == ""
         assert list(tmp_path.iterdir()) == []
-        assert "No such file" in unseen(mark)
+        assert "No such file" in why_not_shared(mark)
         mark.path.write_text("of another machine")
-        assert "another file" in unseen(mark)
+        assert "another file" in why_not_shared(mark)
     assert list(tmp_path.iterdir()) == []
 
 

@@ -14,7 +14,7 @@ import pytest
 
 from pipeline.console.json_documents import reason_in_words
 from pipeline.errors import DataError, UsageError
-from pipeline.running.plan import Decision, Reason, decide, make_plan, needed, to_keep
+from pipeline.running.plan import Decision, Reason, artefacts_to_keep, decide, make_plan, needed_stages
 from pipeline.running.runner import in_process, run
 from pipeline.stage import Conditional, Context, Metrics, Stage
 from pipeline.store.cleaning import clean
@@ -312,7 +312,7 @@ def test_until_and_only(profile: SmallProfile, store: Store) -> None:
     assert tuple(planned(profile, store)) == NAMES
     assert tuple(planned(profile, store, until="aside")) == ("gather", "refine", "aside")
     assert tuple(planned(profile, store, only="judge")) == ("gather", "refine", "judge")
-    assert [stage.name for stage in needed("tell", STAGES)] == ["gather", "refine", "judge", "tell"]
+    assert [stage.name for stage in needed_stages("tell", STAGES)] == ["gather", "refine", "judge", "tell"]
 
 
 def test_an_unknown_stage_gets_a_suggestion(profile: SmallProfile, store: Store) -> None:
@@ -327,7 +327,7 @@ def test_what_a_plan_reaches_is_kept(profile: SmallProfile, done: Store) -> None
     run(edited, done, Notebook(), stages=STAGES)
     assert len(done.manifests("refine")) == 2
     half_known = profile.edited(refine__rounds=60)
-    keep = to_keep(make_plan(half_known, done, stages=STAGES), half_known, done)
+    keep = artefacts_to_keep(make_plan(half_known, done, stages=STAGES), half_known, done)
     clean(done, keep=keep)
     assert len(done.manifests("gather")) == 1
     assert len(done.manifests("refine")) == 0, "its key is known, and is another"
