@@ -288,7 +288,7 @@ def make_plan(
 
 
 def stage_for_profile(stage: Stage, profile: Profile) -> Stage:
-    """Return the stage for a profile: with its conditional `reads` and `libraries` if the condition is met."""
+    """Return the stage for a profile: with its conditional `reads` and `libraries` if they apply."""
     return stage_for_sections(stage, profile.sections)
 
 

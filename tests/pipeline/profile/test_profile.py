@@ -233,10 +233,10 @@ def test_an_overridden_kind_empties_its_group_wherever_its_name_stands(flip: boo
         ("targets.7=x", "--set targets.7", "a list of 2"),
         ("targets.x=y", "--set targets.x", "a list of 2"),
         ("seed=[", "--set seed", "not YAML"),
-        ("seed={a: 1, a: 2}", "--set seed", "said twice"),
+        ("seed={a: 1, a: 2}", "--set seed", "appears twice"),
         ("extends=x", "--set extends", "cannot be set here"),
         ("seed=\udcff", "--set seed", "not UTF-8"),
-        ("se\udcff=1", "--set se\udcff", "is no key"),
+        ("se\udcff=1", "--set se\udcff", "is not a key"),
     ],
 )
 def test_faults_of_an_override_name_it(override: str, where: str, words: str) -> None:

@@ -57,7 +57,7 @@ def test_all_faults_at_once_in_order_of_place() -> None:
             "seed: found 1.0, expected a whole number of at least 0 and below 2147483648",
             "write 1",
         ),
-        ("p.yaml:13:1", "the key 'seed' is said twice; first in line 12", ""),
+        ("p.yaml:13:1", "the key 'seed' appears twice; first in line 12", ""),
         ("--set export.opset", "export.opset: found 1, expected a whole number from 18 to 23", ""),
     ]
 

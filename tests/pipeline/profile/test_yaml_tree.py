@@ -6,7 +6,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from pipeline.profile.yaml_tree import Place, Unreadable, parse
+from pipeline.profile.yaml_tree import SourcePlace, Unreadable, parse
 
 
 def plain(text: str) -> object:
@@ -77,19 +77,19 @@ def test_anchors_aliases_and_merge_keys() -> None:
 
 
 def test_text_in_no_file_has_one_place() -> None:
-    tree, _ = parse("[1, {a: 2}]", "--set x", at=Place("--set x"))
+    tree, _ = parse("[1, {a: 2}]", "--set x", at=SourcePlace("--set x"))
     assert {str(inner.place) for _, inner in tree.walk()} == {"--set x"}
 
 
 @pytest.mark.parametrize(
     ("text", "place", "words"),
     [
-        ("a: 1\nb:\n  c: 1\n  c: 2\n", "p.yaml:4:3", "'c' is said twice; first in line 3"),
+        ("a: 1\nb:\n  c: 1\n  c: 2\n", "p.yaml:4:3", "'c' appears twice; first in line 3"),
         ("a: .inf", "p.yaml:1:4", ".inf is not a finite number"),
         ("a: 1e999", "p.yaml:1:4", "1e999 is not a finite number"),
         ("a: " + "9" * 5000, "p.yaml:1:4", "5000 digits"),
-        ("a: !!python/object:os.system x", "p.yaml:1:4", "!!python/object:os.system means nothing"),
-        ("a: !mine [1]", "p.yaml:1:4", "!mine means nothing"),
+        ("a: !!python/object:os.system x", "p.yaml:1:4", "!!python/object:os.system is not supported"),
+        ("a: !mine [1]", "p.yaml:1:4", "!mine is not supported"),
         ("[1]: 2", "p.yaml:1:1", "a key must be text"),
         ("<<: 5", "p.yaml:1:5", "<< takes a group"),
         ("a: !!int x", "p.yaml:1:4", "does not fit"),

@@ -318,7 +318,7 @@ def test_until_and_only(profile: SmallProfile, store: Store) -> None:
 def test_an_unknown_stage_gets_a_suggestion(profile: SmallProfile, store: Store) -> None:
     with raises(UsageError, what="did you mean 'refine'"):
         planned(profile, store, until="refin")
-    with raises(UsageError, what="takes no part"):
+    with raises(UsageError, what="which is not part of this run"):
         planned(profile, store, until="gather", force=["tell"])
 
 
