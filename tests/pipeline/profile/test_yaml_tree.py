@@ -47,17 +47,17 @@ def refusal(text: str | bytes) -> tuple[str, str]:
     ],
 )
 def test_scalars_follow_yaml_1_2(text: str, value: object) -> None:
-    found = plain(f"a: {text}")
-    assert found == {"a": value}
-    assert isinstance(found, dict)
-    assert type(found["a"]) is type(value)
+    values = plain(f"a: {text}")
+    assert values == {"a": value}
+    assert isinstance(values, dict)
+    assert type(values["a"]) is type(value)
 
 
 def test_keys_are_text() -> None:
     assert plain("1: a\ntrue: b\non: c") == {"1": "a", "true": "b", "on": "c"}
 
 
-def test_every_key_and_value_knows_its_place() -> None:
+def test_every_key_and_value_has_its_place() -> None:
     tree, _ = parse("é: {ü: [1,\n  2]}\nb:\n  c: x\n", "p.yaml")
     places = {path: (str(inner.set_at), str(inner.place)) for path, inner in tree.walk()}
     assert places[("é",)] == ("p.yaml:1:1", "p.yaml:1:4")
@@ -117,9 +117,11 @@ def test_faults_that_leave_the_rest_readable(text: str, place: str, words: str) 
         ("a: " + "x" * (1 << 20), "p.yaml:1:1", "more than 1 MiB"),
     ],
 )
-def test_what_cannot_be_read_says_where_and_why(text: str | bytes, place: str, words: str) -> None:
-    found, message = refusal(text)
-    assert found == place
+def test_what_cannot_be_read_is_reported_with_place_and_reason(
+    text: str | bytes, place: str, words: str
+) -> None:
+    where, message = refusal(text)
+    assert where == place
     assert words in message
 
 

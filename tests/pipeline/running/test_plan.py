@@ -79,7 +79,7 @@ def test_all_is_there(profile: SmallProfile, done: Store) -> None:
         assert decision.seconds_estimate is not None
 
 
-def test_every_changed_key_is_told_with_old_and_new(profile: SmallProfile, done: Store) -> None:
+def test_every_changed_key_is_reported_with_old_and_new(profile: SmallProfile, done: Store) -> None:
     edited = profile.edited(
         refine__rounds=9, refine__steps=[{"name": "mix", "weight": 0.5, "more": True}], seed=8
     )
@@ -97,7 +97,7 @@ def test_every_changed_key_is_told_with_old_and_new(profile: SmallProfile, done:
     assert plan["aside"].status == "hit"
 
 
-def test_a_removed_key_is_told(profile: SmallProfile, done: Store) -> None:
+def test_a_removed_key_is_reported(profile: SmallProfile, done: Store) -> None:
     sections = dict(profile.sections)
     sections["aside"] = {}
     plan = planned(SmallProfile(profile.path, sections), done)
@@ -109,7 +109,7 @@ def test_what_does_not_count_costs_nothing(profile: SmallProfile, done: Store) -
     assert set(statuses(planned(edited, done)).values()) == {"hit"}
 
 
-def test_where_data_lies_does_not_count_but_its_content_does(
+def test_the_path_of_data_does_not_count_but_its_content_does(
     profile: SmallProfile, done: Store, tmp_path: Path
 ) -> None:
     data = tmp_path / "data"
@@ -136,7 +136,7 @@ def test_a_file_that_the_profile_names_counts_by_content(
     assert planned(elsewhere, done)["gather"].status == "hit"
 
 
-def test_a_file_that_is_not_there_is_told_with_its_place(profile: SmallProfile, store: Store) -> None:
+def test_a_file_that_is_not_there_is_reported_with_its_place(profile: SmallProfile, store: Store) -> None:
     with pytest.raises(UsageError) as caught:
         planned(profile.edited(gather__recipe="/nowhere/recipe.txt"), store)
     assert caught.value.where == f"{profile.path}:gather.recipe"
@@ -149,14 +149,14 @@ def test_missing_data_is_a_data_error(profile: SmallProfile, store: Store) -> No
     assert not store.root.exists()
 
 
-def test_another_machine_is_told_where_it_counts(profile: SmallProfile, done: Store) -> None:
+def test_another_machine_is_reported_where_it_counts(profile: SmallProfile, done: Store) -> None:
     other = profile.edited(judge__machine="there")
     plan = planned(other, done)
     assert Reason("machine", "machine", "here", "there") in plan["judge"].reasons
     assert plan["refine"].status == "hit"
 
 
-def test_another_version_is_told(profile: SmallProfile, done: Store) -> None:
+def test_another_version_is_reported(profile: SmallProfile, done: Store) -> None:
     newer = tuple(replace(stage, version=2) if stage.name == "refine" else stage for stage in STAGES)
     plan = planned(profile, done, stages=newer)
     assert plan["refine"].reasons == (Reason("version", "version", 1, 2),)
@@ -178,7 +178,7 @@ def install(folder: Path, monkeypatch: pytest.MonkeyPatch, **versions: str) -> N
     monkeypatch.syspath_prepend(str(folder))
 
 
-def test_another_version_of_a_library_is_told(
+def test_another_version_of_a_library_is_reported(
     profile: SmallProfile, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stages = with_libraries("stove", "oven-glove", "no-such-thing")
@@ -200,7 +200,7 @@ def test_another_version_of_a_library_is_told(
     assert plan["gather"].status == plan["aside"].status == "hit"
 
 
-def test_patch_releases_count_only_where_the_stage_says_so(
+def test_patch_releases_count_only_where_the_stage_declares_it(
     profile: SmallProfile, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stages = with_libraries("stove", patch_releases=False)
@@ -213,7 +213,7 @@ def test_patch_releases_count_only_where_the_stage_says_so(
     assert reason == Reason("library", "stove", "2.14", "2.15")
 
 
-def test_an_artefact_from_before_libraries_counted_says_that_kdpipe_changed(
+def test_an_artefact_from_before_libraries_counted_shows_that_kdpipe_changed(
     profile: SmallProfile, done: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     install(tmp_path / "installed", monkeypatch, stove="2.14.1")
@@ -273,7 +273,7 @@ def test_a_stage_is_given_no_section_that_is_not_keyed(profile: SmallProfile, st
     assert given == {4: {"seed", "refine"}, 9: {"seed", "refine", "aside"}}
 
 
-def test_damage_is_told_and_left_alone(profile: SmallProfile, done: Store) -> None:
+def test_damage_is_reported_and_left_alone(profile: SmallProfile, done: Store) -> None:
     path = planned(profile, done)["refine"].path
     assert path
     (path / "sum.txt").unlink()
@@ -293,7 +293,7 @@ def test_an_artefact_of_a_newer_kdpipe_is_absent(profile: SmallProfile, done: St
     )
 
 
-def test_what_is_forced_says_so(profile: SmallProfile, done: Store) -> None:
+def test_what_is_forced_is_reported_as_forced(profile: SmallProfile, done: Store) -> None:
     plan = planned(profile, done, force=["gather"])
     assert plan["gather"].reasons == (Reason("forced"),)
     assert plan["refine"].reasons[0].kind == "input"
@@ -334,7 +334,7 @@ def test_what_a_plan_reaches_is_kept(profile: SmallProfile, done: Store) -> None
     assert len(done.manifests("judge")) == 1, "its key is not known: the newest stays"
 
 
-def test_decide_alone(profile: SmallProfile, done: Store) -> None:
+def test_decide_on_its_own(profile: SmallProfile, done: Store) -> None:
     plan = planned(profile, done)
     gather = plan["gather"].digest
     assert decide(STAGES[1], profile, done, {"gather": gather}).status == "hit"

@@ -141,7 +141,7 @@ def test_a_forced_stage_runs_and_forgets_its_checkpoints(
     assert second.created > first.created
 
 
-def test_the_history_is_told_to_who_wants_it(profile: SmallProfile, store: Store) -> None:
+def test_the_history_is_given_to_a_stage_that_reads_it(profile: SmallProfile, store: Store) -> None:
     bring(profile, store, until="refine")
     assert bring(profile, store)[-1].metrics["history"] == [
         ["gather", "hit", True],
@@ -225,7 +225,7 @@ def test_the_first_stages_failure_makes_no_store(profile: SmallProfile, store: S
     ], "of a crash the log alone is left"
 
 
-def test_a_crash_is_told_with_its_traceback_in_a_log(profile: SmallProfile, store: Store) -> None:
+def test_a_crash_is_reported_with_its_traceback_in_a_log(profile: SmallProfile, store: Store) -> None:
     caught, _ = failing(profile.edited(refine__fault="crash"), store)
     assert isinstance(caught, StageError)
     assert caught.why == "ZeroDivisionError: no such luck"
@@ -249,7 +249,7 @@ def test_checkpoints_outlive_a_failure_and_an_interrupt(profile: SmallProfile, s
     assert listing(store.root / "work") == []
 
 
-def test_what_the_machine_cannot_build_is_told_at_the_end_and_each_time(
+def test_what_the_machine_cannot_build_is_reported_at_the_end_and_each_time(
     profile: SmallProfile, store: Store
 ) -> None:
     needy = profile.edited(judge__cannot=["tensorrt-fp16", "tensorrt-int8"])
@@ -434,7 +434,7 @@ HARM = st.sampled_from([None, None, *NAMES])
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
 )
 @given(story=st.lists(st.tuples(EDITS, HARM), min_size=2, max_size=4))
-def test_what_the_plan_says_is_what_the_run_does(story: list[tuple[dict[str, Any], str | None]]) -> None:
+def test_what_the_plan_lists_is_what_the_run_does(story: list[tuple[dict[str, Any], str | None]]) -> None:
     with tempfile.TemporaryDirectory() as folder:
         store = Store(Path(folder) / "store")
         for edits, harmed in story:

@@ -86,7 +86,7 @@ def test_usage_lists_everything_with_sizes(full: Store) -> None:
 LEFT_OVER = [("damaged", "distill"), ("lock", "train"), ("log", "train"), ("tmp", "")]
 
 
-def test_clean_alone_takes_the_leftovers(full: Store) -> None:
+def test_plain_clean_deletes_the_leftovers(full: Store) -> None:
     assert kinds(clean(full)) == LEFT_OVER
     assert kinds(clean(full)) == []
     assert len(usage(full)) == 5
@@ -124,7 +124,7 @@ def test_clean_of_everything_leaves_strangers_and_the_marker(full: Store) -> Non
     assert put(full).key
 
 
-def test_a_dry_run_only_tells(full: Store) -> None:
+def test_a_dry_run_only_lists(full: Store) -> None:
     before = listing(full.root)
     items = clean(full, everything=True, dry_run=True)
     assert listing(full.root) == before

@@ -96,7 +96,7 @@ def test_only_one_at_a_time_among_many(tmp_path: Path, monkeypatch: pytest.Monke
     assert not path.exists()
 
 
-def test_owners_are_told_from_names(tmp_path: Path) -> None:
+def test_owners_are_read_from_names(tmp_path: Path) -> None:
     assert owner_of(tmp_path / own_name()) == this_process()
     assert not this_process().is_gone()
     assert owner_of(tmp_path / "somebody's folder") is None

@@ -140,7 +140,7 @@ def test_what_is_forced_is_not_pulled(profile: SmallProfile, tmp_path: Path, url
     assert status == {**dict.fromkeys(NAMES, "hit"), "refine": "ran"}
 
 
-def test_a_remote_that_fails_later_is_told_once_and_work_goes_on(
+def test_a_remote_that_fails_later_is_reported_once_and_work_goes_on(
     profile: SmallProfile, tmp_path: Path
 ) -> None:
     place = tmp_path / "remote"
