@@ -65,7 +65,7 @@ def test_every_profile_is_listed() -> None:
 
 
 def test_links_between_the_docs_lead_somewhere() -> None:
-    for page in (ROOT / "docs").glob("*.md"):
+    for page in (ROOT / "docs").rglob("*.md"):
         for target in re.findall(r"\]\(([^)#\s]+)[^)]*\)", page.read_text(encoding="utf-8")):
             if "://" not in target:
-                assert (page.parent / target).exists(), f"{page.name}: {target}"
+                assert (page.parent / target).exists(), f"{page.relative_to(ROOT)}: {target}"
