@@ -1,4 +1,4 @@
-"""Gates and the target to ship in words, read from the gate stage's `gates.json` (docs/artefacts.md)."""
+"""Gates and the target to ship in words, read from the gate's `gates.json` (docs/reference/artefacts.md)."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Generate the profile's JSON Schema and reference page from the declarations of its settings.
 
-`python -m pipeline.profile.reference` writes `kdpipe.schema.json` and `docs/profile.md`.
+`make schema` runs this module, which writes `kdpipe.schema.json` and `docs/reference/profile.md`.
 """
 
 from __future__ import annotations
@@ -109,7 +109,7 @@ def _take_required(model: type[BaseModel], raw: dict[str, Any]) -> dict[str, Any
 
 
 def profile_reference() -> str:
-    """Return the content of `docs/profile.md`: every section and every key."""
+    """Return the content of `docs/reference/profile.md`: every section and every key."""
     model = built_in_model()
     lines = [_INTRODUCTION, "## Top level", ""]
     plain = [key for key, info in model.model_fields.items() if not _groups_of(info.annotation)]
@@ -127,8 +127,7 @@ _HEAD = ["| key | takes | unit | default | meaning |", "| --- | --- | --- | --- 
 
 _INTRODUCTION = """# The profile
 
-`python -m pipeline.profile.reference` generates this page from the declarations of the settings. Edit those
-instead.
+`make schema` generates this page from the declarations of the settings; edit those instead.
 
 A profile is one YAML file. `kdpipe show PROFILE` prints it with every value written out, `kdpipe schema`
 prints its JSON Schema. For completion and checks while you type, begin it with
@@ -243,7 +242,7 @@ def main() -> None:
     """Write the generated files of a checkout."""
     root = Path(__file__).resolve().parent.parent.parent
     (root / "kdpipe.schema.json").write_text(schema_text(), encoding="utf-8")
-    (root / "docs" / "profile.md").write_text(profile_reference(), encoding="utf-8")
+    (root / "docs" / "reference" / "profile.md").write_text(profile_reference(), encoding="utf-8")
 
 
 if __name__ == "__main__":
