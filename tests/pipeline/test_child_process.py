@@ -178,7 +178,7 @@ def test_the_environment_is_as_before_afterwards(before: str | None, monkeypatch
 
 
 def _python_calls(tree: ast.AST) -> list[int]:
-    """The lines of all command lines that begin with `sys.executable` and go on with `-m` or `-c`."""
+    """Return the lines of all command lines that begin with `sys.executable` and go on with `-m` or `-c`."""
     return [
         node.lineno
         for node in ast.walk(tree)

@@ -141,9 +141,7 @@ class TestUsage:
             (["completion", "csh"], "csh", "kdpipe completion --help"),
         ],
     )
-    def test_mistakes_are_reported_with_a_hint(
-        self, home: Path, words: list[str], what: str, hint: str
-    ) -> None:
+    def test_mistakes_have_a_hint(self, home: Path, words: list[str], what: str, hint: str) -> None:
         done = call(home, *words)
         assert (done.returncode, done.stdout) == (2, "")
         first, _, rest = done.stderr.partition("\n")

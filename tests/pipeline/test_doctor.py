@@ -14,6 +14,7 @@ import pytest
 from pipeline import doctor, machine
 from pipeline.commands.doctor import in_words
 from pipeline.errors import UsageError
+from pipeline.store.file_system import try_file_system
 from pipeline.store.store import Store
 from stages import STAGES, TRIAL
 
@@ -34,15 +35,15 @@ def trial(*words: str) -> list[dict[str, Any]]:
 
 class TestFacts:
     def test_versions_are_reported_without_an_import(self) -> None:
-        versions = doctor.versions()
+        versions = doctor.distribution_versions()
         assert versions["torch"] is not None
         assert versions["torch"][0].isdigit()
         assert set(versions) == set(doctor.DISTRIBUTIONS)
 
     def test_two_packages_of_one_folder_are_a_warning(self) -> None:
-        assert doctor.warnings({"onnxruntime": "1.31.1", "onnxruntime-gpu": None}) == []
-        assert doctor.warnings({"onnxruntime": None, "onnxruntime-gpu": "1.31.1"}) == []
-        (warning,) = doctor.warnings({"onnxruntime": "1.31.1", "onnxruntime-gpu": "1.31.1"})
+        assert doctor.version_conflicts({"onnxruntime": "1.31.1", "onnxruntime-gpu": None}) == []
+        assert doctor.version_conflicts({"onnxruntime": None, "onnxruntime-gpu": "1.31.1"}) == []
+        (warning,) = doctor.version_conflicts({"onnxruntime": "1.31.1", "onnxruntime-gpu": "1.31.1"})
         assert "pip uninstall --yes onnxruntime onnxruntime-gpu" in warning
 
     def test_the_processor(self) -> None:
@@ -72,7 +73,7 @@ class TestFacts:
 
 class TestFileSystem:
     def test_locks_and_renames_are_tried_and_nothing_is_left(self, tmp_path: Path) -> None:
-        facts = doctor.file_system(tmp_path / "deep" / "store")
+        facts = try_file_system(tmp_path / "deep" / "store")
         assert facts["locks"] == facts["rename"] == {"works": True, "why_not": None}
         assert facts["free_bytes"] > 0
         assert not facts["exists"]
@@ -83,20 +84,20 @@ class TestFileSystem:
         store.prepare()
         store.write_log("train", "kept")
         store.release()
-        assert doctor.file_system(store.root)["exists"]
+        assert try_file_system(store.root)["exists"]
         assert len(list((store.root / "logs").iterdir())) == 1
         left = {path.name for path in store.root.iterdir()}
         assert left - {"digests.sqlite"} == {"logs", "store.json"}
 
     def test_a_place_that_cannot_be_written_is_reported(self) -> None:
-        facts = doctor.file_system(Path("/proc/kdpipe"))
+        facts = try_file_system(Path("/proc/kdpipe"))
         assert not facts["locks"]["works"]
         assert "/proc/kdpipe" in facts["locks"]["why_not"]
 
     def test_a_folder_that_is_no_store_is_refused(self, tmp_path: Path) -> None:
         (tmp_path / "artefacts").mkdir()
         with pytest.raises(UsageError):
-            doctor.file_system(tmp_path)
+            try_file_system(tmp_path)
 
 
 class TestTrials:
@@ -109,7 +110,7 @@ class TestTrials:
         assert facts["precisions"] == ["fp32", "int8"]
 
     def test_a_trial_that_dies_is_an_answer(self) -> None:
-        lines, ending = doctor.try_out("runtime", "no_such_runtime")
+        lines, ending = doctor.run_trial("runtime", "no_such_runtime")
         assert lines == []
         assert "no_such_runtime" in ending
 
@@ -146,5 +147,5 @@ class TestWhole:
         assert "every stage can run here" in text
         assert "onnxruntime-fp32" in text
         facts["stages"][0].update(can=False, why_not="ImportError: no torch")
-        facts.update(problems=doctor.problems(facts), core=False)
+        facts.update(problems=doctor.core_problems(facts), core=False)
         assert "cannot all run here:\n  stage train: ImportError: no torch" in in_words(facts)

@@ -51,7 +51,7 @@ def test_the_schema_names_every_section_its_defaults_and_units() -> None:
     text = schema_text()
     assert '"keyed"' not in text
     assert '"discriminator"' not in text
-    assert "] [" not in text  # a unit is told once
+    assert "] [" not in text  # each unit is there once
 
 
 def test_every_key_of_a_profile_is_in_the_reference() -> None:
