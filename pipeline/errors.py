@@ -74,7 +74,7 @@ class StageError(KdpipeError):
     """A stage could not do its work (exit code 1)."""
 
 
-class GateMissed(KdpipeError):  # noqa: N818 - the vocabulary says "gate"
+class GateMissed(KdpipeError):  # noqa: N818 - the vocabulary's word is "gate"
     """A limit of the profile was exceeded beyond noise (exit code 3)."""
 
     exit_code = EXIT_GATE_MISSED

@@ -76,7 +76,7 @@ def usable_cores(root: Path = ROOT) -> int:
 
 
 def installed_cores() -> int:
-    """Return the logical CPUs of the whole machine, whoever may use them."""
+    """Return the number of logical CPUs of the whole machine, usable or not."""
     return os.cpu_count() or 1
 
 

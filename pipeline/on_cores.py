@@ -22,8 +22,8 @@ def main(words: Sequence[str]) -> int:
     cores, profile, *rest = words
     if cores != "-" and hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, {int(core) for core in cores.split(",")})
-    # The file was written by the process that started this one, into its own scratch folder.
-    loaded = None if profile == "-" else pickle.loads(Path(profile).read_bytes())  # noqa: S301 - see above
+    # The process that started this one wrote the file into its own scratch folder.
+    loaded = None if profile == "-" else pickle.loads(Path(profile).read_bytes())  # noqa: S301 - a file of the parent
     return kdpipe(rest, loaded)
 
 

@@ -144,7 +144,7 @@ def _measure(link: Link, line: Line, *, force: bool, tell: Tell) -> Measured:
     with store.lock(DEVICE.name, key, lambda holder: tell(f"{link.name}: waiting for {holder}")):
         if not force and store.find(DEVICE.name, key) is not None:
             return done
-        work = store.open_work(DEVICE.name, key, anew=force)
+        work = store.open_work(DEVICE.name, key, start_over=force)
         asked = take(link, line, targets, work, key, anew=force, tell=tell)
         asked["facts"] = lasting(facts)
         _publish(line, parts, asked, work, replacing=force, seconds=time.monotonic() - begun)

@@ -120,7 +120,7 @@ def find(path: str | Path) -> Path:
     raise UsageError(
         f"there is no profile {name!r}",
         where=name,
-        why="neither a file nor the name of a shipped profile",
+        why="it is neither a file nor the name of a shipped profile",
         hint=_did_you_mean(nearest(name, Path(name).parent)) or "give the path of a YAML file",
     )
 

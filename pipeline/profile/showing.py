@@ -62,7 +62,7 @@ def _group(loaded: LoadedProfile, indent: str, value: Any, plain: dict[str, Any]
 
 def _is_default(group: BaseModel, key: str) -> bool:
     default: object = type(group).model_fields[key].get_default(call_default_factory=True)
-    return default == getattr(group, key)
+    return bool(default == getattr(group, key))
 
 
 def _comment(loaded: LoadedProfile, path: str) -> str:

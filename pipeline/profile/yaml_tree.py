@@ -159,7 +159,8 @@ class _PythonLoader(yaml.BaseLoader):
 
     def compose_scalar_node(self, anchor: Any) -> yaml.ScalarNode:
         """Compose a scalar; the tag `!` without a value is empty text, not null."""
-        event = self.peek_event()
+        parser: Any = self  # the stubs have no types for it
+        event = parser.peek_event()
         if event.tag == "!" and event.value == "" and not event.style:
             event.implicit = (False, True)
         node: yaml.ScalarNode = super().compose_scalar_node(anchor)

@@ -288,7 +288,7 @@ def _make(state: RunState, decision: Decision) -> tuple[StageResult, Manifest]:
     assert key is not None
     state.listener.started(decision)
     is_forced = stage.name in state.force
-    work = store.open_work(stage.name, key, anew=is_forced)
+    work = store.open_work(stage.name, key, start_over=is_forced)
     done = False
     started_at = state.started_at = time.monotonic()
     try:

@@ -113,7 +113,7 @@ def seize(folder: Path) -> Iterator[bool]:
 
     Yields:
         Whether no process holds the lock. True for a folder without a lock file, which an earlier version
-        made: then only its name says whose it is.
+        made: then only its name shows its owner.
     """
     path = lock_of(folder)
     try:

@@ -213,20 +213,20 @@ class Store:
             finally:
                 shutil.rmtree(folder, ignore_errors=True)
 
-    def open_work(self, stage: str, key: str, *, anew: bool = False) -> Path:
+    def open_work(self, stage: str, key: str, *, start_over: bool = False) -> Path:
         """Make the folder for a stage's checkpoints.
 
         Args:
             stage: The stage.
             key: The key of the artefact that it makes.
-            anew: Whether to delete the checkpoints of an earlier run.
+            start_over: Whether to delete the checkpoints of an earlier run.
 
         Raises:
             KdpipeError: The store cannot be written.
         """
         folder = self.work_path(stage, key)
         with writing(self.root):
-            if anew and folder.exists():
+            if start_over and folder.exists():
                 shutil.rmtree(folder)
             return self._folder("work", folder.name)
 

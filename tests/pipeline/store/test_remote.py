@@ -112,6 +112,9 @@ def test_a_damaged_remote_artefact_is_refused_named_and_put_right(
     assert [result.digest for result in results] == [result.digest for result in pushed]
     if what == "file" or text is not None:
         assert any(f"remote artefact refine/{refine.key} is damaged" in note for note in notes)
+    if what == "file":
+        problem = "sum.txt is missing" if text is None else "sum.txt has SHA-256 "
+        assert any(problem in note for note in notes)
     assert f"refine: pushed to {url}" in notes
     assert listing(tmp_path / "two" / "tmp") == []
 
