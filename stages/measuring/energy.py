@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pipeline.heartbeat import Told, unheard
+from pipeline.heartbeat import ProgressCallback, ignore_progress
 from stages.measuring.contention import read
 from stages.measuring.nvml import LIBRARY, connect
 
@@ -101,7 +101,7 @@ def find(on_gpu: bool, root: Path = Path("/"), nvml: str = LIBRARY) -> Source | 
     return _rapl(root)
 
 
-def idle_watts(source: Source, seconds: float, resting: Told = unheard) -> float:
+def idle_watts(source: Source, seconds: float, resting: ProgressCallback = ignore_progress) -> float:
     """What is drawn while this process sleeps. resting: called with the seconds done and planned."""
     source.start()
     began = time.perf_counter()

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.heartbeat import Told, unheard
+from pipeline.heartbeat import ProgressCallback, ignore_progress
 from stages.measuring.nvml import Nvml, connect
 from stages.runtimes.identity import ON_GPU
 from stages.runtimes.on_gpu import GpuTiming, Phases
@@ -64,7 +64,7 @@ def throttling(clocks_mhz: Sequence[int] | None, reasons: Sequence[str]) -> list
     return found
 
 
-def phases(timing: GpuTiming, timed: Told = unheard) -> dict[str, Any]:
+def phases(timing: GpuTiming, timed: ProgressCallback = ignore_progress) -> dict[str, Any]:
     """The scorecard's `gpu`: `PHASES` inferences by CUDA events. timed: called with their number so far."""
     taken = []
     for number in range(PHASES):

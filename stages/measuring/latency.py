@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.heartbeat import Told, unheard
+from pipeline.heartbeat import ProgressCallback, ignore_progress
 from stages.measuring.contention import Watch
 from stages.statistics.percentiles import FEWEST, bootstrap_ci_ns, carried, percentile_ns
 from stages.statistics.steadiness import is_steady
@@ -75,8 +75,8 @@ def sample(
     warmup_max_s: float = 5.0,
     watch: Watch | None = None,
     between: Callable[[], None] | None = None,
-    warming: Told = unheard,
-    sampling: Told = unheard,
+    warming: ProgressCallback = ignore_progress,
+    sampling: ProgressCallback = ignore_progress,
 ) -> Samples:
     """Warms up to steady state, then times `call` until steady state.
 
@@ -136,7 +136,11 @@ def sample(
 
 
 def warm_up(
-    call: Callable[[], None], *, warmup_s: float, warmup_max_s: float, warming: Told = unheard
+    call: Callable[[], None],
+    *,
+    warmup_s: float,
+    warmup_max_s: float,
+    warming: ProgressCallback = ignore_progress,
 ) -> tuple[Warmup, int]:
     """Calls until steady; returns what that took and the shortest call in nanoseconds.
 

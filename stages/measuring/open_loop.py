@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from pipeline.heartbeat import Told, unheard
+from pipeline.heartbeat import ProgressCallback, ignore_progress
 from stages.measuring.latency import collector_off, ms
 from stages.statistics.percentiles import FEWEST, bootstrap_ci_ns, carried, percentile_ns
 
@@ -47,7 +47,9 @@ def schedule_ns(rate_per_s: float, duration_s: float, arrivals: Arrivals, seed: 
     return np.cumsum(gaps).astype(np.int64)
 
 
-def serve(call: Callable[[], None], due_ns: np.ndarray, serving: Told = unheard) -> np.ndarray:
+def serve(
+    call: Callable[[], None], due_ns: np.ndarray, serving: ProgressCallback = ignore_progress
+) -> np.ndarray:
     """int64 (served, 3): due, started, done of each request in nanoseconds from the start.
 
     Fewer than were due come back if the queue is given up (`CUT_OFF`). serving: called with the seconds done
