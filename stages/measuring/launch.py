@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from pipeline.child_process import environment, python_command
+from pipeline.child_process import environment, last_line, python_command
 from pipeline.errors import StageError
 from pipeline.heartbeat import Beat, Heartbeat, Hung, Silence, beat_of, follow
 from pipeline.machine import allowed_cores
@@ -180,7 +180,7 @@ def read_result(folder: Path, returncode: int, stderr: str, target: str) -> dict
         raise StageError(
             f"the process that measured {target} ended without a result",
             where=where,
-            why=_last_words(returncode, stderr),
+            why=_why_ended(returncode, stderr),
             hint="if it was killed for memory, lower measure.accuracy_batch or measure.batch_sizes",
         )
     result: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
@@ -190,8 +190,7 @@ def read_result(folder: Path, returncode: int, stderr: str, target: str) -> dict
     return result
 
 
-def _last_words(returncode: int, stderr: str) -> str:
+def _why_ended(returncode: int, stderr: str) -> str:
     if returncode < 0:
         return f"it was ended by {signal.Signals(-returncode).name}"
-    lines = [line for line in stderr.splitlines() if line.strip()]
-    return lines[-1] if lines else f"exit code {returncode}, and nothing said"
+    return last_line(stderr) or f"exit code {returncode}, and nothing on standard error"
