@@ -23,7 +23,6 @@ from pipeline.heartbeat import Beat
 from pipeline.json_files import write_json
 from pipeline.stage import Context, Metrics, Progress
 from stages.data import load as data
-from stages.gating.picking import pick
 from stages.measuring import launch, pairs, scorecard
 from stages.measuring.launch import Subject
 from stages.measuring.settings import MeasureSettings
@@ -88,7 +87,6 @@ def run(context: Context) -> Metrics:
         context.progress,
         earlier=earlier,
     )
-    recommendation = pick(rows, float_top1=judged["student"]["top1"], comparisons=comparisons)
     card_json = {
         "schema_version": 1,
         "machine": machine.describe(),
@@ -99,10 +97,9 @@ def run(context: Context) -> Metrics:
         "rows": rows,
         "comparisons": comparisons,
         "distillation": judged["distillation"],
-        "recommendation": recommendation,
     }
     write_json(context.output / "scorecard.json", card_json)
-    return _metrics(rows, recommendation, judged)
+    return _metrics(rows, judged)
 
 
 @dataclass(frozen=True)
@@ -235,7 +232,7 @@ def _compare(
         row["speedup"] = scorecard.speedup(row, baseline)
 
 
-def _metrics(rows: list[dict[str, Any]], recommendation: dict[str, Any], judged: dict[str, Any]) -> Metrics:
+def _metrics(rows: list[dict[str, Any]], judged: dict[str, Any]) -> Metrics:
     measured = [row for row in rows if row["top1"] is not None]
     return {
         "targets": {
@@ -250,7 +247,6 @@ def _metrics(rows: list[dict[str, Any]], recommendation: dict[str, Any], judged:
         "not_built": [
             {"target": row["target"], "why": row["why_not"]} for row in rows if row["top1"] is None
         ],
-        "recommended": recommendation["target"],
         "distillation_gain_points": (judged["distillation"] or {}).get("gain_points"),
     }
 

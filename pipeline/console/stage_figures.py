@@ -61,9 +61,11 @@ def gates(folder: Path) -> str:
 
 
 def scorecard(folder: Path, gated: Path | None = None) -> str:
-    """Every target in a table; below it what was not built, what distillation gave, what to ship.
+    """Return every target in a table; below it what was not built, what distillation gave, what to ship.
 
-    gated: the gate stage's artefact, for the gates and what to ship under them.
+    Args:
+        folder: The artefact of `measure`.
+        gated: The artefact of `gate`: the judged gates and the target to ship. Without it both are left out.
     """
     found = _read(folder / "scorecard.json")
     rows = [_scorecard_row(row) for row in found["rows"] if row["top1"] is not None]
@@ -93,12 +95,11 @@ def scorecard(folder: Path, gated: Path | None = None) -> str:
         lines.append(distillation(found["distillation"]))
     else:
         lines.append("what distillation gave was not measured: set distill.baseline to true")
-    pick = found["recommendation"]
     if gated:
         under = read_gates(gated)
-        pick = under["pick"]
         lines += ["", *gates_in_words(under), ""] if under["gates"] else []
-    return "\n".join([*lines, *pick_in_words(pick)])
+        lines += pick_in_words(under["pick"])
+    return "\n".join(lines)
 
 
 def compared(pairs: Sequence[Mapping[str, Any]]) -> list[str]:
