@@ -40,25 +40,25 @@ def figures(**given: object) -> dict[str, object]:
     ],
 )
 def test_each_sign_of_contention_is_named(found: dict[str, object], word: str) -> None:
-    (sign,) = watch.contention(figures(**found), 1)
+    (sign,) = watch.contention_signs(figures(**found), 1)
     assert word in sign
-    assert watch.contention(figures(), 1) == []
+    assert watch.contention_signs(figures(), 1) == []
 
 
 def test_a_runtimes_own_threads_that_change_on_one_core_are_no_contention() -> None:
     """OpenVINO hands every image to a thread of its own: hundreds of involuntary switches a second."""
-    assert watch.contention(figures(involuntary_switches_per_s=970.0, others_share=0.003), 1) == []
+    assert watch.contention_signs(figures(involuntary_switches_per_s=970.0, others_share=0.003), 1) == []
 
 
 def test_spinning_threads_are_no_contention() -> None:
-    assert watch.contention(figures(wall_over_cpu=1.4), 2) == []
+    assert watch.contention_signs(figures(wall_over_cpu=1.4), 2) == []
 
 
 def test_each_sign_of_throttling_is_named() -> None:
-    assert watch.throttling(figures()) == []
-    assert "3000 to 2100 MHz" in watch.throttling(figures(clock_mhz=[2100, 3000]))[0]
-    assert "4 thermal throttle" in watch.throttling(figures(throttle_events=4))[0]
-    assert watch.throttling(figures(clock_mhz=None, throttle_events=None)) == []
+    assert watch.throttle_signs(figures()) == []
+    assert "3000 to 2100 MHz" in watch.throttle_signs(figures(clock_mhz=[2100, 3000]))[0]
+    assert "4 thermal throttle" in watch.throttle_signs(figures(throttle_events=4))[0]
+    assert watch.throttle_signs(figures(clock_mhz=None, throttle_events=None)) == []
 
 
 def test_clock_temperature_and_throttle_counts_of_the_cores(tmp_path: Path) -> None:
@@ -109,10 +109,10 @@ def test_no_twin_is_chosen_while_there_are_others(tmp_path: Path) -> None:
     for core in range(4):
         twins = "0,2" if core in (0, 2) else "1,3"
         write(tmp_path, f"sys/devices/system/cpu/cpu{core}/topology/thread_siblings_list", twins)
-    assert pinning.choose(1, {0, 1, 2, 3}, tmp_path) == {3}
-    assert pinning.choose(2, {0, 1, 2, 3}, tmp_path) == {2, 3}
-    assert pinning.choose(3, {0, 1, 2, 3}, tmp_path) == {1, 2, 3}
-    assert pinning.choose(9, {0, 1, 2, 3}, tmp_path) == {0, 1, 2, 3}
+    assert pinning.choose_cores(1, {0, 1, 2, 3}, tmp_path) == {3}
+    assert pinning.choose_cores(2, {0, 1, 2, 3}, tmp_path) == {2, 3}
+    assert pinning.choose_cores(3, {0, 1, 2, 3}, tmp_path) == {1, 2, 3}
+    assert pinning.choose_cores(9, {0, 1, 2, 3}, tmp_path) == {0, 1, 2, 3}
     write(tmp_path, "sys/devices/system/cpu/cpu8/topology/thread_siblings_list", "8-9")
     assert pinning.siblings(8, tmp_path) == {8, 9}
 
@@ -153,7 +153,7 @@ def test_of_several_stretches_the_worst_counts_and_each_sign_is_told_once() -> N
         return {**quiet, **given}
 
     noisy = {"contended_by": ["others"], "flags": ["contended"]}
-    found = watch.merged(
+    found = watch.merge_health(
         [
             health(wall_over_cpu=1.5, others_share=None, **noisy),
             health(clock_mhz=[2000, 2900], load_average=[0.5, 3.0], others_share=0.3, **noisy),
@@ -165,4 +165,4 @@ def test_of_several_stretches_the_worst_counts_and_each_sign_is_told_once() -> N
     assert found["load_average"] == [0.1, 3.0]
     assert found["contended_by"] == ["others"]
     assert found["flags"] == ["contended"]
-    assert watch.merged([health(wall_over_cpu=None)])["wall_over_cpu"] is None
+    assert watch.merge_health([health(wall_over_cpu=None)])["wall_over_cpu"] is None

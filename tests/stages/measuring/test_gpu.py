@@ -34,12 +34,12 @@ def test_as_many_phases_as_a_p99_needs() -> None:
 
 
 def test_signs_of_throttling() -> None:
-    assert gpu.throttling([1950, 1980], []) == []
-    assert gpu.throttling(None, []) == []
-    (moved,) = gpu.throttling([1400, 1980], [])
+    assert gpu.throttle_signs([1950, 1980], []) == []
+    assert gpu.throttle_signs(None, []) == []
+    (moved,) = gpu.throttle_signs([1400, 1980], [])
     assert "between 1400 and 1980 MHz" in moved
     assert "--lock-gpu-clocks" in moved
-    assert gpu.throttling([1980, 1980], ["power cap"]) == ["the GPU reports: power cap"]
+    assert gpu.throttle_signs([1980, 1980], ["power cap"]) == ["the GPU reports: power cap"]
 
 
 NVML = """

@@ -36,7 +36,7 @@ def test_percentile_is_a_sample_with_enough_at_or_below(values: list[int], perce
 
 
 def test_fewest_samples_are_those_of_the_binomial_bound() -> None:
-    for percent, fewest in percentiles.FEWEST.items():
+    for percent, fewest in percentiles.MIN_SAMPLES.items():
         share = percent / 100.0
         assert 1 - share**fewest >= 0.99
         assert 1 - share ** (fewest - 1) < 0.99

@@ -9,13 +9,18 @@ import numpy as np
 import pytest
 
 from stages.statistics import percentiles
-from stages.statistics.percentiles import bootstrap_ci_ns, draw, percentile_ns, resampled_percentiles
+from stages.statistics.percentiles import (
+    bootstrap_ci_ns,
+    draw_block_counts,
+    percentile_ns,
+    resampled_percentiles,
+)
 
 
 def test_resampled_percentiles_are_those_of_the_samples_drawn() -> None:
     rng = np.random.default_rng(0)
     blocks = [rng.integers(0, 10**6, size=size) for size in (7, 12, 5, 9)]
-    counts = draw(rng, 4, 6, 50)
+    counts = draw_block_counts(rng, 4, 6, 50)
     assert (counts.sum(axis=1) == 6).all()
     found = resampled_percentiles(blocks, counts, (50, 90, 99))
     for row, times in zip(found, counts, strict=True):
