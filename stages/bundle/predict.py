@@ -335,7 +335,7 @@ def read_images(file: Path, preprocessing: dict[str, Any]) -> np.ndarray:
     """
     size, channels = preprocessing["image_size"], preprocessing["channels"]
     if file.suffix == ".npy":
-        images = np.load(file, allow_pickle=False)
+        images: np.ndarray = np.load(file, allow_pickle=False)
         images = images[None] if images.ndim == 3 else images
         if images.dtype != np.uint8 or images.shape[1:] != (size, size, channels):
             raise ValueError(
@@ -433,7 +433,8 @@ def normalise(images: np.ndarray, preprocessing: dict[str, Any]) -> np.ndarray:
 def softmax(logits: np.ndarray) -> np.ndarray:
     """Return the probabilities of logits (N, classes)."""
     exponentials: np.ndarray = np.exp(logits - logits.max(axis=1, keepdims=True))
-    return exponentials / exponentials.sum(axis=1, keepdims=True)
+    probabilities: np.ndarray = exponentials / exponentials.sum(axis=1, keepdims=True)
+    return probabilities
 
 
 def run_onnxruntime(module: Any, folder: Path, threads: int) -> Any:

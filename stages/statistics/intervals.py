@@ -92,7 +92,8 @@ def mcnemar(first: np.ndarray, second: np.ndarray) -> float:
     for chosen in range(1, fewer + 1):
         term = term * (differing - chosen + 1) // chosen
         ways += term
-    return min(1.0, 2 * ways / 2**differing)
+    p_value: float = min(1.0, 2 * ways / 2**differing)
+    return p_value
 
 
 def paired_difference(right: np.ndarray, before: np.ndarray) -> dict[str, Any]:

@@ -48,7 +48,7 @@ def block_length(ns: np.ndarray) -> int:
         ns: Samples (n,) in the order in which they were taken.
     """
     n = len(ns)
-    shortest = max(1, round(n ** (1.0 / 3.0)))
+    shortest: int = max(1, round(n ** (1.0 / 3.0)))
     if n < 10:
         return shortest
     _, inverse, times = np.unique(ns, return_inverse=True, return_counts=True)

@@ -56,9 +56,9 @@ def test_why_there_is_no_source(tmp_path: Path) -> None:
     if os.geteuid() != 0:
         rapl(tmp_path, "intel-rapl:0", "package-0", 1).chmod(0)
         assert "chmod a+r" in str(energy.find_source(False, tmp_path))
-    found = energy.figures("no source", joules=0, idle_w=0, seconds=2, inferences=10, batch=1)
-    assert found["why_not"] == "no source"
-    assert found["joules_per_image"] is None
+    figures = energy.figures("no source", joules=0, idle_w=0, seconds=2, inferences=10, batch=1)
+    assert figures["why_not"] == "no source"
+    assert figures["joules_per_image"] is None
 
 
 def test_a_tegra_board_s_whole_rail_is_summed_over_time(tmp_path: Path) -> None:
@@ -76,10 +76,10 @@ def test_a_tegra_board_s_whole_rail_is_summed_over_time(tmp_path: Path) -> None:
 
 def test_figures_by_hand() -> None:
     source = energy.Counter("a counter", lambda: [0.0])
-    found = energy.figures(source, joules=60.0, idle_w=10.0, seconds=2.0, inferences=100, batch=4)
-    assert found["joules_per_image"] == 0.15
-    assert found["joules_per_image_over_idle"] == 0.1
-    assert (found["watts"], found["idle_watts"]) == (30.0, 10.0)
+    figures = energy.figures(source, joules=60.0, idle_w=10.0, seconds=2.0, inferences=100, batch=4)
+    assert figures["joules_per_image"] == 0.15
+    assert figures["joules_per_image_over_idle"] == 0.1
+    assert (figures["watts"], figures["idle_watts"]) == (30.0, 10.0)
     short = energy.figures(source, joules=1.0, idle_w=1.0, seconds=0.1, inferences=1, batch=1)
     assert "too short" in short["why_not"]
 

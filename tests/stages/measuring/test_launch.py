@@ -146,9 +146,9 @@ def test_the_second_of_two_in_turns_starts_when_the_first_is_warm(
     assert before[1] > WARMUP_CALLS, "the first has loaded and made its warm-up calls by then"
     done = slow_runtime.events(first)
     loads = [index for index, (_, what) in enumerate(done) if what == "load"]
-    one, other = (done[index][0] for index in loads)
-    assert {pid for pid, _ in done[: loads[1]]} == {one}
-    warming = [pid for pid, _ in takewhile(lambda event: event[0] == other, done[loads[1] :])]
+    first_pid, second_pid = (done[index][0] for index in loads)
+    assert {pid for pid, _ in done[: loads[1]]} == {first_pid}
+    warming = [pid for pid, _ in takewhile(lambda event: event[0] == second_pid, done[loads[1] :])]
     assert len(warming) > WARMUP_CALLS, "the first waits while the second does the same"
 
 

@@ -1,4 +1,4 @@
-"""An earlier bundle to compare with: one that is none is told, one target that does not run costs no more."""
+"""The reference bundle: a file that is none is an error, and a target that does not run is left out."""
 
 from __future__ import annotations
 
@@ -43,11 +43,11 @@ def packed(place: Path, manifest: str) -> str:
 
 def manifest(**targets: str) -> str:
     """Of a bundle with these targets, each by its runtime."""
-    told = {
+    entries = {
         name: {"runtime": runtime, "precision": "fp32", "batch_max": None}
         for name, runtime in targets.items()
     }
-    return json.dumps({**CARD, "files": {}, "targets": told})
+    return json.dumps({**CARD, "files": {}, "targets": entries})
 
 
 @pytest.mark.parametrize(
@@ -74,9 +74,9 @@ def test_a_manifest_that_is_no_bundle_s_is_told(tmp_path: Path, text: str) -> No
 
 def test_a_runtime_that_is_not_known_here_is_left_out_and_told(tmp_path: Path) -> None:
     archive = packed(tmp_path, manifest(good="onnxruntime", other="of_tomorrow"))
-    found = reference_bundle.subjects(archive, CARD, tmp_path / "images.npy", tmp_path / "work")
+    targets = reference_bundle.subjects(archive, CARD, tmp_path / "images.npy", tmp_path / "work")
     notes = Notes()
-    assert list(reference_bundle.runnable(found, notes)) == ["good"]
+    assert list(reference_bundle.runnable(targets, notes)) == ["good"]
     (note,) = notes.notes
     assert note.startswith("other of the reference bundle is not timed: unknown runtime 'of_tomorrow'")
 
@@ -122,8 +122,8 @@ def test_an_earlier_target_is_held_against_its_namesake_at_batches_that_it_takes
 ) -> None:
     notes = Notes()
     before = earlier(student, student.folder, batch_max=4)
-    (found,) = comparisons.measure([student], QUICK, tmp_path, notes, earlier=before)
-    assert (found["first"]["model"], found["second"]["model"]) == ("reference", "student")
+    (comparison,) = comparisons.measure([student], QUICK, tmp_path, notes, earlier=before)
+    assert (comparison["first"]["model"], comparison["second"]["model"]) == ("reference", "student")
     at_8 = QUICK.model_copy(update={"batch_sizes": [8]})
     assert comparisons.measure([student], at_8, tmp_path, notes, earlier=before) == []
     from_4 = earlier(student, student.folder, batch_min=4)
