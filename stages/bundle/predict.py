@@ -504,7 +504,7 @@ def run_ncnn(module: Any, folder: Path, threads: int) -> Any:
     return lambda part: np.stack([logits_of(image) for image in part])
 
 
-def run_tensorrt(module: Any, folder: Path, threads: int) -> Any:  # noqa: ARG001 - as every runner
+def run_tensorrt(module: Any, folder: Path, _threads: int) -> Any:
     """Load an engine, and return a function from a batch of images to its logits.
 
     Only TensorRT and the CUDA runtime library (through ctypes) are needed.
