@@ -18,6 +18,7 @@ HOME = Path(__file__).resolve().parents[1]
 """The folder that holds the packages `pipeline` and `stages`; on a device, the program's file."""
 
 _LEAVE_WORKING_FOLDER = "import sys; '' in sys.path and sys.path.remove('')\n"
+_TRACEBACK = "Traceback (most recent call last):"
 _RUN_MODULE = "import runpy; runpy.run_module(sys.argv.pop(1), run_name='__main__', alter_sys=True)"
 
 
@@ -62,6 +63,27 @@ def environment() -> dict[str, str]:
     ours = [] if str(HOME) in _site_folders() else [str(HOME)]
     entries = dict.fromkeys([*ours, *users, *(entry for entry in sys.path if entry not in implicit)])
     return {**os.environ, "PYTHONPATH": os.pathsep.join(entries)}
+
+
+def last_line(stderr: str) -> str:
+    """Return the line of a process's standard error that says most about its end.
+
+    Args:
+        stderr: Everything that the process wrote to standard error.
+
+    Returns:
+        After a traceback of Python, the line that names the exception: further lines of its message and of
+        exit handlers may follow. Otherwise the last line with text; "" if there is none.
+
+    Example:
+        >>> last_line('Traceback (most recent call last):\n  File "a.py", line 1\nKeyError: 1\nlog closed\n')
+        'KeyError: 1'
+    """
+    lines = [line.rstrip() for line in stderr.splitlines() if line.strip()]
+    traceback = [number for number, line in enumerate(lines) if line == _TRACEBACK]
+    after = lines[traceback[-1] + 1 :] if traceback else []
+    exception = next((line for line in after if not line[0].isspace()), "")
+    return exception or (lines[-1].strip() if lines else "")
 
 
 @contextlib.contextmanager

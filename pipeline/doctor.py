@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import __version__, machine
-from pipeline.child_process import environment, python_command
+from pipeline.child_process import environment, last_line, python_command
 from pipeline.store.file_system import try_file_system
 from stages import STAGES, TRIAL
 
@@ -189,13 +189,4 @@ def run_trial(*words: str) -> tuple[list[Facts], str]:
             line = json.loads(text)
             if isinstance(line, dict):
                 lines.append(line)
-    return lines, _ending(done.stderr) or f"its process ended with status {done.returncode}"
-
-
-def _ending(stderr: str) -> str:
-    """The last line that a process said; of a traceback, the line that names the exception."""
-    lines = stderr.strip().splitlines()
-    frames = [number for number, line in enumerate(lines) if line.startswith("    ")]
-    if "Traceback (most recent call last):" in lines and frames and frames[-1] + 1 < len(lines):
-        return lines[frames[-1] + 1]
-    return lines[-1] if lines else ""
+    return lines, last_line(done.stderr) or f"its process ended with status {done.returncode}"

@@ -76,7 +76,7 @@ class Tracking:
         if not results:
             return
         try:
-            with guarded_output(self._console):
+            with guarded_output():
                 self._log_run(results, failed)
         except Exception as error:  # each of MLflow's stores has its own family of errors
             uri = _without_password(self.uri)

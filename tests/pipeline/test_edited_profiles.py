@@ -71,7 +71,7 @@ def test_a_profile_that_becomes_invalid_does_not_end_its_run(
     before = (chained / name).read_text()
     done = run_while(chained, lambda: edit(chained / name))
     assert done.returncode == 0, done.stderr
-    assert "recommended: onnxruntime-int8" in done.stdout
+    assert "student  onnxruntime-int8" in done.stdout
     assert call(chained, "plan", PROFILE, program=SMALL).returncode == 2
     (chained / name).write_text(before)
     assert is_cached(chained)

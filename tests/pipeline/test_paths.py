@@ -14,14 +14,14 @@ from pipeline.hashing import hash_file
 from pipeline.paths import expand
 from stages.data.missing import root_of
 from stages.devices.settings import DeviceSettings
-from stages.measuring import reference
+from stages.measuring import reference_bundle
 from stages.models import weights
 from stages.models.create import check, create
 from stages.models.settings import ModelSettings
 from stages.training.checkpoint import weights_digest
 from tests.errors import raises
 from tests.pipeline.command_line import call, document
-from tests.stages.measuring.test_reference import CARD, manifest, packed
+from tests.stages.measuring.test_reference_bundle import CARD, manifest, packed
 
 SPELLINGS = [
     "$KD_WEIGHTS/t.pt",
@@ -91,14 +91,14 @@ def test_a_path_that_cannot_be_expanded_is_refused_everywhere(home: Path, path: 
     with pytest.raises(DataError) as data:
         root_of(SimpleNamespace(name="npz", root=path))
     with pytest.raises(StageError) as bundle:
-        reference.subjects(path, CARD, home / "images.npy", home / "work")
+        reference_bundle.subjects(path, CARD, home / "images.npy", home / "work")
     assert all(why in error.value.why for error in (model, data, bundle))
 
 
 def test_the_bundle_to_compare_with_is_expanded(home: Path) -> None:
     packed(home / "weights", manifest(good="onnxruntime"))
     for spelling in ("$KD_WEIGHTS/mine.tar.zst", "~/weights/mine.tar.zst", "$KD_TILDE/weights/mine.tar.zst"):
-        assert list(reference.subjects(spelling, CARD, home / "images.npy", home / "work")) == ["good"]
+        assert list(reference_bundle.subjects(spelling, CARD, home / "images.npy", home / "work")) == ["good"]
 
 
 def test_ssh_s_files_of_a_device_are_expanded(home: Path) -> None:

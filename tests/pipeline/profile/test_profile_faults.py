@@ -123,14 +123,14 @@ def test_all_faults_at_once_in_order_of_place() -> None:
             "build: {batch_min: 4}\n"
             "measure: {batch_sizes: [4, 2, 8]}",
             "p.yaml:6:20",
-            "build.batch_min 4 is above 2 of measure.batch_sizes: tensorrt-fp16 could not be timed there; "
+            "build.batch_min 4 is above 2 of measure.batch_sizes: tensorrt-fp16 cannot run these; "
             "set build.batch_min to 2, or measure.batch_sizes to batches of at least 4",
             "",
         ),
         (
             "targets: [openvino-fp32, openvino-fp32]",
             "p.yaml:5:10",
-            "targets name openvino-fp32 more than once",
+            "targets has openvino-fp32 more than once",
             "",
         ),
         (
