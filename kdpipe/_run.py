@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -55,7 +55,7 @@ class Gate:
     value: float | None
     interval: tuple[float, float] | None
     message: str
-    details: Mapping[str, Any]
+    details: Mapping[str, Any] = field(repr=False)
 
 
 @dataclass(frozen=True)
@@ -258,7 +258,8 @@ class Run:
         parts = [table(_HEADER, self._cells(), "llrl")]
         if self._has("measure"):
             parts.append(repr(self.scorecard))
-        return "\n\n".join([*parts, *self._sentences()])
+        sentences = "\n".join(self._sentences())
+        return "\n\n".join([*parts, sentences] if sentences else parts)
 
     def _repr_html_(self) -> str:
         parts = [_html.table(_HEADER, self._cells())]
