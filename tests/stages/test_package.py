@@ -166,5 +166,5 @@ def test_the_model_card_states_measured_values(whole_line: Line, bundle: Path) -
 
 def test_nothing_to_pack_is_an_error_that_says_so(whole_line: Line, tmp_path: Path) -> None:
     wanting = Line(whole_line.folder, profile(package={"targets": ["tensorrt-fp16"]}))
-    with pytest.raises(StageError, match="nothing to pack"):
+    with pytest.raises(StageError, match="no target to pack"):
         wanting.stage("package", tmp_path / "package")

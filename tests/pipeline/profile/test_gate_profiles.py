@@ -69,7 +69,7 @@ def test_what_the_rest_of_the_profile_rules_out_is_told_all_at_once(tmp_path: Pa
     assert "did you mean onnxruntime-int8?" in told
     assert "4 is not in measure.batch_sizes [1, 8]" in told
     assert "2 is not in measure.threads [1]" in told
-    assert "latency_p99_ms needs 459 samples, but measure.min_samples only asks for 50" in told
+    assert "latency_p99_ms needs 459 samples, but measure.min_samples is 50" in told
     assert "gates.5: it limits the same as gates.4" in told
 
 
