@@ -135,9 +135,7 @@ def _p50(subject: Subject, options: argparse.Namespace) -> dict[str, Any]:
     """A latency entry of the scorecard, from a fresh process."""
     seconds = options.alone_seconds
     measure = MeasureSettings(duration_s=seconds, max_duration_s=3.0 * seconds, energy_idle_s=0.01)
-    result, _ = launch.run(
-        subject, measure, "latency", planned_s=4.0 * seconds, batch=1, threads=options.threads
-    )
+    result, _ = launch.run(subject, measure, "latency", batch=1, threads=options.threads)
     entry: dict[str, Any] = result["entry"]
     return entry
 

@@ -109,8 +109,7 @@ def _contenders(target: Subject, options: argparse.Namespace) -> list[Contender]
     file = target.folder / ("model.onnx" if runtime == "onnxruntime" else "model.xml")
 
     def ours() -> tuple[float, int]:
-        planned_s = measure.warmup_max_s + measure.max_duration_s
-        result, _ = launch.run(target, measure, "latency", planned_s=planned_s, batch=1, threads=threads)
+        result, _ = launch.run(target, measure, "latency", batch=1, threads=threads)
         return result["entry"]["p50_ms"], result["entry"]["n"]
 
     def plain() -> tuple[float, int]:

@@ -122,29 +122,22 @@ def bring_up_to_date(
         progress: Whether to print on standard error.
 
     Returns:
-        The stages, and a KdpipeError that ended the run.
+        The stages, and the error that ended the run.
+
+    Raises:
+        UsageError: A stage's name or the remote cannot be used.
     """
     from pipeline.commands.profiles import remember_profile
     from pipeline.console.json_documents import result_entry
-    from pipeline.running.runner import run
+    from pipeline.running.runner import prepare_run, run_stages
     from stages import STAGES
 
     with _quiet_output(), _listener([stage.name for stage in STAGES], progress) as listener:
-        try:
-            results = run(
-                loaded,
-                store,
-                listener,
-                until=until,
-                force=force,
-                remote=_remote(remote),
-                strict=strict,
-            )
-        except KdpipeError as error:
-            results = list(getattr(error, "results", ()))
-            return Outcome([result_entry(result) for result in results], error)
-    remember_profile(str(loaded.path), loaded.overrides, store)
-    return Outcome([result_entry(result) for result in results])
+        state = prepare_run(loaded, store, listener, until=until, force=force, remote=_remote(remote))
+        outcome = run_stages(state, strict=strict)
+    if outcome.is_complete:
+        remember_profile(loaded, store)
+    return Outcome([result_entry(result) for result in outcome.results], outcome.error)
 
 
 def planned(
@@ -176,7 +169,7 @@ def compared(
     from pipeline.commands.profiles import memo_folder, remember_profile
     from pipeline.comparing.comparison import plan_runs
     from pipeline.comparing.execution import error_for_failed_runs, execute, seeds_of_count
-    from pipeline.running.runner import run
+    from pipeline.running.runner import prepare_run, run_stages
 
     if split not in ("test", "validation"):
         raise UsageError(f"There is no split {split!r}", where="argument split", hint="test or validation")
@@ -190,7 +183,6 @@ def compared(
         )
     with _quiet_output():
         runs, unfit = plan_runs(
-            str(loaded.path),
             loaded,
             _entries(methods, baseline),
             chosen,
@@ -208,9 +200,9 @@ def compared(
                 jobs=jobs,
                 listener=listener,
                 console=listener.console,
-                train_teacher=lambda: run(loaded, store, listener, only="train")[-1],
+                train_teacher=lambda: run_stages(prepare_run(loaded, store, listener, only="train")),
             )
-    remember_profile(str(loaded.path), loaded.overrides, store)
+    remember_profile(loaded, store)
     about = {"profile": str(loaded.path), "store": str(store.root), "split": split}
     return {**about, **document}, error_for_failed_runs(done)
 

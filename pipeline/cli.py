@@ -8,17 +8,19 @@ import signal
 import sys
 from collections.abc import Iterator, Sequence
 from types import FrameType
+from typing import TYPE_CHECKING
 
 import click
 
 from pipeline import __version__
-from pipeline.commands.base import Group, UnknownName, did_you_mean
+from pipeline.commands.base import COMPLETION_VARIABLE, Group, UnknownName, did_you_mean
 from pipeline.console.console import abandon
 from pipeline.console.session import Session, Terminated
 from pipeline.errors import EXIT_DONE, EXIT_USAGE, KdpipeError, UsageError
 from stages import STAGES
 
-COMPLETION_VARIABLE = "_KDPIPE_COMPLETE"
+if TYPE_CHECKING:
+    from pipeline.profile.loading import LoadedProfile
 
 
 def _print_version(ctx: click.Context, param: click.Parameter, value: bool) -> None:
@@ -51,7 +53,7 @@ for _name, _target, _summary in (
     ("pick", "pipeline.commands.gate:pick", "Name the target to ship under the gates, and why."),
     ("device", "pipeline.commands.device:device", "Check your own devices, and measure targets on them."),
     ("ship", "pipeline.commands.ship:ship", "Install the bundle on a device, list, roll back."),
-    ("plan", "pipeline.commands.plan:plan", "Say for each stage: cached, or why it has to run."),
+    ("plan", "pipeline.commands.plan:plan", "Print for each stage: cached, or why it has to run."),
     ("debug", "pipeline.commands.debug:debug", "Find the first layer at which a conversion goes wrong."),
     ("show", "pipeline.commands.show:show", "Print a profile with every default written out."),
     ("schema", "pipeline.commands.show:schema", "Print the JSON Schema of profiles."),
@@ -68,8 +70,16 @@ for _stage in STAGES:
     group.add_lazy(_stage.name, _target, _stage.summary, "Stages")
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs one command line (default: this process's) and returns its exit code."""
+def main(arguments: Sequence[str] | None = None, loaded: LoadedProfile | None = None) -> int:
+    """Run one command line.
+
+    Args:
+        arguments: The words after `kdpipe`; None for those of this process.
+        loaded: The profile that the command line is about, if it is loaded: its file is then not read again.
+
+    Returns:
+        The exit code.
+    """
     # GNU OpenMP's threads spin at barriers for long. On a core that another process wants, that
     # multiplies the time of a training step; never spinning costs small networks much on quiet cores.
     # A short spin is near the best of both. Read once, when torch is loaded.
@@ -79,7 +89,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
         return shell_complete(group, {}, "kdpipe", COMPLETION_VARIABLE, os.environ[COMPLETION_VARIABLE])
     words = list(sys.argv[1:] if arguments is None else arguments)
-    session = Session()
+    session = Session(loaded=loaded)
     _foresee(session, words)
     with _terminable():
         try:

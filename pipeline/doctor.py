@@ -8,12 +8,12 @@ import os
 import platform
 import shutil
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from pipeline import __version__, machine
+from pipeline.child_process import environment, python_code, python_command
 from pipeline.errors import KdpipeError
 from pipeline.store.store import Store
 from stages import STAGES, TRIAL
@@ -38,6 +38,7 @@ DISTRIBUTIONS = (
     "click",
 )
 TRIAL_TIMEOUT_S = 300.0
+"""Enough to import a package or to build a network of a few layers: no trial depends on the user's model."""
 
 LOCK_TRIAL = """
 import fcntl, sys
@@ -179,16 +180,14 @@ def _no_target(target: str, why_not: str, hint: str | None) -> Facts:
 
 def try_out(*words: str) -> tuple[list[Facts], str]:
     """The JSON lines that a trial printed, and in a sentence how it ended."""
-    home = str(Path(__file__).resolve().parents[1])
-    paths = os.pathsep.join([home, *filter(None, [os.environ.get("PYTHONPATH")])])
     try:
         done = subprocess.run(
-            [sys.executable, "-m", TRIAL, *words],
+            python_command(TRIAL, *words),
             capture_output=True,
             text=True,
             errors="replace",
             timeout=TRIAL_TIMEOUT_S,
-            env={**os.environ, "PYTHONPATH": paths},
+            env=environment(),
             check=False,
         )
     except subprocess.TimeoutExpired:
@@ -225,7 +224,7 @@ def _try_locks(folder: Path) -> str | None:
 
     def other_process() -> str:
         return subprocess.run(
-            [sys.executable, "-I", "-S", "-c", LOCK_TRIAL, str(path)],
+            python_code(LOCK_TRIAL, str(path)),
             capture_output=True,
             text=True,
             timeout=60,

@@ -90,6 +90,11 @@ class DeviceCannot(MachineCannot):
     """A device cannot be reached, or lacks what is required there: Python, a runtime (exit code 4)."""
 
 
+def first_line(error: BaseException) -> str:
+    """Return the first line with text of an error's message, or the name of its class if it has none."""
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+
+
 @dataclass(frozen=True)
 class Fault:
     """One thing wrong in a profile: what, at which place in which file, and the remedy.

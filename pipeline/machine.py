@@ -205,7 +205,7 @@ def clock() -> dict[str, Any]:
 def installed_versions(names: Iterable[str]) -> dict[str, str]:
     """Return the versions of those distributions that are installed, without importing anything.
 
-    They are read off the names of the `.dist-info` folders on `sys.path`; the first one wins, as it does for
+    They are read off the names of the folders on `sys.path`; the first one wins, as it does for
     an import.
     """
     by_normal_name = {_normal(name): name for name in names}
@@ -326,9 +326,10 @@ def _distributions(folder: str) -> Iterator[tuple[str, str]]:
     except OSError:
         return
     for entry in entries:
-        if entry.endswith(".dist-info"):
+        if entry.endswith((".dist-info", ".egg-info")):
             name, _, version = entry[: -len(".dist-info")].partition("-")
-            yield _normal(name), version
+            if version:
+                yield _normal(name), version.partition("-")[0]  # an egg's name goes on with -py3.11
 
 
 def _normal(name: str) -> str:

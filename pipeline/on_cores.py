@@ -1,24 +1,30 @@
 """A program: one command line of kdpipe on some of this machine's cores.
 
-    python -m pipeline.on_cores 0,1 distill profile.yaml …
+    python -P -m pipeline.on_cores 0,1 - distill profile.yaml …
 
-is `kdpipe distill profile.yaml …` on the cores 0 and 1; `-` stands for all cores.
+is `kdpipe distill profile.yaml …` on the cores 0 and 1; `-` stands for all cores. The second word is a
+file with the pickled profile, `-` for none: a profile that was edited in the meantime is not read again.
 """
 
 from __future__ import annotations
 
 import os
+import pickle
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from pipeline.cli import main as kdpipe
 
 
 def main(words: Sequence[str]) -> int:
-    cores, *rest = words
+    """Run the command line `words[2:]` on the cores `words[0]`, and return its exit code."""
+    cores, profile, *rest = words
     if cores != "-" and hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, {int(core) for core in cores.split(",")})
-    return kdpipe(rest)
+    # The file was written by the process that started this one, into its own scratch folder.
+    loaded = None if profile == "-" else pickle.loads(Path(profile).read_bytes())
+    return kdpipe(rest, loaded)
 
 
 if __name__ == "__main__":

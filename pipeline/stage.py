@@ -18,6 +18,20 @@ Metrics = dict[str, Any]
 
 
 @dataclass(frozen=True)
+class Conditional:
+    """What a stage reads, and what shapes its output, only for some settings.
+
+    condition: "module:function" of a light function that is given the settings of the stage's own
+        `reads`, and returns whether this counts.
+    reads, libraries: as in Stage, added to the stage's. `reads` is not empty.
+    """
+
+    condition: str
+    reads: tuple[str, ...] = ()
+    libraries: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class Stage:
     """What the engine must know of a stage, light enough to read without importing the stage.
 
@@ -32,6 +46,12 @@ class Stage:
     files: dotted profile keys that name a file whose content counts (a checkpoint).
     machine: "module:function" of a light function that returns what of this machine the output
         depends on, by name; it is given the settings (as in `Context.settings`).
+    libraries: Python distributions that shape the output; their versions, without the local part
+        (`+cu130`), are part of the key. One that is not installed counts as such.
+    patch_releases: whether another patch release of them (2.14.0, 2.14.1) makes the artefact stale;
+        off where making it may take hours.
+    conditional: what it reads besides for some settings; for all others it is neither given that nor is
+        it part of the key.
     tells_history: the stage is given the record of the run so far (the report).
     """
 
@@ -44,6 +64,9 @@ class Stage:
     data: bool = False
     files: tuple[str, ...] = ()
     machine: str | None = None
+    libraries: tuple[str, ...] = ()
+    patch_releases: bool = True
+    conditional: Conditional | None = None
     tells_history: bool = False
 
 

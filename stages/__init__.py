@@ -5,7 +5,14 @@ Light: importing it imports no stage and nothing heavy.
 
 from __future__ import annotations
 
-from pipeline.stage import Stage
+from pipeline.stage import Conditional, Stage
+
+NETWORKS = ("torch", "torchvision", "timm", "pillow")
+"""Distributions that decide what a network computes: kernels, architectures, decoding of images. Lightning
+Fabric only passes on what PyTorch does, and another NumPy at most draws another order of the images."""
+
+ONNX_RUNTIME = ("onnxruntime", "onnxruntime-gpu")
+"""Either brings the module `onnxruntime`."""
 
 STAGES: tuple[Stage, ...] = (
     Stage(
@@ -17,6 +24,8 @@ STAGES: tuple[Stage, ...] = (
         reads=("seed", "compute", "data", "teacher", "train"),
         data=True,
         files=("teacher.checkpoint",),
+        libraries=NETWORKS,
+        patch_releases=False,
     ),
     Stage(
         name="distill",
@@ -27,6 +36,8 @@ STAGES: tuple[Stage, ...] = (
         reads=("seed", "compute", "data", "student", "distill"),
         data=True,
         files=("student.checkpoint",),
+        libraries=NETWORKS,
+        patch_releases=False,
     ),
     Stage(
         name="evaluate",
@@ -36,6 +47,8 @@ STAGES: tuple[Stage, ...] = (
         inputs=("train", "distill"),
         reads=("compute", "data", "evaluate"),
         data=True,
+        libraries=NETWORKS,
+        patch_releases=False,
     ),
     Stage(
         name="export",
@@ -45,6 +58,7 @@ STAGES: tuple[Stage, ...] = (
         inputs=("train", "distill"),
         reads=("data", "export"),
         data=True,
+        libraries=("torch", "timm", "torchvision", "onnx", "onnxscript", "onnx-ir", *ONNX_RUNTIME),
     ),
     Stage(
         name="quantize",
@@ -52,8 +66,14 @@ STAGES: tuple[Stage, ...] = (
         module="stages.quantize",
         version=4,
         inputs=("train", "distill", "export"),
-        reads=("seed", "compute", "data", "distill", "quantize", "targets"),
+        reads=("data", "quantize", "targets"),
         data=True,
+        libraries=("onnx", *ONNX_RUNTIME, "pillow"),
+        conditional=Conditional(
+            condition="stages.quantization_aware.condition:may_run",
+            reads=("seed", "compute", "distill"),
+            libraries=("torch", "torchvision", "timm", "onnxscript", "onnx-ir"),
+        ),
     ),
     Stage(
         name="build",
@@ -121,6 +141,8 @@ COMPARE = Stage(
     inputs=("train", "distill"),
     reads=("compute", "data", "evaluate"),
     data=True,
+    libraries=NETWORKS,
+    patch_releases=False,
 )
 """What `kdpipe compare` makes of many runs of `distill`; no part of the line, so not in STAGES."""
 

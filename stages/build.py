@@ -17,6 +17,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from pipeline.errors import MachineCannot, StageError
+from pipeline.json_files import write_json
 from pipeline.machine import usable_cores
 from pipeline.stage import Context, Metrics
 from stages.runtimes import parity, registry
@@ -65,8 +66,7 @@ def run(context: Context) -> Metrics:
     context.progress.update(len(wanted), len(wanted), "targets")
 
     listing = {"schema_version": 1, "targets": rows}
-    text = json.dumps(listing, indent=2, ensure_ascii=False)
-    (context.output / "build.json").write_text(text + "\n", encoding="utf-8")
+    write_json(context.output / "build.json", listing)
     return {
         "built": sum(row["built"] for row in rows),
         "not_built": sum(not row["built"] for row in rows),

@@ -6,10 +6,9 @@ brings up to date.
 
 from __future__ import annotations
 
-import json
-
 import numpy as np
 
+from pipeline.json_files import write_json
 from pipeline.stage import Context, Metrics
 from stages.comparing.judging import predict
 from stages.comparing.summary import comparison
@@ -17,7 +16,7 @@ from stages.reporting.comparison import page
 
 
 def run(context: Context) -> Metrics:
-    """Write `comparison.json`, `comparison.html` and `predictions.npy` (docs/artefacts.md).
+    """Write `comparison.json`, `comparison.html` and `predictions.npy` (docs/reference/artefacts.md).
 
     `context.settings.comparison` lists what to compare: `split`, `reference`, `unfit`, `title`, and `runs`,
     each with the name of its folder in `context.inputs` as `input` (None for a run that failed).
@@ -34,8 +33,7 @@ def run(context: Context) -> Metrics:
     )
     document = comparison(request["runs"], predictions, request)
     np.save(context.output / "predictions.npy", predictions.table())
-    text = json.dumps(document, indent=2, ensure_ascii=False) + "\n"
-    (context.output / "comparison.json").write_text(text, encoding="utf-8")
+    write_json(context.output / "comparison.json", document)
     html = page(request["title"], document)
     (context.output / "comparison.html").write_text(html, encoding="utf-8")
     return {"verdict": document["answer"]["verdict"], "method": document["answer"]["method"]}

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from pipeline.errors import StageError
+from pipeline.json_files import write_json
 from pipeline.stage import Context, Metrics
 from stages.bundle.tolerance import TOLERANCE
 from stages.devices import accuracy, carried
@@ -23,7 +24,7 @@ BUILT_THERE = ("model.engine", "engine.json", "timing.cache")
 
 
 def run(context: Context) -> Metrics:
-    """Leaves `scorecard.json`, `samples/`, `logs/`, `golden/` and `engines/` (docs/artefacts.md).
+    """Leaves `scorecard.json`, `samples/`, `logs/`, `golden/` and `engines/` (docs/reference/artefacts.md).
 
     `context.settings.device` says `facts` (of the device), `targets`, `skipped` (by target, why it was
     not sent), and how many test `images` were run there. `context.inputs`: the stages that DEVICE reads,
@@ -65,8 +66,7 @@ def run(context: Context) -> Metrics:
         "float_top1": images.float_top1() if images else None,
         "rows": rows,
     }
-    text = json.dumps(document, indent=2, ensure_ascii=False) + "\n"
-    (context.output / "scorecard.json").write_text(text, encoding="utf-8")
+    write_json(context.output / "scorecard.json", document)
     return {
         "targets": {
             row["target"]: {"p50_ms": scorecard.first_p50_ms(row), "top1": row["top1"]}

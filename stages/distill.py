@@ -16,6 +16,7 @@ from lightning_fabric import Fabric
 from torch import nn
 
 from pipeline.errors import StageError, UsageError
+from pipeline.hashing import hash_file
 from pipeline.stage import Context, Metrics
 from stages.data.load import DataSet, load
 from stages.methods import registry
@@ -25,7 +26,7 @@ from stages.models.features import Needs
 from stages.models.feeding import fed
 from stages.models.observer import Observer
 from stages.training import batches, before, loop, result
-from stages.training.checkpoint import Checkpoints, file_digest, identity_of, weights_digest
+from stages.training.checkpoint import Checkpoints, identity_of, weights_digest
 from stages.training.fabric import launch, resolve
 from stages.training.supply import Supply, training_supply
 from stages.training.tasks import Alone, Distillation, Task, needs_of
@@ -81,7 +82,7 @@ def _distill(fabric: Fabric, context: Context) -> Metrics:
     identity = identity_of(
         settings,
         weights=weights_digest(settings.student),
-        teacher=file_digest(context.inputs["train"] / cards.WEIGHTS),
+        teacher=hash_file(context.inputs["train"] / cards.WEIGHTS),
         card=str(teacher_card.as_json()),
     )
 

@@ -5,10 +5,8 @@ In float32 whatever the training's precision: the figures are compared with thos
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from pipeline.json_files import write_json
 from pipeline.stage import Context, Metrics
 from stages.data.load import load
 from stages.models import card as cards
@@ -30,7 +29,7 @@ DIGITS = 6
 
 
 def run(context: Context) -> Metrics:
-    """Leaves `metrics.json` (docs/artefacts.md). Reads `train` and `distill`."""
+    """Leaves `metrics.json` (docs/reference/artefacts.md). Reads `train` and `distill`."""
     settings = context.settings
     data = load(settings.data)
     for note in data.notes:
@@ -74,7 +73,7 @@ def run(context: Context) -> Metrics:
         "baseline": judged.get("baseline"),
         "distillation": _gain(judged, labels),
     }
-    _write(context.output / "metrics.json", report)
+    write_json(context.output / "metrics.json", report)
     return _summary(report)
 
 
@@ -144,7 +143,3 @@ def _summary(report: dict[str, Any]) -> Metrics:
 
 def _per_cent(share: float | np.floating[Any]) -> float:
     return round(100.0 * float(share), DIGITS)
-
-
-def _write(path: Path, report: dict[str, Any]) -> None:
-    path.write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

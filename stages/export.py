@@ -11,6 +11,7 @@ import numpy as np
 from torch import nn
 
 from pipeline.errors import StageError
+from pipeline.json_files import write_json
 from pipeline.stage import Context, Metrics, Progress
 from stages.data.load import load as load_data
 from stages.models.card import load as load_network
@@ -46,9 +47,9 @@ def run(context: Context) -> Metrics:
     context.progress.update(len(ROLES), len(ROLES), "networks")
     for role, content in contents.items():
         (context.output / f"{role}.onnx").write_bytes(content)
-        _write_json(context.output / f"{role}.json", cards[role])
+        write_json(context.output / f"{role}.json", cards[role])
     np.save(context.output / "images.npy", images)
-    _write_json(context.output / "parity.json", report)
+    write_json(context.output / "parity.json", report)
     return _metrics(report, contents)
 
 
@@ -119,10 +120,6 @@ def _parity_images(context: Context, settings: ExportSettings) -> np.ndarray:
 def _card(folder: Path, *, preprocessing: bool) -> dict[str, Any]:
     facts: dict[str, Any] = json.loads((folder / "model.json").read_text(encoding="utf-8"))
     return {**facts, "input": "uint8_nhwc" if preprocessing else "float32_nchw"}
-
-
-def _write_json(path: Path, content: Mapping[str, Any]) -> None:
-    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def _metrics(report: Mapping[str, Any], contents: Mapping[str, bytes]) -> Metrics:

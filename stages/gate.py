@@ -6,12 +6,12 @@ and the report, and ends with exit code 3.
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from pipeline.console.junit import junit
+from pipeline.json_files import write_json
+from pipeline.junit import junit
 from pipeline.stage import Context, Metrics
 from stages.gating import judging
 from stages.gating.picking import pick
@@ -39,8 +39,7 @@ def run(context: Context) -> Metrics:
         "judgements": judgements,
         "pick": choice,
     }
-    text = json.dumps(document, indent=2, ensure_ascii=False)
-    (context.output / "gates.json").write_text(text + "\n", encoding="utf-8")
+    write_json(context.output / "gates.json", document)
     (context.output / "junit.xml").write_text(junit(judgements, strict=False), encoding="utf-8")
     return {
         "gates": len(gates),

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import dataclass
+from functools import partial
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
@@ -17,12 +19,15 @@ from typing import Any
 import numpy as np
 
 from pipeline import machine
-from pipeline.stage import Context, Metrics
+from pipeline.heartbeat import Beat
+from pipeline.json_files import write_json
+from pipeline.stage import Context, Metrics, Progress
 from stages.data import load as data
 from stages.gating.picking import pick
 from stages.measuring import launch, pairs, scorecard
 from stages.measuring.launch import Subject
 from stages.measuring.settings import MeasureSettings
+from stages.measuring.worker import WARM_UP
 from stages.runtimes import registry
 from stages.statistics.intervals import paired_difference
 from stages.statistics.steadiness import RULE
@@ -67,7 +72,8 @@ def run(context: Context) -> Metrics:
         folder = build_folder / target["folder"]
         subject = Subject(target, cards[target["model"]], folder, images_file, context.work)
         subjects.append(subject)
-        found = _measure(subject, settings.measure, row, context.output / "samples")
+        watched = Watched(context.progress, settings.measure, subject, done, len(targets))
+        found = _measure(subject, settings.measure, row, context.output / "samples", watched)
         logits[target["model"], target["target"]] = found
         row.update(scorecard.accuracy(found, test.labels))
         np.save(context.output / "predictions" / f"{subject.slug}.npy", found.argmax(axis=1).astype(np.int32))
@@ -95,21 +101,51 @@ def run(context: Context) -> Metrics:
         "distillation": judged["distillation"],
         "recommendation": recommendation,
     }
-    text = json.dumps(card_json, indent=2, ensure_ascii=False)
-    (context.output / "scorecard.json").write_text(text + "\n", encoding="utf-8")
+    write_json(context.output / "scorecard.json", card_json)
     return _metrics(rows, recommendation, judged)
 
 
-def _measure(subject: Subject, measure: MeasureSettings, row: dict[str, Any], samples: Path) -> np.ndarray:
+@dataclass(frozen=True)
+class Watched:
+    """Passes the beats of the workers that measure a target on as progress: images done, or the time left.
+
+    done, total: how many targets are measured, and how many there are.
+    """
+
+    progress: Progress
+    measure: MeasureSettings
+    subject: Subject
+    done: int
+    total: int
+
+    def __call__(self, beat: Beat, **combination: int | float) -> None:
+        """combination: what of the target is measured: batch, threads, rate."""
+        figures: dict[str, int | float | str] = {"target": self.subject.slug.replace("-", "/", 1)}
+        figures |= {**combination, "phase": beat.phase, "of": f"{self.done + 1}/{self.total} targets"}
+        if not beat.total:
+            self.progress.update(self.done, self.total, "targets", **figures)
+        elif beat.unit == "s":
+            left_s = beat.total - beat.done
+            if beat.phase == WARM_UP:  # it ends when latencies are steady, most likely at its shortest
+                left_s = max(self.measure.warmup_s - beat.done, 0.0) + self.measure.duration_s
+            share = 100.0 * min(beat.done / beat.total, 1.0)
+            self.progress.update(round(share, 1), 100.0, "%", **figures, eta_s=round(max(left_s, 0.0), 1))
+        else:
+            self.progress.update(min(beat.done, beat.total), beat.total, beat.unit, **figures)
+
+
+def _measure(
+    subject: Subject, measure: MeasureSettings, row: dict[str, Any], samples: Path, watched: Watched
+) -> np.ndarray:
     """Fills the row from a worker for each figure; returns the logits (n, classes) of the test images."""
     results = []
     for threads in measure.threads:
         for batch in measure.batch_sizes:
             if not subject.takes(batch):
                 continue
-            planned_s = measure.warmup_max_s + measure.max_duration_s
+            heard = partial(watched, batch=batch, threads=threads)
             result, output = launch.run(
-                subject, measure, "latency", planned_s=planned_s, batch=batch, threads=threads
+                subject, measure, "latency", heard=heard, batch=batch, threads=threads
             )
             results.append(result)
             name = f"{subject.slug}-b{batch}-t{threads}"
@@ -117,9 +153,9 @@ def _measure(subject: Subject, measure: MeasureSettings, row: dict[str, Any], sa
             shutil.copyfile(output / "cpu.npy", samples / f"{name}-cpu.npy")
     if results:
         _fill(row, results)
-    row["open_loop"] = _under_load(subject, measure, samples)
+    row["open_loop"] = _under_load(subject, measure, samples, watched)
     # The last thread count, as one who listed several most likely has the most cores to give.
-    _, output = launch.run(subject, measure, "accuracy", planned_s=0.0, threads=measure.threads[-1])
+    _, output = launch.run(subject, measure, "accuracy", heard=watched, threads=measure.threads[-1])
     logits: np.ndarray = np.load(output / "logits.npy")
     return logits
 
@@ -136,19 +172,20 @@ def _earlier(
     return reference.runnable(found, context.progress)
 
 
-def _under_load(subject: Subject, measure: MeasureSettings, samples: Path) -> list[dict[str, Any]]:
+def _under_load(
+    subject: Subject, measure: MeasureSettings, samples: Path, watched: Watched
+) -> list[dict[str, Any]]:
     """An entry a rate of arrivals, at the first batch size and thread count."""
     batch, threads = measure.batch_sizes[0], measure.threads[0]
     entries: list[dict[str, Any]] = []
     if not subject.takes(batch):
         return entries
     for rate in measure.arrival_rates:
-        planned_s = measure.warmup_max_s + 4 * measure.arrivals_s
         entry, output = launch.run(
             subject,
             measure,
             "open_loop",
-            planned_s=planned_s,
+            heard=partial(watched, batch=batch, threads=threads, rate=rate),
             batch=batch,
             threads=threads,
             rate_per_s=rate,

@@ -7,7 +7,6 @@ SHA-256 of every file, and a model card written from the measured values; as a f
 
 from __future__ import annotations
 
-import hashlib
 import io
 import json
 import shutil
@@ -18,6 +17,8 @@ from typing import Any
 import zstandard
 
 from pipeline.errors import StageError
+from pipeline.hashing import hash_file
+from pipeline.json_files import json_text
 from pipeline.stage import Context, Metrics
 from stages.bundle import predict
 from stages.bundle.tolerance import TOLERANCE
@@ -64,7 +65,7 @@ def run(context: Context) -> Metrics:
     for name in ("inputs.npy", "labels.npy"):
         shutil.copyfile(measure_folder / "golden" / name, bundle / "golden" / name)
     _write(bundle / "labels.txt", "\n".join(student["classes"]) + "\n")
-    _write(bundle / "preprocessing.json", _json(student["preprocessing"]))
+    _write(bundle / "preprocessing.json", json_text(student["preprocessing"]))
     shutil.copyfile(Path(predict.__file__), bundle / "predict.py")
     default = _default_target(scorecard, chosen)
     _write(bundle / "requirements.txt", _requirements({name: built[name] for name in chosen}, default))
@@ -79,7 +80,7 @@ def run(context: Context) -> Metrics:
         "targets": {name: _target(built[name], rows.get(name)) for name in chosen},
         "files": _listing(bundle),
     }
-    _write(bundle / "manifest.json", _json(manifest))
+    _write(bundle / "manifest.json", json_text(manifest))
     archive = context.output / f"{context.settings.name}.tar.zst"
     _pack(bundle, archive, root=context.settings.name, level=context.settings.package.level)
     return {
@@ -138,7 +139,7 @@ def _listing(folder: Path) -> dict[str, dict[str, Any]]:
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     return {
         path.relative_to(folder).as_posix(): {
-            "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+            "sha256": hash_file(path),
             "size": path.stat().st_size,
         }
         for path in files
@@ -159,10 +160,6 @@ def _pack(folder: Path, archive: Path, *, root: str, level: int) -> None:
             entry.size = len(content)
             entry.mode = 0o755 if path.name == "predict.py" else 0o644
             tar.addfile(entry, io.BytesIO(content))
-
-
-def _json(value: dict[str, Any]) -> str:
-    return json.dumps(value, indent=2, ensure_ascii=False) + "\n"
 
 
 def _write(path: Path, text: str) -> None:

@@ -12,6 +12,7 @@ import numpy as np
 import onnx
 
 from pipeline.errors import StageError
+from pipeline.json_files import write_json
 from pipeline.stage import Context, Metrics
 from stages.data.load import DataSet
 from stages.data.load import load as load_data
@@ -20,6 +21,7 @@ from stages.data.torchvision.table import SETS
 from stages.onnx_files.calibration import audit, divide, doubts, provenance
 from stages.onnx_files.quantizing import RECIPES, Recipe, prepare
 from stages.onnx_files.ranges import Method, Ranges, find_ranges, float_activations
+from stages.quantization_aware.condition import may_run
 from stages.quantization_aware.recovering import recovered
 from stages.quantizing.bench import Bench, open_bench, top1
 from stages.quantizing.exclusion import relieved
@@ -41,7 +43,7 @@ def check(settings: SimpleNamespace) -> None:
     """
     own = settings.quantize.distill
     said = own.batch_size is not None or own.fraction is not None or own.when == "always"
-    if own.when == "never" or not said or not needed_recipes(settings.targets):
+    if not said or not may_run(settings) or not needed_recipes(settings.targets):
         return
     recipe = recipe_of(own, settings.distill)
     batches.refuse_unequal_shares(recipe, settings.compute.devices, SECTION)
@@ -183,5 +185,4 @@ def _told(ranges: Ranges) -> dict[str, list[float]]:
 
 
 def _write(folder: Path, report: Mapping[str, Any]) -> None:
-    text = json.dumps({"schema_version": 1, **report}, indent=2, ensure_ascii=False) + "\n"
-    (folder / "calibration.json").write_text(text, encoding="utf-8")
+    write_json(folder / "calibration.json", {"schema_version": 1, **report})

@@ -9,6 +9,7 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from pipeline.json_files import write_json
 from pipeline.stage import Context, Metrics, StageRecord
 from stages.reporting import charts, int8, parts, payoff, speed
 from stages.reporting.model_card import distillation_sentence, model_card
@@ -72,8 +73,7 @@ def run(context: Context) -> Metrics:
     summary = _summary(context, scorecard, evaluation, student, teacher)
     summary["gates"] = gates["judgements"]
     summary["precisions"] = precisions
-    text = json.dumps(summary, indent=2, ensure_ascii=False)
-    (context.output / "summary.json").write_text(text + "\n", encoding="utf-8")
+    write_json(context.output / "summary.json", summary)
     card = model_card(context.settings.name, scorecard, student, teacher)
     (context.output / "MODEL_CARD.md").write_text(card, encoding="utf-8")
     return {"html_bytes": len(page.encode()), "recommended": scorecard["recommendation"]["target"]}

@@ -30,6 +30,7 @@ from pipeline.profile.loading import load
 from pipeline.store.store import Store
 from stages.comparing.summary import ALONE as REFERENCE
 from tests.command import document, environment, kdpipe, write_profile
+from tests.errors import raises
 
 PROFILE: dict[str, Any] = {
     "name": "tiny",
@@ -234,6 +235,31 @@ def test_runs_at_once_give_the_same_keys_and_weights(first: dict[str, Any], home
     assert "diverged" in found[DIVERGING, 0]["failed"]
 
 
+def test_a_profile_that_is_edited_meanwhile_changes_no_run(first: dict[str, Any], home: Path) -> None:
+    """The processes of --jobs start after the teacher's training, and do not read the file again."""
+    file = write_profile(home / "edited.yaml", PROFILE)
+    words = ("--methods", "kd", "--seeds", "1", "--jobs", "2", "--json")
+    process = subprocess.Popen(
+        [sys.executable, "-m", "pipeline", "compare", str(file), *words, "--store", str(home / "edited")],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment(),
+    )
+    assert process.stderr is not None
+    for line in process.stderr:
+        if line.startswith("train") and "started" in line:
+            file.write_text("data: [")
+            break
+    out, err = process.communicate(timeout=500)
+    assert process.returncode == 0, err
+    assert "error" not in json.loads(out)
+    runs = runs_of(json.loads(out))
+    assert {place: run["digest"] for place, run in runs.items()} == {
+        place: runs_of(first)[place]["digest"] for place in runs
+    }
+
+
 def test_killed_and_called_again_it_goes_on(first: dict[str, Any], home: Path) -> None:
     words = [sys.executable, "-m", "pipeline", "compare", str(home / "tiny.yaml"), *ASKED]
     process = subprocess.Popen(
@@ -268,13 +294,13 @@ def test_killed_and_called_again_it_goes_on(first: dict[str, Any], home: Path) -
 def test_all_leaves_out_what_does_not_fit(home: Path) -> None:
     """A transformer's class token is no map on which parts of the image could be judged."""
     base = load(home / "tiny.yaml", ["student.model=test_vit"])
-    planned = partial(plan_runs, str(home / "tiny.yaml"), base, seeds=[0], store=Store(home / "none"))
+    planned = partial(plan_runs, base, seeds=[0], store=Store(home / "none"))
     every = read_specs(["kd,all"])
     runs, unfit = planned(entries=every, alone=True, memo=home / "none" / "memo")
     assert [one.label for one in unfit] == ["sdd"]
     assert "linear" in unfit[0].why
     assert {run.label for run in runs} == {ALONE, *(entry.label for entry in every)} - {"sdd"}
-    with pytest.raises(UsageError, match="sdd does not fit"):
+    with raises(UsageError, what="sdd does not fit"):
         planned(entries=read_specs(["sdd"]), alone=True, memo=home / "none" / "memo")
     assert not (home / "none").exists()
 

@@ -29,6 +29,8 @@ from pipeline.stage import Context, Metrics, Progress, Stage
 POLL_S = 0.2
 CANCEL_WITHIN_S = 10.0
 
+_GPU_DEVICE = re.compile(r"auto|cuda(:(?P<first>\d+))?")
+
 
 class Cluster:
     """Where stages run. Connects when the first stage has to; `close` ends what was started.
@@ -164,14 +166,17 @@ def resources(stage: Stage, profile: Profile, nodes: Sequence[Mapping[str, Any]]
     """What a stage asks of Ray: a node's cores (or `compute.threads` of them), and the GPUs that the
     profile wants; never more than one node has, for then the task would wait for ever.
 
+    Ray shows a task only the GPUs that it asked for, counted from 0. So `cuda:N` asks for the N before its
+    own too; on nodes with fewer the stage refuses the device, as on a machine without it.
+
     nodes: as `ray.nodes()` tells them.
     """
     offers = [node["Resources"] for node in nodes if node["Alive"]]
     computes = "compute" in stage.reads
     gpus = 0
-    if computes and profile.value("compute.device") in ("auto", "cuda"):
+    if computes and (on_gpu := _GPU_DEVICE.fullmatch(profile.value("compute.device"))):
         most = int(max((offer.get("GPU", 0) for offer in offers), default=0))
-        gpus = min(profile.value("compute.devices"), most)
+        gpus = min(int(on_gpu["first"] or 0) + profile.value("compute.devices"), most)
     able = [offer for offer in offers if offer.get("GPU", 0) >= gpus]
     best: Mapping[str, float] = max(able, key=lambda offer: offer.get("CPU", 0), default={})
     cores = best.get("CPU", 1)

@@ -1,12 +1,11 @@
-"""What every command shares: grouped options, examples and exit codes in its help, global options.
+"""Commands and groups with kdpipe's help: grouped options, examples, exit codes, global options.
 
-Imports click and the standard library alone, for `--help` must be there at once.
+Imports only click and the standard library, because `--help` must print at once.
 """
 
 from __future__ import annotations
 
 import importlib
-import os
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -24,9 +23,9 @@ from pipeline.errors import (
     EXIT_TERMINATED,
     EXIT_USAGE,
 )
-from stages import STAGES
 
-STAGE_NAMES = tuple(stage.name for stage in STAGES)
+COMPLETION_VARIABLE = "_KDPIPE_COMPLETE"
+"""The environment variable by which a shell asks for completions."""
 
 EXIT_CODES = {
     EXIT_DONE: "done",
@@ -192,49 +191,6 @@ class UnknownName(click.UsageError):
         self.hint = hint
 
 
-class StageName(click.ParamType):
-    """The name of a stage, with the nearest one suggested."""
-
-    name = "stage"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        if value in STAGE_NAMES:
-            return str(value)
-        option = param.opts[0] if param and param.opts else "stage"
-        raise UnknownName(
-            f"{option}: no stage {value!r}",
-            f"one of {', '.join(STAGE_NAMES)}",
-            did_you_mean(str(value), STAGE_NAMES),
-            ctx,
-        )
-
-    def shell_complete(
-        self, ctx: click.Context, param: click.Parameter, incomplete: str
-    ) -> list[CompletionItem]:
-        return [CompletionItem(name) for name in STAGE_NAMES if name.startswith(incomplete)]
-
-
-class ProfilePath(click.ParamType):
-    """A profile's file; completed with folders and YAML files."""
-
-    name = "profile"
-
-    def shell_complete(
-        self, ctx: click.Context, param: click.Parameter, incomplete: str
-    ) -> list[CompletionItem]:
-        folder, start = os.path.split(incomplete)
-        try:
-            entries = [entry for entry in os.scandir(folder or ".") if entry.name.startswith(start)]
-        except OSError:
-            return []
-        if not any(entry.is_dir() and (start or not entry.name.startswith(".")) for entry in entries):
-            names = sorted(entry.name for entry in entries if entry.name.endswith((".yaml", ".yml")))
-            if names:
-                return [CompletionItem(f"{folder}/{name}" if folder else name) for name in names]
-        # Only the shell itself goes on into a folder without a blank after it.
-        return [CompletionItem(incomplete, type="file")]
-
-
 def global_options() -> list[click.Parameter]:
     """The options that every command takes, before or after its name."""
 
@@ -251,7 +207,7 @@ def global_options() -> list[click.Parameter]:
             "--quiet",
             count=True,
             keep=_add_quiet,
-            help="Results, warnings and errors alone; -qq: errors alone.",
+            help="Print only results, warnings and errors; -qq: only errors.",
         ),
         option(
             "-v",
@@ -270,95 +226,6 @@ def global_options() -> list[click.Parameter]:
         option("--no-progress", is_flag=True, keep=_hide_progress, help="Hide progress."),
         option("--traceback", is_flag=True, keep=_show_traceback, help="Show where an error comes from."),
     ]
-
-
-def profile_argument() -> click.Argument:
-    return click.Argument(["profile"], type=ProfilePath(), metavar="PROFILE")
-
-
-def set_option() -> Option:
-    return Option(
-        ["--set", "overrides"],
-        multiple=True,
-        metavar="KEY=VALUE",
-        heading="Profile",
-        help="Override a value of the profile, e.g. distill.epochs=5. Repeatable.",
-    )
-
-
-def store_option() -> Option:
-    return Option(
-        ["--store"],
-        type=click.Path(file_okay=False),
-        metavar="DIR",
-        envvar="KDPIPE_STORE",
-        heading="Store",
-        help="Where artefacts are kept. Default: $KDPIPE_STORE, else .kdpipe in the working folder.",
-    )
-
-
-def json_option() -> Option:
-    def callback(ctx: click.Context, param: click.Parameter, value: bool) -> None:
-        if value:
-            ctx.ensure_object(Session).json = True
-
-    return Option(
-        ["--json"],
-        is_flag=True,
-        expose_value=False,
-        callback=callback,
-        heading="Output",
-        help="Print one JSON document on standard output, also on errors.",
-    )
-
-
-def until_option() -> Option:
-    return Option(
-        ["--until"],
-        type=StageName(),
-        metavar="STAGE",
-        heading="Stages",
-        help="Go no further than this stage.",
-    )
-
-
-def force_option() -> Option:
-    return Option(
-        ["--force"],
-        type=StageName(),
-        multiple=True,
-        metavar="STAGE",
-        heading="Stages",
-        help="Run this stage even if it is cached. Repeatable.",
-    )
-
-
-def remote_option() -> Option:
-    return Option(
-        ["--remote"],
-        metavar="URL",
-        heading="Store",
-        help="Pull artefacts from here before a stage runs, push them here after it (any fsspec URL).",
-    )
-
-
-def track_option() -> Option:
-    return Option(
-        ["--track"],
-        metavar="URI",
-        envvar="KDPIPE_TRACKING_URI",
-        heading="Elsewhere",
-        help="Log the run to this MLflow server afterwards. Default: $KDPIPE_TRACKING_URI, else nowhere.",
-    )
-
-
-def on_option() -> Option:
-    return Option(
-        ["--on"],
-        metavar="CLUSTER",
-        heading="Elsewhere",
-        help="Run stages as tasks of a Ray cluster: ray or ray://HOST:PORT.",
-    )
 
 
 def did_you_mean(name: str, known: Any) -> str:

@@ -6,15 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pipeline.commands.base import (
-    Command,
-    Option,
-    ProfilePath,
-    StageName,
-    json_option,
-    set_option,
-    store_option,
-)
+from pipeline.commands.base import Command, Option
+from pipeline.commands.options import ProfilePath, StageName, json_option, set_option, store_option
 from pipeline.commands.profiles import memo_folder
 from pipeline.console.session import Session, store_folder
 from pipeline.console.tables import size, table

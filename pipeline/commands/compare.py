@@ -10,16 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pipeline.commands.base import (
-    EVERY_RUN,
-    Command,
-    Option,
-    json_option,
-    profile_argument,
-    set_option,
-    store_option,
-)
-from pipeline.commands.profiles import memo_folder, open_profile, remember_profile
+from pipeline.commands.base import EVERY_RUN, Command, Option
+from pipeline.commands.options import json_option, profile_argument, set_option, store_option
+from pipeline.commands.profiles import memo_folder, open_profile
+from pipeline.commands.up_to_date import bring_up_to_date
 from pipeline.console.console import guarded_output
 from pipeline.console.session import Session
 from pipeline.errors import EXIT_DONE, UsageError
@@ -65,14 +59,13 @@ def _compare(
         )
     with guarded_output(session.console):
         runs, unfit = plan_runs(
-            profile, loaded, entries, chosen, opened, alone=baseline, memo=memo_folder(opened.root)
+            loaded, entries, chosen, opened, alone=baseline, memo=memo_folder(opened.root)
         )
         _announce(session, runs, unfit)
         session.resumable = True
         titles = tuple(run.title for run in runs)
         with ConsoleListener(session.console, ("train", "compare", *titles)) as listener:
             done, fields = _carry_out(session, loaded, opened, runs, unfit, split, jobs, listener, about)
-    remember_profile(profile, overrides, opened)
     _show(session, {**about, **fields}, page)
     _raise_if_failed(session, done, {**about, **fields})
     return EXIT_DONE
@@ -92,7 +85,6 @@ def _carry_out(
     """The teacher, all runs, and the comparison; the JSON document tells how far that has come."""
     from pipeline.comparing.execution import execute
     from pipeline.comparing.text import runs_so_far
-    from pipeline.running.runner import run as bring_up_to_date
 
     so_far: list[Done] = []
     session.so_far = lambda: {**about, "split": split, "runs": runs_so_far(so_far)}
@@ -105,7 +97,7 @@ def _carry_out(
         jobs=jobs,
         listener=listener,
         console=session.console,
-        train_teacher=lambda: bring_up_to_date(loaded, store, listener, only="train")[-1],
+        train_teacher=lambda: bring_up_to_date(session, loaded, store, only="train", listener=listener),
         so_far=so_far,
     )
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 import click
 from click.shell_completion import ShellComplete, get_completion_class
 
-from pipeline.cli import COMPLETION_VARIABLE
-from pipeline.commands.base import Command
+from pipeline.commands.base import COMPLETION_VARIABLE, Command
 from pipeline.console.session import Session
 
 SHELLS = ("bash", "zsh", "fish")

@@ -11,16 +11,10 @@ from typing import TYPE_CHECKING, Any, cast
 
 import click
 
-from pipeline.commands.base import (
-    EVERY_RUN,
-    Command,
-    Option,
-    ProfilePath,
-    json_option,
-    set_option,
-    store_option,
-)
+from pipeline.commands.base import EVERY_RUN, Command, Option
+from pipeline.commands.options import ProfilePath, json_option, set_option, store_option
 from pipeline.commands.profiles import memo_folder, open_profile
+from pipeline.commands.up_to_date import bring_up_to_date
 from pipeline.console.console import guarded_output
 from pipeline.console.session import Session, store_folder
 from pipeline.errors import EXIT_DONE, EXIT_GATE_MISSED, StageError, UsageError
@@ -116,9 +110,8 @@ def _line(
     about = {name: value for name, value in session.so_far().items() if name != "stages"}
     session.so_far = lambda: {**about, **asked, "steps": []}
     names = ("train", "distill", *CONVERSIONS, "debug")
-    session.resumable = True
     with guarded_output(session.console), ConsoleListener(session.console, names) as listener:
-        artefacts = _artefacts(profile, loaded, opened, overrides, asked, listener)
+        artefacts = _artefacts(session, loaded, opened, asked, listener)
         place = folder or opened.root / "debug" / f"{loaded.name}-{asked['model']}"
         if folder is None:
             shutil.rmtree(place, ignore_errors=True)  # what an earlier call left
@@ -129,31 +122,27 @@ def _line(
 
 
 def _artefacts(
-    path: str,
+    session: Session,
     loaded: LoadedProfile,
     store: Store,
-    overrides: tuple[str, ...],
     asked: dict[str, Any],
     listener: ConsoleListener,
 ) -> dict[str, Path]:
     """The folders of the line up to build. What does not pass its proofs is made once more without
     them, for it is what there is to look at."""
-    from pipeline.profile.loading import load
-    from pipeline.running.runner import run as bring_up_to_date
-
-    try:
-        results = bring_up_to_date(loaded, store, listener, only="build")
-        refused = _refused(results, asked)
-    except StageError as error:
-        failed = next((one for one in getattr(error, "results", ()) if one.status == "failed"), None)
-        if failed is None or failed.name not in CONVERSIONS:
-            raise
-        refused = error.what
+    outcome = bring_up_to_date(session, loaded, store, only="build", listener=listener)
+    if outcome.error is None:
+        refused = _refused(outcome.results, asked)
+    elif isinstance(outcome.error, StageError) and outcome.failed and outcome.failed.name in CONVERSIONS:
+        refused = outcome.error.what
+    else:
+        raise outcome.error
     if refused:
         listener.note(f"{refused}; the conversions are made again without their proofs, to look into them")
-        unproved = load(path, (*overrides, *UNPROVED), memo_folder(store.root), remember=False)
-        results = bring_up_to_date(unproved, store, listener, only="build")
-    return {result.name: result.path for result in results if result.path}
+        unproved = loaded.with_overrides(UNPROVED, memo_folder(store.root))
+        outcome = bring_up_to_date(session, unproved, store, only="build", listener=listener)
+        outcome.raise_for_result()
+    return {result.name: result.path for result in outcome.results if result.path}
 
 
 def _refused(results: Sequence[StageResult], asked: dict[str, Any]) -> str:

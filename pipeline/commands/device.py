@@ -8,17 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pipeline.commands.base import (
-    EVERY_RUN,
-    Command,
-    Family,
-    Option,
-    json_option,
-    profile_argument,
-    set_option,
-    store_option,
-)
-from pipeline.commands.profiles import open_profile, remember_profile
+from pipeline.commands.base import EVERY_RUN, Command, Family, Option
+from pipeline.commands.options import json_option, profile_argument, set_option, store_option
+from pipeline.commands.profiles import open_profile
+from pipeline.commands.up_to_date import bring_up_to_date
 from pipeline.console.console import guarded_output
 from pipeline.console.session import Session
 from pipeline.errors import (
@@ -27,11 +20,8 @@ from pipeline.errors import (
     EXIT_STAGE_FAILED,
     EXIT_USAGE,
     DeviceCannot,
-    GateMissed,
     KdpipeError,
-    MachineCannot,
 )
-from stages import STAGES
 
 if TYPE_CHECKING:
     from pipeline.devices.measuring import Measured
@@ -86,13 +76,10 @@ def _check(names: tuple[str, ...], profile: str, overrides: tuple[str, ...]) -> 
 def _measure(
     names: tuple[str, ...], profile: str, force: bool, overrides: tuple[str, ...], store: str | None
 ) -> int:
-    from pipeline.console.progress import ConsoleListener
     from pipeline.devices.images import TestImages
     from pipeline.devices.jobs import Line
     from pipeline.devices.measuring import measure, open_link, prepare_sources, reach
     from pipeline.devices.text import measured_entry, measured_in_words
-    from pipeline.running.outcome import results_despite
-    from pipeline.running.runner import run as bring_up_to_date
 
     session = click.get_current_context().ensure_object(Session)
     loaded, opened = open_profile(session, profile, overrides, store)
@@ -109,27 +96,22 @@ def _measure(
         done += unreached
         if not links:
             _raise_first(session, [one.error for one in done if one.error is not None])
-        listener = held.enter_context(ConsoleListener(session.console, tuple(stage.name for stage in STAGES)))
-        ending: list[KdpipeError] = []
-        try:
-            results = bring_up_to_date(loaded, opened, listener, only="package")
-        except (GateMissed, MachineCannot) as error:
-            results = list(results_despite(error))  # a verdict on the host's figures, told in the end
-            ending.append(error)
+        outcome = bring_up_to_date(session, loaded, opened, only="package")
+        outcome.raise_if_incomplete()  # an error of a complete run is about this machine: raised in the end
         opened.prepare()
         held.callback(opened.release)
-        made = {result.name: result for result in results}
+        made = {result.name: result for result in outcome.results}
         sources = held.enter_context(opened.scratch())
         prepare_sources([link.name for link in links], made, sources, loaded)
         line = Line(loaded, opened, made, sources, TestImages(loaded, sources))
         done += measure(links, line, force=force, tell=session.console.line)
         done.sort(key=lambda one: names.index(one.name))
         opened.digests.save()
-    remember_profile(profile, overrides, opened)
     measured = [one for one in done if one.error is None]
     if measured and not session.json:
         session.console.result("\n\n".join(measured_in_words(one) for one in measured))
-    _raise_first(session, [*(one.error for one in done if one.error is not None), *ending])
+    errors = [*(one.error for one in done), outcome.error]
+    _raise_first(session, [error for error in errors if error is not None])
     if session.json:
         session.print_json(**session.so_far())
     return EXIT_DONE

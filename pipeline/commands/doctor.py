@@ -6,7 +6,8 @@ from typing import Any
 
 import click
 
-from pipeline.commands.base import Command, json_option, store_option
+from pipeline.commands.base import Command
+from pipeline.commands.options import json_option, store_option
 from pipeline.console.session import Session, store_folder
 from pipeline.console.tables import columns, size
 from pipeline.doctor import examine

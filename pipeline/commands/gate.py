@@ -10,10 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pipeline.commands.base import (
-    EVERY_RUN,
-    Command,
-    Option,
+from pipeline.commands.base import EVERY_RUN, Command, Option
+from pipeline.commands.options import (
     force_option,
     json_option,
     profile_argument,
@@ -21,12 +19,12 @@ from pipeline.commands.base import (
     set_option,
     store_option,
 )
-from pipeline.commands.profiles import open_profile, remember_profile
-from pipeline.console.console import QUIET, guarded_output
-from pipeline.console.json_documents import result_entry
+from pipeline.commands.profiles import open_profile
+from pipeline.commands.up_to_date import bring_up_to_date
+from pipeline.console.console import QUIET
 from pipeline.console.session import Session
 from pipeline.errors import EXIT_DONE, GateMissed, KdpipeError, UsageError
-from stages import PICK, STAGES
+from stages import PICK
 
 if TYPE_CHECKING:
     from pipeline.profile.loading import LoadedProfile
@@ -140,51 +138,26 @@ def _judged(
 ) -> _Judged:
     """Brings `gate` up to date. Raises what keeps the gates from being judged."""
     from pipeline.console.gates_text import read_gates
-    from pipeline.console.progress import ConsoleListener
-    from pipeline.running.runner import run
-    from pipeline.store.remote import Remote
 
     loaded, opened = open_profile(session, profile, overrides, store)
-    about = session.so_far()
-    results: Sequence[StageResult] = ()
-    session.resumable = True
-    ending: KdpipeError | None = None
-    try:
-        with (
-            guarded_output(session.console),
-            ConsoleListener(session.console, tuple(stage.name for stage in STAGES)) as listener,
-        ):
-            results = run(
-                loaded,
-                opened,
-                listener,
-                only="gate",
-                force=force,
-                remote=Remote(remote) if remote else None,
-                strict=strict,
-            )
-    except BaseException as error:
-        results = getattr(error, "results", results)
-        session.so_far = lambda: {**about, "stages": [result_entry(result) for result in results]}
-        judged = bool(results) and all(result.path for result in results)
-        if not isinstance(error, KdpipeError) or not judged:
-            raise
-        ending = error
-    folder = results[-1].path
-    assert folder is not None  # every stage is done
+    outcome = bring_up_to_date(
+        session, loaded, opened, only="gate", force=force, remote=remote, strict=strict
+    )
+    outcome.raise_if_incomplete()
+    folder = outcome.results[-1].path
+    assert folder is not None  # the run is complete
     found = read_gates(folder)
+    about = session.so_far()
     session.so_far = lambda: {
         **about,
-        "stages": [result_entry(result) for result in results],
         "strict": strict,
         **{name: value for name, value in found.items() if name != "schema_version"},
     }
-    remember_profile(profile, overrides, opened)
-    return _Judged(loaded, opened, results, found, ending)
+    return _Judged(loaded, opened, outcome.results, found, outcome.error)
 
 
 def _write_junit(file: Path, found: dict[str, Any], *, strict: bool) -> None:
-    from pipeline.console.junit import junit
+    from pipeline.junit import junit
 
     try:
         file.parent.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""`kdpipe plan`: for each stage, cached, or why it has to run."""
+"""`kdpipe plan`: print for each stage whether it is cached, or why it has to run."""
 
 from __future__ import annotations
 
@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from pipeline.commands.base import (
-    Command,
-    Option,
+from pipeline.commands.base import Command, Option
+from pipeline.commands.options import (
     force_option,
     json_option,
     profile_argument,
@@ -36,6 +35,7 @@ def _plan(
     force: tuple[str, ...],
     check: bool,
 ) -> int:
+    """Print the plan of the profile, and return EXIT_STALE if `check` and a stage is stale."""
     from pipeline.running.plan import make_plan
 
     session = click.get_current_context().ensure_object(Session)
@@ -56,13 +56,14 @@ def _plan(
 
 
 def _in_words(decisions: Sequence[Decision], console: Console) -> str:
-    to = console.symbol("to", console.out)
+    """Return the plan as a table, and how long the stale stages take together."""
+    arrow = console.symbol("to", console.out)
     rows = []
     for decision in decisions:
         if decision.status == "hit":
             rows.append([decision.stage.name, "cached", (decision.digest or "")[:SHORT_DIGEST], ""])
             continue
-        why = reasons_in_words(decision.reasons, to, every=console.verbosity >= VERBOSE)
+        why = reasons_in_words(decision.reasons, arrow, every=console.verbosity >= VERBOSE)
         estimate = decision.seconds_estimate
         rows.append(
             [decision.stage.name, "stale", "\n".join(why), "" if estimate is None else duration(estimate)]
@@ -72,11 +73,11 @@ def _in_words(decisions: Sequence[Decision], console: Console) -> str:
     if not stale:
         lines.append("everything is cached")
         return "\n".join(lines)
-    known = [decision.seconds_estimate for decision in stale if decision.seconds_estimate is not None]
+    estimates = [decision.seconds_estimate for decision in stale if decision.seconds_estimate is not None]
     text = f"{len(stale)} of {len(decisions)} stages have to run"
-    if known:
-        text += f", about {duration(sum(known))}"
-        unknown = len(stale) - len(known)
+    if estimates:
+        text += f", about {duration(sum(estimates))}"
+        unknown = len(stale) - len(estimates)
         text += f" and {unknown} of unknown length" if unknown else " by the last times"
     lines.append(text)
     return "\n".join(lines)
@@ -84,7 +85,7 @@ def _in_words(decisions: Sequence[Decision], console: Console) -> str:
 
 plan = Command(
     "plan",
-    help="Say for each stage: cached, or why it has to run; change nothing.",
+    help="Print for each stage whether it is cached, or why it has to run.\n\nNothing is written.",
     params=[
         profile_argument(),
         set_option(),

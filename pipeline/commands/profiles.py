@@ -1,10 +1,10 @@
-"""What the commands about a profile share: loading it, and opening the store."""
+"""Load a profile, open the store, and cache the validated profile, for every command with a profile."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pipeline.console.session import Session, store_folder
 
@@ -16,29 +16,49 @@ if TYPE_CHECKING:
 def open_profile(
     session: Session, path: str, overrides: Sequence[str], store_option: str | None
 ) -> tuple[LoadedProfile, Store]:
-    """The profile and the store of this call; the session's document names both from now on."""
+    """Load the profile and open the store; the session's JSON document names both from now on.
+
+    A profile that the session has already is not read again. Nothing is written, because an invalid profile
+    must leave no trace.
+
+    Args:
+        session: The call of the command line.
+        path: The profile, as the user named it.
+        overrides: The `KEY=VALUE` of `--set`.
+        store_option: The value of `--store`.
+
+    Returns:
+        The valid profile, and its store.
+
+    Raises:
+        UsageError: The store cannot be used, or there is no such profile.
+        ProfileError: The profile is invalid.
+    """
     from pipeline.profile.loading import load
     from pipeline.store.store import Store
 
     session.store = store_folder(store_option)
-    about = {"profile": path, "overrides": list(overrides), "store": str(session.store), "stages": []}
-    session.so_far = lambda: dict(about)
+    about = {"profile": path, "overrides": list(overrides), "store": str(session.store)}
+    session.so_far = lambda: {**about, "stages": _entries(session)}
     store = Store(session.store)
     store.check()
-    # Only looked up here: a profile that turns out to be at fault must leave no trace.
-    profile = load(path, overrides, memo_folder(store.root), remember=False)
+    profile = session.loaded or load(path, overrides, memo_folder(store.root), remember=False)
     about["profile"] = str(profile.path)
     return profile, store
 
 
-def remember_profile(path: str, overrides: Sequence[str], store: Store) -> None:
-    """Spares the next call the validation. For after the work: the store is there, the profile was good."""
-    from pipeline.profile.loading import load
-
+def remember_profile(profile: LoadedProfile, store: Store) -> None:
+    """Cache the profile as it was read. Call after a successful run; without a store nothing is written."""
     if (store.root / "store.json").exists():
-        load(path, overrides, memo_folder(store.root))
+        profile.remember(memo_folder(store.root))
 
 
 def memo_folder(store: Path) -> Path:
-    """Where checked profiles are remembered."""
+    """Return the folder of the store with the validated profiles."""
     return store / "cache" / "profiles"
+
+
+def _entries(session: Session) -> list[dict[str, Any]]:
+    from pipeline.console.json_documents import result_entry
+
+    return [result_entry(result) for result in session.results()]

@@ -1,17 +1,15 @@
-"""`kdpipe run` and the subcommand of each stage: bring artefacts up to date, show what came out."""
+"""`kdpipe run` and the subcommand of each stage: bring artefacts up to date, print the figures."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
 import click
 
-from pipeline.commands.base import (
-    EVERY_RUN,
-    Command,
+from pipeline.commands.base import EVERY_RUN, Command
+from pipeline.commands.options import (
     force_option,
     json_option,
     on_option,
@@ -22,17 +20,15 @@ from pipeline.commands.base import (
     track_option,
     until_option,
 )
-from pipeline.commands.profiles import open_profile, remember_profile
-from pipeline.console.console import guarded_output
-from pipeline.console.json_documents import result_entry
+from pipeline.commands.profiles import open_profile
+from pipeline.commands.up_to_date import bring_up_to_date
 from pipeline.console.session import Session
-from pipeline.errors import EXIT_DONE, KdpipeError
+from pipeline.errors import EXIT_DONE
 from stages import STAGES
 
 if TYPE_CHECKING:
     from pipeline.profile.loading import LoadedProfile
-    from pipeline.running.run_state import Execute, StageResult
-    from pipeline.store.remote import Remote
+    from pipeline.running.run_state import StageResult
     from pipeline.tracking import Tracking
 
 
@@ -47,58 +43,21 @@ def _run(
     track: str | None,
     only: str | None = None,
 ) -> int:
-    from pipeline.console.progress import ConsoleListener
-    from pipeline.running.runner import run as bring_up_to_date
-
+    """Bring the profile up to date, print the figures, and log the run to MLflow."""
     session = click.get_current_context().ensure_object(Session)
     loaded, opened = open_profile(session, profile, overrides, store)
-    about = session.so_far()
-    results: Sequence[StageResult] = ()
-    session.so_far = lambda: {**about, "stages": [result_entry(result) for result in results]}
     tracking = _open_tracking(track, session, loaded)
-    session.resumable = True
-    try:
-        with (
-            guarded_output(session.console),
-            _executing(on, loaded) as execute,
-            ConsoleListener(session.console, tuple(stage.name for stage in STAGES)) as listener,
-        ):
-            shared = _open_remote(remote)
-            results = bring_up_to_date(
-                loaded,
-                opened,
-                listener,
-                until=until,
-                only=only,
-                force=force,
-                remote=shared,
-                execute=execute,
-            )
-    except BaseException as error:
-        results = getattr(error, "results", results)
-        finished = isinstance(error, KdpipeError) and all(result.path for result in results)
-        if finished and results and not session.json:
-            # All is made and measured; it is only that something required was not among it.
-            session.console.result(_in_words(results))
-        if tracking and isinstance(error, KdpipeError):
-            tracking.tell(results, failed=True)
-        raise
-    remember_profile(profile, overrides, opened)
-    if session.json:
+    outcome = bring_up_to_date(
+        session, loaded, opened, until=until, only=only, force=force, remote=remote, on=on
+    )
+    if outcome.is_complete and not session.json:
+        session.console.result(_in_words(outcome.results))
+    if outcome.error is None and session.json:
         session.print_json(**session.so_far())
-    else:
-        session.console.result(_in_words(results))
     if tracking:
-        tracking.tell(results)
+        tracking.tell(outcome.results, failed=outcome.error is not None)
+    outcome.raise_for_result()
     return EXIT_DONE
-
-
-def _open_remote(url: str | None) -> Remote | None:
-    if url is None:
-        return None
-    from pipeline.store.remote import Remote
-
-    return Remote(url)
 
 
 def _open_tracking(uri: str | None, session: Session, profile: LoadedProfile) -> Tracking | None:
@@ -109,22 +68,8 @@ def _open_tracking(uri: str | None, session: Session, profile: LoadedProfile) ->
     return Tracking(uri, profile, session.console)
 
 
-@contextmanager
-def _executing(on: str | None, profile: LoadedProfile) -> Iterator[Execute]:
-    """What calls the stages' functions: this process, or a cluster for as long as the run goes on."""
-    if on is None:
-        from pipeline.running.runner import in_process
-
-        yield in_process
-        return
-    from pipeline.cluster.cluster import Cluster
-
-    with closing(Cluster(on, profile)) as cluster:
-        yield cluster.execute
-
-
 def _in_words(results: Sequence[StageResult]) -> str:
-    """The scorecard if the run came so far, else the last stage's figures; then where things lie."""
+    """Return the scorecard, or the last stage's figures before `measure`; then the paths of the files."""
     from pipeline.console.stage_figures import scorecard, shipped, stage_figures
 
     last = results[-1]
@@ -133,10 +78,10 @@ def _in_words(results: Sequence[StageResult]) -> str:
         figures = scorecard(paths["measure"], paths.get("gate"))
     else:
         figures = stage_figures(last.name, last.path, last.metrics) if last.path else ""
-    places = [line for result in results if result.path for line in shipped(result.name, result.path)]
-    if not places:
-        places = [f"{last.name}  {last.path}"]
-    return "\n".join([figures, "", *places]).lstrip("\n")
+    lines = [line for result in results if result.path for line in shipped(result.name, result.path)]
+    if not lines:
+        lines = [f"{last.name}  {last.path}"]
+    return "\n".join([figures, "", *lines]).lstrip("\n")
 
 
 def _options() -> list[click.Parameter]:
@@ -155,7 +100,7 @@ def _options() -> list[click.Parameter]:
 
 run = Command(
     "run",
-    help="Bring every stage of a profile up to date, and show the scorecard.",
+    help="Bring every stage of a profile up to date, and print the scorecard.",
     params=_options(),
     callback=_run,
     examples=(
@@ -168,7 +113,7 @@ run = Command(
 
 
 def stage_command(name: str) -> Command:
-    """The subcommand of one stage."""
+    """Return the subcommand of one stage."""
     stage = next(stage for stage in STAGES if stage.name == name)
     needs = f"Brings up to date what it needs ({', '.join(stage.inputs)}) first." if stage.inputs else ""
     return Command(

@@ -6,20 +6,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pipeline.commands.base import (
-    EVERY_RUN,
-    Command,
-    Option,
-    json_option,
-    profile_argument,
-    set_option,
-    store_option,
-)
-from pipeline.commands.profiles import open_profile, remember_profile
+from pipeline.commands.base import EVERY_RUN, Command, Option
+from pipeline.commands.options import json_option, profile_argument, set_option, store_option
+from pipeline.commands.profiles import open_profile
+from pipeline.commands.up_to_date import bring_up_to_date
 from pipeline.console.console import guarded_output
 from pipeline.console.session import Session
-from pipeline.errors import EXIT_DONE, GateMissed, MachineCannot, UsageError
-from stages import STAGES
+from pipeline.errors import EXIT_DONE, GateMissed, UsageError
 
 if TYPE_CHECKING:
     from pipeline.devices.link import Link
@@ -55,8 +48,6 @@ def _ship(
             told = roll_back(link)
         else:
             told = _install(session, link, loaded, opened, keep)
-    if not (list_ or rollback):
-        remember_profile(profile, overrides, opened)
     if session.json:
         session.print_json(**session.so_far(), **told)
     else:
@@ -69,22 +60,16 @@ def _install(
     session: Session, link: Link, loaded: LoadedProfile, opened: Store, keep: int | None
 ) -> dict[str, Any]:
     """The bundle, brought up to date and verified here, becomes the device's current release."""
-    from pipeline.console.progress import ConsoleListener
     from pipeline.devices.shipping import may_ship, ship, verified_bundle
-    from pipeline.running.outcome import results_despite
-    from pipeline.running.runner import run as bring_up_to_date
 
     link.reach()  # a device that does not answer is told before hours of training
-    session.resumable = True
-    with ConsoleListener(session.console, tuple(stage.name for stage in STAGES)) as listener:
-        try:
-            results = bring_up_to_date(loaded, opened, listener, only="package")
-        except (GateMissed, MachineCannot) as error:
-            results = list(results_despite(error))
-            if isinstance(error, GateMissed) and not may_ship(results):
-                raise
-            session.console.warn(f"{error.what}: the bundle is shipped all the same")
-    packed = results[-1]
+    outcome = bring_up_to_date(session, loaded, opened, only="package")
+    outcome.raise_if_incomplete()
+    if outcome.error is not None:
+        if isinstance(outcome.error, GateMissed) and not may_ship(outcome.results):
+            raise outcome.error
+        session.console.warn(f"{outcome.error.what}: the bundle is shipped all the same")
+    packed = outcome.results[-1]
     bundle = verified_bundle(opened, packed)
     newest = int(link.settings["keep"] if keep is None else keep)
     return ship(link, bundle, str(packed.digest), keep=newest, tell=session.console.line)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import click
 
-from pipeline.commands.base import Command, json_option, profile_argument, set_option
+from pipeline.commands.base import Command
+from pipeline.commands.options import json_option, profile_argument, set_option
 from pipeline.console.session import Session
 
 

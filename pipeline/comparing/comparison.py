@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.comparing.method_specs import ALONE, Entry
-from pipeline.errors import KdpipeError, MachineCannot, ProfileError, UsageError
-from pipeline.profile.loading import LoadedProfile, load
+from pipeline.errors import MachineCannot, ProfileError, UsageError
+from pipeline.profile.loading import LoadedProfile
 from pipeline.running.plan import Decision, Facts, made_for, make_plan, resolve
 from pipeline.running.run_state import Listener, StageResult
-from pipeline.running.runner import run as bring_up_to_date
+from pipeline.running.runner import prepare_run, run_stages
 from pipeline.stage import Context, Progress
 from pipeline.store.keys import sha256_of
 from pipeline.store.store import Store
@@ -66,7 +66,6 @@ class Done:
 
 
 def plan_runs(
-    path: str,
     base: LoadedProfile,
     entries: Sequence[Entry],
     seeds: Sequence[int],
@@ -82,11 +81,11 @@ def plan_runs(
     """
     chosen = ([Entry(ALONE, ())] if alone else []) + list(entries)
     facts = Facts(base, store)
-    first, unfit = _loaded(path, base, chosen, seeds[0], memo)
+    first, unfit = _loaded(base, chosen, seeds[0], memo)
     runs: list[Run] = []
     for seed in seeds:
         for entry, profile in first:
-            here = profile if seed == seeds[0] else _profile(path, base, entry, seed, memo)
+            here = profile if seed == seeds[0] else _profile(base, entry, seed, memo)
             decision = make_plan(here, store, only=LINE, facts=facts)[-1]
             runs.append(Run(entry.label, seed, here, decision))
     stale = {run.label for run in runs if run.decision.status == "stale"} - {ALONE}
@@ -226,16 +225,13 @@ def _judge(
 
 
 def _make_run(run: Run, store: Store, listener: Listener) -> Done:
-    try:
-        results = bring_up_to_date(run.profile, store, _OfRun(listener, run.title), only=LINE)
-    except (UsageError, MachineCannot):
-        raise
-    except KdpipeError as error:
-        result = next((one for one in getattr(error, "results", ()) if one.status == "failed"), None)
-        if result is None or result.name != LINE:
-            raise
-        return Done(run, result, f"{error.what}: {error.why}" if error.why else error.what)
-    return Done(run, results[-1])
+    outcome = run_stages(prepare_run(run.profile, store, _OfRun(listener, run.title), only=LINE))
+    error, failed = outcome.error, outcome.failed
+    if error is None:
+        return Done(run, outcome.results[-1])
+    if isinstance(error, UsageError | MachineCannot) or failed is None or failed.name != LINE:
+        raise error
+    return Done(run, failed, f"{error.what}: {error.why}" if error.why else error.what)
 
 
 class _OfRun:
@@ -264,14 +260,14 @@ class _OfRun:
 
 
 def _loaded(
-    path: str, base: LoadedProfile, entries: Sequence[Entry], seed: int, memo: Path
+    base: LoadedProfile, entries: Sequence[Entry], seed: int, memo: Path
 ) -> tuple[list[tuple[Entry, LoadedProfile]], list[Unfit]]:
     """The profile of every entry with the first seed, each list of methods once."""
     found: dict[str, tuple[Entry, LoadedProfile]] = {}
     unfit = []
     for entry in entries:
         try:
-            profile = _profile(path, base, entry, seed, memo)
+            profile = _profile(base, entry, seed, memo)
         except ProfileError as error:
             if not entry.optional:
                 faults = [replace(fault, file=f"--methods {entry.label}") for fault in error.faults]
@@ -285,8 +281,11 @@ def _loaded(
     return list(found.values()), unfit
 
 
-def _profile(path: str, base: LoadedProfile, entry: Entry, seed: int, memo: Path) -> LoadedProfile:
-    return load(path, (*base.overrides, *set_for(base, entry, seed)), memo, remember=memo.exists())
+def _profile(base: LoadedProfile, entry: Entry, seed: int, memo: Path) -> LoadedProfile:
+    profile = base.with_overrides(set_for(base, entry, seed), memo)
+    if memo.exists():
+        profile.remember(memo)
+    return profile
 
 
 def set_for(base: LoadedProfile, entry: Entry, seed: int) -> tuple[str, ...]:

@@ -12,7 +12,7 @@ from pipeline.errors import StageError
 if TYPE_CHECKING:
     from pipeline.console.console import Console
     from pipeline.profile.loading import LoadedProfile
-    from pipeline.running.run_state import Listener, StageResult
+    from pipeline.running.run_state import Listener, RunOutcome
     from pipeline.store.store import Store
 
 REMAKES = 3
@@ -29,7 +29,7 @@ def execute(
     jobs: int,
     listener: Listener,
     console: Console,
-    train_teacher: Callable[[], StageResult],
+    train_teacher: Callable[[], RunOutcome],
     so_far: list[Done] | None = None,
 ) -> tuple[list[Done], dict[str, Any]]:
     """Make all runs and compare them.
@@ -43,7 +43,7 @@ def execute(
         jobs: How many runs to train at once.
         listener: Receives the events of the runs.
         console: Prints the lines of runs in other processes.
-        train_teacher: Brings the teacher up to date, and returns its result.
+        train_teacher: Brings the teacher up to date.
         so_far: Receives every finished run, so that a caller can report an interrupted comparison.
 
     Returns:
@@ -56,7 +56,9 @@ def execute(
     failed: dict[str, str] = {}
     for _ in range(REMAKES):
         finished.clear()
-        teacher = train_teacher()
+        outcome = train_teacher()
+        outcome.raise_for_result()
+        teacher = outcome.results[-1]
         if jobs > 1:
             from pipeline.comparing.parallel_runs import make_at_once
 

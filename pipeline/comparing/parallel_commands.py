@@ -7,13 +7,18 @@ sharing out cores changes no key.
 from __future__ import annotations
 
 import json
+import pickle
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pipeline.profile.loading import LoadedProfile
+
+from pipeline.child_process import environment, python_command
 
 POLL_S = 0.1
 GRACE_S = 30.0
@@ -22,10 +27,17 @@ GRACE_S = 30.0
 
 @dataclass(frozen=True)
 class Job:
-    """A command line (`words`, which ask for `--json`) and what it is called when it is told."""
+    """A command line.
+
+    Attributes:
+        title: Its name in messages.
+        words: The words after `kdpipe`; they ask for `--json`.
+        profile: The profile that the words name, if it is loaded.
+    """
 
     title: str
     words: tuple[str, ...]
+    profile: LoadedProfile | None = None
 
 
 @dataclass
@@ -76,9 +88,15 @@ def shares(cores: Sequence[int], usable: float, at_once: int) -> list[list[int]]
 
 def _start(job: Job, slot: int, cores: Sequence[Sequence[int]], folder: Path) -> _Running:
     mine = ",".join(map(str, cores[slot])) if cores else "-"
-    command = [sys.executable, "-m", "pipeline.on_cores", mine, *job.words]
+    profile = "-"
+    if job.profile is not None:
+        profile = str(folder / f"{slot}.profile")
+        Path(profile).write_bytes(pickle.dumps(job.profile))
+    command = python_command("pipeline.on_cores", mine, profile, *job.words)
     with (folder / f"{slot}.out").open("wb") as out, (folder / f"{slot}.err").open("wb") as err:
-        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=out, stderr=err)
+        process = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=out, stderr=err, env=environment()
+        )
     return _Running(job, process, slot, time.monotonic())
 
 

@@ -24,7 +24,7 @@ def make_at_once(
     The teacher must be up to date. An interrupt ends all processes and keeps their checkpoints.
     """
     stale = [run for run in runs if run.title not in failed_before and _is_stale(run, store)]
-    jobs = [Job(run.title, _words(run, store)) for run in stale]
+    jobs = [Job(run.title, _words(run, store), run.profile) for run in stale]
     cores = machine.allowed_cores()
     failed: dict[str, str] = {}
 

@@ -137,11 +137,14 @@ class Console:
 
         self.document(json.dumps(document, indent=2, ensure_ascii=not carries_unicode(self.out), default=str))
 
-    def line(self, text: str, at: int = NORMAL) -> None:
-        """One line on standard error, above the live line, if the verbosity reaches `at`."""
+    def line(self, text: str, at: int = NORMAL, *, ended: threading.Event | None = None) -> None:
+        """One line on standard error, above the live line, if the verbosity reaches `at`; for `ended` see
+        `redraw`."""
         if self.verbosity < at:
             return
         with self._lock:
+            if ended is not None and ended.is_set():
+                return
             live = self._live
             self._erase()
             _write(self.err, text + "\n")
@@ -154,9 +157,17 @@ class Console:
     def debug(self, text: str) -> None:
         self.line(self.styled(text, "dim"), at=VERBOSE)
 
-    def redraw(self, text: str) -> None:
-        """Replaces the live line; empty text takes it away."""
+    def redraw(self, text: str, *, ended: threading.Event | None = None) -> None:
+        """Replace the live line; empty text removes it.
+
+        Args:
+            text: The new line.
+            ended: Once it is set, nothing is drawn. A thread that draws passes it, because it may have to
+                wait for another writer, and what it draws may have ended meanwhile.
+        """
         with self._lock:
+            if ended is not None and ended.is_set():
+                return
             if text != self._live:
                 self._erase()
                 if text:

@@ -1,4 +1,4 @@
-"""Gates and the target to ship in words, read from the gate stage's `gates.json` (docs/artefacts.md)."""
+"""Gates and the target to ship in words, read from the gate's `gates.json` (docs/reference/artefacts.md)."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from pipeline.console.junit import fails, title
 from pipeline.console.tables import size, table
+from pipeline.junit import fails, title
 
 NO_GATES = "the profile has no gates: nothing is limited, so everything passes"
 

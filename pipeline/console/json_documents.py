@@ -66,9 +66,22 @@ def reason_in_words(reason: Reason, to: str) -> str:
         return f"damaged: {reason.key}"
     if reason.kind == "input" and reason.new is None:
         return f"input {reason.key} is stale"
-    if reason.kind in ("version", "data"):
-        return f"{'stage version' if reason.kind == 'version' else 'the data set'}: {change}"
+    if reason.kind == "version":
+        return _version_in_words(reason, change)
+    if reason.kind == "data":
+        return f"the data set: {change}"
+    if reason.kind == "library":
+        old, new = (short(value) if value else "not installed" for value in (reason.old, reason.new))
+        return f"library {reason.key}: {old} {to} {new}"
     return f"{reason.kind} {reason.key}: {change}"
+
+
+def _version_in_words(reason: Reason, change: str) -> str:
+    if reason.key == "libraries":
+        return "kdpipe's own version: the earlier artefact records no library versions"
+    if reason.key == "sections":
+        return "kdpipe's own version: the stage reads other settings than it did"
+    return f"kdpipe's own version of the stage: {change}"
 
 
 def _path(path: Any) -> str | None:

@@ -111,6 +111,7 @@ class ConsoleListener:
         self._rhythm = rhythm or Rhythm()
         self._column = max((len(name) for name in names), default=0)
         self._current: _Drawing | None = None
+        self._prepared = threading.Event()
         self._preparing = threading.Timer(PREPARING_AFTER_S, self._tell_preparing)
         self._preparing.daemon = True
 
@@ -159,9 +160,11 @@ class ConsoleListener:
         self.console.line(f"{stage_name.ljust(self._column)}  waiting for {holder_text}", at=QUIET)
 
     def _tell_preparing(self) -> None:
-        self.console.redraw("getting ready")
+        self.console.redraw("getting ready", ended=self._prepared)
 
     def _stop_drawing(self) -> None:
+        # A timer that has begun to call cannot be cancelled any more; the event stops its drawing.
+        self._prepared.set()
         self._preparing.cancel()
         if self._current is not None:
             self._current.stop()
@@ -200,9 +203,9 @@ class _Drawing:
             if state is not None:
                 self._pace.see(now, state)
             if self._live:
-                self._console.redraw(self._line(now, state)[: self._console.width - 1])
+                self._console.redraw(self._line(now, state)[: self._console.width - 1], ended=self._ended)
             elif self._is_due(now, state):
-                self._console.line(self._line(now, state))
+                self._console.line(self._line(now, state), ended=self._ended)
                 self._said_at, self._said = now, state
 
     def _is_due(self, now: float, state: State | None) -> bool:

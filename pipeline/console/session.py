@@ -1,17 +1,17 @@
-"""One call of the command line: what was asked for, and how its ending is told.
+"""One call of the command line: its options, its JSON document and its ending.
 
-What a user can fix is said in four parts without a traceback; anything else is a defect of ours
-and its traceback goes to a file under the store. With `--json`, standard output holds exactly one
-document whatever happens.
+An error that the user can fix is printed in four parts without a traceback. Any other exception is a defect
+of kdpipe; its traceback goes to a file in the store. With `--json`, standard output holds exactly one
+document, whatever happens.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pipeline.console.console import SILENT, Console
 from pipeline.errors import (
@@ -21,21 +21,33 @@ from pipeline.errors import (
     KdpipeError,
 )
 
+if TYPE_CHECKING:
+    from pipeline.profile.loading import LoadedProfile
+    from pipeline.running.run_state import StageResult
+
 DOCUMENT_VERSION = 1
 STORE_VARIABLE = "KDPIPE_STORE"
 DEFAULT_STORE = ".kdpipe"
 
 
 class Terminated(KeyboardInterrupt):
-    """SIGTERM: cleans up as an interrupt does, and ends with a code of its own."""
+    """SIGTERM: cleans up like an interrupt, and ends with its own exit code."""
 
 
 @dataclass
 class Session:
-    """What one call knows of itself; the options fill it in while they are parsed.
+    """The state of one call of the command line.
 
-    so_far: the JSON document as far as the command has come; an error is added to it.
-    resumable: whether the same command would go on where this one ended.
+    Attributes:
+        console: Where everything is printed.
+        command: The name of the command.
+        json: Whether the call prints one JSON document.
+        traceback: Whether errors are printed with their tracebacks.
+        store: The store of the call.
+        so_far: Returns the fields of the JSON document so far; an error is added to them.
+        results: Returns the results of the run so far, also after an error or an interrupt.
+        loaded: The profile, if the caller has loaded it: its file is then not read again.
+        resumable: Whether the same command would continue where this one ended.
     """
 
     console: Console = field(default_factory=Console)
@@ -44,16 +56,24 @@ class Session:
     traceback: bool = False
     store: Path = field(default_factory=lambda: store_folder(None))
     so_far: Callable[[], dict[str, Any]] = dict
+    results: Callable[[], Sequence[StageResult]] = tuple
+    loaded: LoadedProfile | None = None
     resumable: bool = False
 
     def document(self, **fields: Any) -> dict[str, Any]:
+        """Return the JSON document of this call with these fields."""
         return {"schema_version": DOCUMENT_VERSION, "command": self.command, **fields}
 
     def print_json(self, **fields: Any) -> None:
+        """Print the JSON document of this call with these fields."""
         self.console.json_document(self.document(**fields))
 
     def fail(self, error: KdpipeError) -> int:
-        """Tells an error in four parts; returns its exit code."""
+        """Print an error in four parts.
+
+        Returns:
+            The error's exit code.
+        """
         if self.traceback:
             self.console.line(_formatted(error), at=SILENT)
         self._print_failure({**error.as_json(), "exit_code": error.exit_code})
@@ -61,7 +81,11 @@ class Session:
         return error.exit_code
 
     def interrupted(self, interrupt: KeyboardInterrupt) -> int:
-        """One line for SIGINT and SIGTERM; returns the exit code."""
+        """Print one line about SIGINT or SIGTERM.
+
+        Returns:
+            The exit code of the signal.
+        """
         word, code = "interrupted", EXIT_INTERRUPTED
         if isinstance(interrupt, Terminated):
             word, code = "terminated", EXIT_TERMINATED
@@ -70,26 +94,30 @@ class Session:
             self.console.line(_formatted(interrupt), at=SILENT)
         self._print_failure({"what": word, "where": "", "why": "", "hint": hint, "exit_code": code})
         self.console.redraw("")
-        kept = f"; finished stages and checkpoints are kept: {hint}" if hint else ""
-        self.console.line(f"{word}{kept}", at=SILENT)
+        resume = f"; finished stages and checkpoints are kept: {hint}" if hint else ""
+        self.console.line(f"{word}{resume}", at=SILENT)
         return code
 
     def defect(self, error: Exception) -> int:
-        """One line, and the file with the traceback; returns the exit code."""
+        """Write the traceback of a defect of kdpipe to a file, and print one line about it.
+
+        Returns:
+            EXIT_STAGE_FAILED.
+        """
         text = _formatted(error)
         file = None if self.traceback else _write_log(self.store, text)
         if file is None:
             self.console.line(text, at=SILENT)
-        said = str(error).strip().split("\n", 1)[0]
-        fault = KdpipeError(
-            f"kdpipe failed unexpectedly: {type(error).__name__}{': ' if said else ''}{said}",
+        message = str(error).strip().split("\n", 1)[0]
+        failure = KdpipeError(
+            f"kdpipe failed unexpectedly: {type(error).__name__}{': ' if message else ''}{message}",
             where=f"{file} holds the traceback" if file else "",
             hint="please report it with that file" if file else "please report it with the traceback above",
         )
         self._print_failure(
-            {**fault.as_json(), "log": str(file) if file else None, "exit_code": EXIT_STAGE_FAILED}
+            {**failure.as_json(), "log": str(file) if file else None, "exit_code": EXIT_STAGE_FAILED}
         )
-        self.console.error(fault)
+        self.console.error(failure)
         return EXIT_STAGE_FAILED
 
     def _print_failure(self, error: dict[str, Any]) -> None:
@@ -98,7 +126,11 @@ class Session:
 
 
 def store_folder(option: str | None) -> Path:
-    """`--store`, else $KDPIPE_STORE, else `.kdpipe` in the working folder; absolute."""
+    """Return the absolute path of the store.
+
+    Args:
+        option: The value of `--store`; None for $KDPIPE_STORE, or `.kdpipe` in the working folder.
+    """
     return Path(option or os.environ.get(STORE_VARIABLE) or DEFAULT_STORE).expanduser().absolute()
 
 
@@ -109,7 +141,7 @@ def _formatted(error: BaseException) -> str:
 
 
 def _write_log(root: Path, text: str) -> Path | None:
-    """Keeps the traceback in the store's logs; None where there is no store to be had."""
+    """Write the traceback to the store's logs; return None if the store cannot be used."""
     from pipeline.store.store import Store
 
     try:

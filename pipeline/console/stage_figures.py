@@ -1,7 +1,7 @@
 """A stage's main figures in words, read from its artefact.
 
 The engine knows no model, but people ask for the figures: what is read here is the documented
-content of the artefacts (docs/artefacts.md) and nothing else.
+content of the artefacts (docs/reference/artefacts.md) and nothing else.
 """
 
 from __future__ import annotations

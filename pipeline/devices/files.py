@@ -11,7 +11,7 @@ from typing import Any
 
 from pipeline.devices.link import PAUSE_S, TRIES, Link, LinkLost
 from pipeline.errors import StageError
-from pipeline.store.digests import hash_file
+from pipeline.hashing import hash_file
 
 DAMAGED = "A file arrived damaged"
 """What `stages.devices.there.files.receive` calls the fault that sending once more fixes."""

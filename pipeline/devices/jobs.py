@@ -13,6 +13,7 @@ from pipeline.devices.files import deliver, fetch, item_of, items_of
 from pipeline.devices.images import Sent, TestImages
 from pipeline.devices.link import Link
 from pipeline.errors import DeviceCannot, KdpipeError, StageError
+from pipeline.heartbeat import Beat
 from pipeline.profile.loading import LoadedProfile
 from pipeline.running.run_state import StageResult
 from pipeline.store.store import Store
@@ -20,8 +21,8 @@ from pipeline.store.store import Store
 BUILT_THERE = ("tensorrt", "tensorrt_rtx")
 """Runtimes whose files fit one device only, so that they are built on it."""
 
-GRACE_S = 1800.0
-"""How long a target may take on a device beyond its planned sampling: a board builds engines slowly."""
+SAY_EVERY_S = 30.0
+"""How often it is said how far a measurement on a device is."""
 
 Tell = Callable[[str], None]
 
@@ -84,7 +85,7 @@ def take(
             continue
         begun = time.monotonic()
         try:
-            _take_one(link, line, target, manifest, images, work, key)
+            _take_one(link, line, target, manifest, images, work, key, tell)
         except StageError as error:
             failed.append(error)
             tell(f"{link.name}: {target} failed: {error.what}")
@@ -105,6 +106,7 @@ def _take_one(
     images: Sent | None,
     work: Path,
     key: str,
+    tell: Tell,
 ) -> None:
     settings, build = line.profile.sections["measure"], line.profile.sections["build"]
     place = place_of(line, key)
@@ -112,14 +114,10 @@ def _take_one(
     runtime, _, precision = target.rpartition("-")
     preprocessing = manifest["preprocessing"]
     size = preprocessing["image_size"]
-    combinations = len(settings["batch_sizes"]) * len(settings["threads"])
-    planned_s = combinations * (settings["warmup_max_s"] + settings["max_duration_s"])
-    limit_s = planned_s + GRACE_S
     folder = f"{place}/results/{target}"
     answer = link.ask(
         "measure",
-        timeout_s=limit_s * 1.1,
-        limit_s=limit_s,
+        heard=_Saying(f"{link.name}: {target}", tell),
         place=folder,
         target=target,
         runtime=runtime,
@@ -140,6 +138,20 @@ def _take_one(
     # The result last: it says that all else is there.
     files = dict(sorted(answer["files"].items(), key=lambda entry: entry[0] == "result.json"))
     fetch(link, folder, files, work / target)
+
+
+class _Saying:
+    """Says now and then how far a target is."""
+
+    def __init__(self, named: str, tell: Tell) -> None:
+        self._named, self._tell = named, tell
+        self._said_at = time.monotonic()
+
+    def __call__(self, beat: Beat) -> None:
+        now = time.monotonic()
+        if now - self._said_at >= SAY_EVERY_S:
+            self._said_at = now
+            self._tell(f"{self._named}: {beat.words()}")
 
 
 def self_test(link: Link, place: str, *, may_have_none: bool = False) -> list[str]:

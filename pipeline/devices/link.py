@@ -5,19 +5,21 @@ Every call is one process that is asked and answers in JSON.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import subprocess
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
 from pipeline.devices.transport import transport
 from pipeline.errors import DeviceCannot, StageError
+from pipeline.hashing import hash_bytes
+from pipeline.heartbeat import Beat, Heartbeat, Hung, Silence, beat_of, follow
 
 ANSWER = b"\n\x1ekdpipe "
+BEAT = b"\x1ekdpipe-beat "
 TRIES = 3
 PAUSE_S = 1.0
 TOO_OLD, DAMAGED = 8, 9
@@ -27,6 +29,9 @@ INSTALL = {
 }
 
 _BOOT = """
+import sys
+if "" in sys.path:
+    sys.path.remove("")  # the home folder: a json.py there is not Python's own
 import hashlib, os, subprocess, sys, tempfile
 if sys.version_info < (3, 10):
     sys.stderr.write("Python %d.%d" % sys.version_info[:2]); sys.exit(8)
@@ -60,7 +65,7 @@ class Link:
         self.name = name
         self.settings = settings
         self._program = program
-        self._sha256 = hashlib.sha256(program).hexdigest()
+        self._sha256 = hash_bytes(program)
         self._file = f"program-{self._sha256[:16]}.pyz"
         self._transport = transport(name, settings)
         self._delivered = False
@@ -96,16 +101,34 @@ class Link:
         """Raises DeviceCannot if the device does not answer, or has no such Python."""
         self._deliver()
 
-    def ask(self, verb: str, *, timeout_s: float | None = None, **request: Any) -> dict[str, Any]:
-        """The answer of the program on the device; a broken link is tried anew.
+    def ask(
+        self,
+        verb: str,
+        *,
+        heard: Callable[[Beat], object] | None = None,
+        silence: Silence | None = None,
+        **request: Any,
+    ) -> dict[str, Any]:
+        """Ask the program on the device; a broken link is tried anew.
 
-        Raises LinkLost if that does not help, StageError for a fault on the device.
+        Args:
+            verb: what to ask for.
+            heard: takes the beats of a verb that sends them: then the device may take as long as it beats.
+            silence: how long it may be silent then.
+            request: what the verb needs.
+
+        Returns:
+            The answer.
+
+        Raises:
+            LinkLost: the link broke again and again.
+            StageError: a fault on the device, or it fell silent.
         """
         asked = json.dumps({"folder": self.settings["folder"], **request}).encode()
         for attempt in range(TRIES):
             try:
                 self._deliver()
-                return self._answer(*self._run([*self._agent, verb], asked, timeout_s))
+                return self._answer(*self._run([*self._agent, verb], asked, heard, silence or Silence()))
             except LinkLost:
                 if attempt + 1 == TRIES or self._stopped:
                     raise
@@ -149,12 +172,19 @@ class Link:
         self._delivered = True
 
     def _run(
-        self, command: list[str], feed: bytes | IO[bytes], timeout_s: float | None = None
+        self,
+        command: list[str],
+        feed: bytes | IO[bytes],
+        heard: Callable[[Beat], object] | None = None,
+        silence: Silence | None = None,
     ) -> tuple[int, bytes, str]:
-        """Exit code, standard output and standard error of a command in the device's home folder."""
+        """Exit code, standard output and standard error of a command in the device's home folder.
+
+        heard: takes the beats among the output; then Raises StageError if the device falls silent.
+        """
         whole = self._transport.command(command)
         local = self.settings["url"] == "local"
-        with tempfile.TemporaryFile() as given:
+        with tempfile.TemporaryFile() as given, tempfile.TemporaryFile() as errors:
             stream: IO[bytes] = given
             if isinstance(feed, bytes):  # from a file: adb does not always see that a pipe has ended
                 given.write(feed)
@@ -166,27 +196,49 @@ class Link:
                     whole,
                     stdin=stream,
                     stdout=subprocess.PIPE,
-                    stderr=subprocess.PIPE,
+                    stderr=errors,
                     cwd=Path.home() if local else None,
                 )
             except OSError as error:
                 raise self._absent(whole[0], error) from error
-        self._running.add(child)
-        try:
-            out, said = child.communicate(timeout=timeout_s)
-        except subprocess.TimeoutExpired:
-            raise StageError(
-                "The device did not answer in time",
-                where=self.where,
-                why=f"nothing within {timeout_s:.0f} s",
-                hint="run the same command again: it goes on where it was",
-            ) from None
-        finally:
-            if child.poll() is None:
-                child.kill()
+            self._running.add(child)
+            try:
+                out = self._followed(child, heard, silence) if heard and silence else child.communicate()[0]
                 child.wait()
-            self._running.discard(child)
-        return child.returncode, out, said.decode(errors="replace").strip()
+            finally:
+                if child.poll() is None:
+                    child.kill()
+                    child.wait()
+                self._running.discard(child)
+            errors.seek(0)
+            said = errors.read().decode(errors="replace").strip()
+        return child.returncode, out, said
+
+    def _followed(
+        self, child: subprocess.Popen[bytes], heard: Callable[[Beat], object], silence: Silence
+    ) -> bytes:
+        """Standard output without the beats. The program on the device judges the measurement; each of its
+        beats proves that it still does, so here it is judged itself. Raises StageError if it falls silent."""
+        assert child.stdout is not None
+        heartbeat, beats, out = Heartbeat(silence, time.monotonic()), 0, b""
+        with child.stdout:
+            try:
+                for line in follow(child, heartbeat):
+                    beat = beat_of(line.removeprefix(BEAT)) if line.startswith(BEAT) else None
+                    if beat is None:
+                        out += line + b"\n"
+                        continue
+                    beats += 1
+                    heartbeat.beat(Beat("the device", beats, detail=beat.words()), time.monotonic())
+                    heard(beat)
+            except Hung as why:
+                raise StageError(
+                    "The device fell silent",
+                    where=self.where,
+                    why=str(why),
+                    hint="run the same command again: it goes on where it was",
+                ) from None
+        return out
 
     def _answer(self, code: int, out: bytes, said: str) -> dict[str, Any]:
         self._checked(code, out, said)

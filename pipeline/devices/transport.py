@@ -12,8 +12,10 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, Protocol
+
+from pipeline.errors import UsageError
+from pipeline.paths import expand
 
 SSH, ADB = "ssh://", "adb://"
 MASTER_LIVES_S = 60
@@ -117,6 +119,7 @@ class Ssh:
 
     def _ssh(self) -> list[str]:
         settings = self._settings
+        files = {key: _file(self._name, settings, key) for key in ("config", "identity") if settings[key]}
         if self._sockets is None:
             # Short, for a socket's path is; of its own, so that no master of the user's is touched.
             self._sockets = tempfile.mkdtemp(prefix="kdpipe-ssh-")
@@ -135,14 +138,27 @@ class Ssh:
         }
         options |= {name: value for name, value in waits.items() if name.lower() not in asked}
         command = ["ssh", "-T"]
-        if settings["config"]:
-            command += ["-F", str(Path(settings["config"]).expanduser())]
+        if "config" in files:
+            command += ["-F", files["config"]]
         for name, value in options.items():
             command += ["-o", f"{name}={value}"]
-        if settings["identity"]:
-            command += ["-i", str(Path(settings["identity"]).expanduser()), "-o", "IdentitiesOnly=yes"]
+        if "identity" in files:
+            command += ["-i", files["identity"], "-o", "IdentitiesOnly=yes"]
         port = re.search(r":([0-9]+)$", self._address.rpartition("]")[2])
         return [*command, "-p", port[1]] if port else command
+
+
+def _file(name: str, settings: Mapping[str, Any], key: str) -> str:
+    """Expand the path of a file on this machine. Raises UsageError if it has a variable that is not set."""
+    try:
+        return str(expand(settings[key]))
+    except ValueError as error:
+        raise UsageError(
+            f"The device's {key} names no file",
+            where=f"devices.{name}.{key}",
+            why=f"{settings[key]}: {error}",
+            hint=f"correct devices.{name}.{key}, or set it to null",
+        ) from error
 
 
 class Adb:

@@ -1,8 +1,10 @@
-"""Which file a profile's name means: the file itself, with `.yaml` added, or a shipped profile."""
+"""Which file a profile's name means (the file itself, with `.yaml` added, or a shipped profile), and its
+content."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -15,6 +17,34 @@ class Search:
 
     found: Path | None = None
     absent: list[Path] = field(default_factory=list)
+
+
+@dataclass
+class ProfileFiles:
+    """The files of a profile. Each is read once, so that everything is made of the same content.
+
+    Attributes:
+        contents: By path, what was read.
+        sealed: Whether `contents` has every file of a profile that was loaded before. The disk, where the
+            files may have changed since, is then not searched.
+    """
+
+    contents: dict[Path, bytes] = field(default_factory=dict)
+    sealed: bool = False
+
+    def read(self, path: Path) -> bytes:
+        """Return the file's content, which is read from the disk the first time.
+
+        Raises:
+            UsageError: The file cannot be read.
+        """
+        if path not in self.contents:
+            self.contents[path] = read(path)
+        return self.contents[path]
+
+    def is_file(self, path: Path) -> bool:
+        """Return whether there is such a file."""
+        return path in self.contents or (not self.sealed and _is_file(path))
 
 
 def shipped_profiles() -> list[Path]:
@@ -33,16 +63,22 @@ def _shipped_files() -> list[Path]:
     return []
 
 
-def search(name: str, folder: Path | None = None) -> Search:
-    """Looks for the profile `name`: a path (relative to `folder` if given) or a shipped profile's name,
-    with or without the subfolder it lies in (`cifar100/NAME`)."""
+def search(name: str, folder: Path | None = None, is_file: Callable[[Path], bool] | None = None) -> Search:
+    """Search for the profile `name`.
+
+    Args:
+        name: A path, or a shipped profile's name with or without its subfolder (`cifar100/NAME`).
+        folder: What a relative path starts from; None for the working folder.
+        is_file: Returns whether there is a file at a path; None looks at the disk.
+    """
+    is_file = is_file or _is_file
     result = Search()
     wanted = Path(name) if folder is None else _tidy(folder / name)
     candidates = [wanted]
     if wanted.name and not wanted.name.endswith((".yaml", ".yml")):
         candidates.append(wanted.with_name(wanted.name + ".yaml"))
     for candidate in candidates:
-        if _is_file(candidate):
+        if is_file(candidate):
             result.found = candidate
             return result
         result.absent.append(candidate)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import Fault, UsageError
-from pipeline.profile.files import nearest, read, search
+from pipeline.profile.files import ProfileFiles, nearest, search
 from pipeline.profile.yaml_tree import Place, Tree, Unreadable, parse
 
 Default = Callable[[tuple[str, ...]], Any]
@@ -22,9 +22,17 @@ Default = Callable[[tuple[str, ...]], Any]
 
 @dataclass
 class Layers:
-    """What reading a profile's files gave: contents by path, the profile itself first; places where
-    no file was found but one would count; and the faults."""
+    """The layers of a profile, read from its files.
 
+    Attributes:
+        files: Where the files are read from.
+        contents: By path, what was read; the profile itself comes first.
+        absent: Paths without a file at which a file would have been read.
+        faults: What is invalid.
+        readable: Whether enough was read to look for faults of the settings.
+    """
+
+    files: ProfileFiles = field(default_factory=ProfileFiles)
     contents: dict[Path, bytes] = field(default_factory=dict)
     absent: list[Path] = field(default_factory=list)
     faults: list[Fault] = field(default_factory=list)
@@ -56,7 +64,7 @@ class Layers:
 
     def _parsed(self, path: Path) -> Tree:
         empty = Tree({}, Place(str(path), 1, 1))
-        self.contents[path] = content = read(path)
+        self.contents[path] = content = self.files.read(path)
         try:
             tree, faults = parse(content, str(path))
         except Unreadable as error:
@@ -83,7 +91,7 @@ class Layers:
         return [tree for tree in entries if tree not in wrong]
 
     def _base_file(self, entry: Tree, path: Path) -> Path | None:
-        result = search(entry.value, path.parent)
+        result = search(entry.value, path.parent, self.files.is_file)
         self.absent += result.absent
         if result.found is None:
             found = nearest(entry.value, (path.parent / entry.value).parent)
@@ -91,9 +99,9 @@ class Layers:
             hint = f"did you mean one of these? {', '.join(alike)}" if alike else ""
             message = f"extends: there is no profile {entry.value!r}"
             self._refuse(entry.place.fault(message, key="extends", hint=hint))
-        elif result.found not in self.contents:
+        else:
             try:
-                read(result.found)
+                self.files.read(result.found)
             except UsageError as error:
                 self._refuse(entry.place.fault(f"extends: {error.what}: {error.why}", key="extends"))
                 return None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -14,6 +13,7 @@ from pydantic import BaseModel
 
 from pipeline.errors import Fault, ProfileError
 from pipeline.profile.faults import validated
+from pipeline.profile.files import ProfileFiles
 from pipeline.profile.layers import Layers, asked, overridden
 from pipeline.profile.plugin_kinds import built_in, kinds_for
 from pipeline.profile.setting_help import group
@@ -22,20 +22,38 @@ from pipeline.profile.yaml_tree import Place, Tree
 
 @dataclass(frozen=True)
 class Reading:
-    """A valid profile as read. digests: SHA-256 of each file; absent: files that would change the
-    reading if they were there; plugins: whether installed packages had a part in it."""
+    """A valid profile.
+
+    Attributes:
+        sections: Every top-level section by name, JSON-ready, every default written out.
+        keyed: The same without the settings that change no artefact.
+        places: By dotted key, where a value was set.
+        contents: By path, what was read; the profile itself comes first.
+        absent: Paths without a file at which a file would have been read.
+        plugins: Whether installed packages declare some of the settings.
+    """
 
     sections: dict[str, Any]
     keyed: dict[str, Any]
     places: dict[str, str]
-    digests: dict[str, str]
+    contents: dict[Path, bytes]
     absent: list[str]
     plugins: bool
 
 
-def read_profile(path: Path, overrides: Sequence[str]) -> Reading:
-    """Raises ProfileError with all faults, UsageError if the file cannot be read."""
-    layers = Layers()
+def read_profile(path: Path, overrides: Sequence[str], files: ProfileFiles) -> Reading:
+    """Read and validate a profile.
+
+    Args:
+        path: The profile's file.
+        overrides: `KEY=VALUE` with dotted keys, applied in order.
+        files: Where the files are read from.
+
+    Raises:
+        ProfileError: The profile is invalid; with all faults.
+        UsageError: The file cannot be read.
+    """
+    layers = Layers(files)
     tree = layers.tree(path)
     if not layers.readable:
         raise ProfileError(_in_order([*layers.faults, *asked(overrides)[1]], layers))
@@ -55,7 +73,7 @@ def read_profile(path: Path, overrides: Sequence[str]) -> Reading:
         sections=sections,
         keyed=_keyed(profile, sections),
         places=_places(tree),
-        digests={str(name): hashlib.sha256(data).hexdigest() for name, data in layers.contents.items()},
+        contents=layers.contents,
         absent=[str(name) for name in layers.absent],
         plugins=found.plugins,
     )

@@ -1,6 +1,7 @@
 """YAML as a tree in which every key and value knows its line and column.
 
-The syntax is read by PyYAML's C parser. The meaning is YAML 1.2's core schema: `1e-3` is a number,
+The syntax is read by PyYAML's C parser, or by its slower Python parser where PyYAML was built without
+libyaml. The meaning is YAML 1.2's core schema: `1e-3` is a number,
 `on`, `off`, `yes` and `no` are text, keys are always text. Anchors, aliases and the merge key `<<`
 work; tags that name types of a programming language do not.
 """
@@ -14,8 +15,6 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import yaml
-from yaml._yaml import CParser
-from yaml.resolver import BaseResolver
 
 from pipeline.errors import Fault
 
@@ -31,6 +30,7 @@ _FLOAT = re.compile(
     r"^(?:[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?"
     r"|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN))$"
 )
+_NOT_PRINTABLE = yaml.reader.Reader.NON_PRINTABLE
 _SCALAR_FORMS = {"bool": _BOOL, "null": _NULL, "int": _INT, "float": _FLOAT}
 
 
@@ -109,10 +109,16 @@ def parse(content: bytes | str, file: str, *, at: Place | None = None) -> tuple[
     Raises Unreadable if there is no tree to be had.
     """
     text = _decoded(content, file, at)
+    if bad := _NOT_PRINTABLE.search(text):
+        place = at or _place_after(text[: bad.start()], file)
+        raise Unreadable(place.fault("not YAML: control characters are not allowed"))
     try:
         _check_depth(text, file, at)
         node = _Loader(text).get_single_node()
     except yaml.YAMLError as error:
+        if "nesting depth" in (getattr(error, "problem", None) or ""):
+            # libyaml 0.2.6 has a limit of its own, which it meets while it looks ahead.
+            _check_depth(text, file, at, _PythonLoader)
         raise Unreadable(_syntax_fault(error, text, file, at)) from None
     builder = _Builder(file, at)
     if node is None:
@@ -120,12 +126,41 @@ def parse(content: bytes | str, file: str, *, at: Place | None = None) -> tuple[
     return builder.build(node), builder.faults
 
 
-class _Loader(CParser, BaseResolver):
-    """The C parser with YAML 1.2's rules for plain scalars."""
+class _PythonLoader(yaml.BaseLoader):
+    """PyYAML's Python parser, with the trees and marks of the C parser; only its error texts are others."""
 
-    def __init__(self, text: str) -> None:
-        CParser.__init__(self, text)
-        BaseResolver.__init__(self)
+    def fetch_stream_end(self) -> None:
+        if self.column:
+            self.line += 1
+            self.column = 0
+        super().fetch_stream_end()
+
+    def compose_scalar_node(self, anchor: Any) -> yaml.ScalarNode:
+        event = self.peek_event()
+        if event.tag == "!" and event.value == "" and not event.style:  # empty text, not null
+            event.implicit = (False, True)
+        node: yaml.ScalarNode = super().compose_scalar_node(anchor)
+        return node
+
+    def scan_flow_scalar_non_spaces(self, double: bool, start_mark: Any) -> list[str]:
+        fault = "found invalid Unicode character escape code"
+        try:
+            chunks: list[str] = super().scan_flow_scalar_non_spaces(double, start_mark)
+            "".join(chunks).encode()
+        except yaml.scanner.ScannerError as error:
+            if error.problem and error.problem_mark and error.problem.startswith("found unknown escape"):
+                error.problem_mark.column -= 1  # the backslash
+            raise
+        except ValueError:  # beyond Unicode, or half of a surrogate pair
+            mark = self.get_mark()
+            raise yaml.scanner.ScannerError(
+                "while parsing a quoted scalar", start_mark, fault, mark
+            ) from None
+        return chunks
+
+
+class _Loader(getattr(yaml, "CBaseLoader", _PythonLoader)):  # type: ignore[misc]
+    """PyYAML's parser with YAML 1.2's rules for plain scalars."""
 
 
 for _name, _form in _SCALAR_FORMS.items():
@@ -160,9 +195,9 @@ def _place_at(mark: Any, file: str) -> Place:
     return Place(file, mark.line + 1, mark.column + 1) if mark else Place(file, 1, 1)
 
 
-def _check_depth(text: str, file: str, at: Place | None) -> None:
+def _check_depth(text: str, file: str, at: Place | None, loader: type[yaml.BaseLoader] | None = None) -> None:
     """Refuses deep nesting before the composer, whose recursion in C would end the process."""
-    parser = _Loader(text)
+    parser = (loader or _Loader)(text)
     depth = 0
     while parser.check_event():
         event = parser.get_event()
@@ -176,9 +211,6 @@ def _check_depth(text: str, file: str, at: Place | None) -> None:
 
 
 def _syntax_fault(error: yaml.YAMLError, text: str, file: str, at: Place | None) -> Fault:
-    if isinstance(error, yaml.reader.ReaderError):
-        before = text.encode()[: error.position].decode(errors="ignore")
-        return (at or _place_after(before, file)).fault(f"not YAML: {error.reason}")
     problem = getattr(error, "problem", None) or str(error)
     context = getattr(error, "context", None)
     mark = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)

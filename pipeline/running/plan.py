@@ -1,8 +1,8 @@
-"""What has to be done, and why: one decision for each stage, for `plan` and `run` alike."""
+"""Decide for each stage whether its artefact can be reused, and if not, why: for `plan` and for `run`."""
 
 from __future__ import annotations
 
-import os
+import re
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -12,19 +12,26 @@ from typing import Any, Literal, Protocol
 import stages as stage_table
 from pipeline import plugins
 from pipeline.errors import StageError, UsageError
+from pipeline.machine import installed_versions
+from pipeline.paths import expand
 from pipeline.stage import Stage
 from pipeline.store.keys import canonical, differences, sha256_of
 from pipeline.store.manifest import SCHEMA_VERSION, Manifest
 from pipeline.store.store import Store
 
-ReasonKind = Literal["absent", "damaged", "data", "file", "forced", "input", "machine", "profile", "version"]
+ReasonKind = Literal[
+    "absent", "damaged", "data", "file", "forced", "input", "library", "machine", "profile", "version"
+]
 
 
 class Profile(Protocol):
-    """What the engine asks of a profile; `pipeline.profile.loading.LoadedProfile` answers.
+    """What the engine needs of a profile; `pipeline.profile.LoadedProfile` has it.
 
-    sections: all that the profile says, with defaults, JSON-ready. keyed: the same without what
-    does not count for keys.
+    Attributes:
+        path: The profile's file.
+        name: The profile's name.
+        sections: Every section with its defaults, JSON-ready.
+        keyed: The same without the settings that are not part of a key.
     """
 
     @property
@@ -43,11 +50,18 @@ class Profile(Protocol):
 
 @dataclass(frozen=True)
 class Reason:
-    """One difference from the newest earlier artefact of the stage, or why there is none to reuse.
+    """One difference from the newest earlier artefact of the stage, or why no artefact can be reused.
 
-    kind: `profile` (`key` is the dotted key), `input` (`key` is the stage; `new` is None while it
-    has yet to be remade), `version`, `data`, `file` (`key` is the profile's key that names it),
-    `machine`, `absent` (nothing earlier), `damaged` (`key` is the file), `forced`.
+    Attributes:
+        kind: `profile` (`key` is the dotted key), `input` (`key` is the stage; `new` is None until it is
+            remade), `version` (kdpipe's own: `key` is `version` if the stage's version changed, or the part
+            of the key, `libraries` or `sections`, that another kdpipe put together in another way), `data`,
+            `file` (`key` is the profile's key with its path), `library` (`key` is the distribution; None
+            where it is not installed), `machine`, `absent` (there is no earlier artefact), `damaged` (`key`
+            is the file), `forced`.
+        key: What differs.
+        old: Its value in the earlier artefact.
+        new: Its value now.
     """
 
     kind: ReasonKind
@@ -58,10 +72,18 @@ class Reason:
 
 @dataclass(frozen=True)
 class Decision:
-    """Whether a stage can be reused, and why not.
+    """Whether a stage's artefact can be reused, and if not, why.
 
-    key: None while an input has yet to be remade. digest, path, manifest: of the artefact found.
-    seconds_estimate: what making it took the last time. key_parts: what the key was made from.
+    Attributes:
+        stage: The stage.
+        status: `hit` if the artefact can be reused.
+        key: The artefact's key; None until every input is made.
+        digest: The content digest of the artefact that can be reused.
+        path: The folder of that artefact.
+        reasons: Why the stage has to run; empty for a hit.
+        seconds_estimate: How long it took the last time, in seconds.
+        manifest: The manifest of the artefact that can be reused.
+        key_parts: What the key is the SHA-256 of.
     """
 
     stage: Stage
@@ -76,54 +98,77 @@ class Decision:
 
 
 class Facts:
-    """What the world says of a profile: fingerprint of its data, digests of its files, the machine.
+    """What a key depends on beside the profile: data, files, machine, versions of libraries.
 
-    Each is asked for once, so that all decisions of one run stand on the same answers.
+    Each is determined once, so that all decisions of one run use the same values.
     """
 
     def __init__(self, profile: Profile, store: Store) -> None:
         self.profile = profile
         self.store = store
-        self._known: dict[str, Any] = {}
+        self._values: dict[str, Any] = {}
 
     def of(self, stage: Stage) -> dict[str, Any]:
-        """The parts `data`, `files` and `machine` of the stage's key. Raises UsageError."""
+        """Return the parts `data`, `files`, `machine` of the stage's key, and `libraries` if it declares any.
+
+        Raises:
+            UsageError: The data or a file in the profile cannot be read.
+        """
+        libraries = {"libraries": self._libraries(stage)} if _every_library(stage) else {}
         return {
+            **libraries,
             "data": self._once("data", self._data) if stage.data else None,
             "files": {dotted: self._once(f"file {dotted}", self._file, dotted) for dotted in stage.files},
             "machine": self._once(f"machine {stage.name}", self._machine, stage),
         }
 
-    def _once(self, name: str, ask: Callable[..., Any], *arguments: Any) -> Any:
-        if name not in self._known:
-            self._known[name] = ask(*arguments)
-        return self._known[name]
+    def _once(self, name: str, determine: Callable[..., Any], *arguments: Any) -> Any:
+        if name not in self._values:
+            self._values[name] = determine(*arguments)
+        return self._values[name]
 
     def _data(self) -> str:
         fingerprint = resolve(stage_table.DATA_FINGERPRINT)
         return str(fingerprint(_attributes(self.profile.sections["data"]), self.store.digests.of))
 
     def _file(self, dotted: str) -> str | None:
-        """The digest of the file that a key of the profile names; None if it names none."""
+        """Return the digest of the file at a key of the profile; None if the key is null."""
         value = self.profile.value(dotted)
         if value is None:
             return None
-        path = Path(os.path.expandvars(value)).expanduser()
         try:
+            path = expand(value)
             return self.store.digests.of(path)
         except OSError as error:
-            raise UsageError(
-                f"The file that {dotted} names cannot be read",
-                where=self.profile.place(dotted),
-                why=f"{path.absolute()}: {error.strerror}",
-                hint=f"correct {dotted}, or set it to null",
-            ) from error
+            why = f"{path.absolute()}: {error.strerror}"
+            raise self._unread(dotted, why) from error
+        except ValueError as error:
+            raise self._unread(dotted, f"{value}: {error}") from error
+
+    def _unread(self, dotted: str, why: str) -> UsageError:
+        return UsageError(
+            f"The file that {dotted} names cannot be read",
+            where=self.profile.place(dotted),
+            why=why,
+            hint=f"correct {dotted}, or set it to null",
+        )
+
+    def _libraries(self, stage: Stage) -> dict[str, str | None]:
+        """By distribution its version; None if it is not installed."""
+        every = sorted({name for known in (*stage_table.STAGES, stage) for name in _every_library(known)})
+        versions = self._once(f"versions {' '.join(every)}", installed_versions, every)
+        return {
+            name: _release(versions[name], patch=stage.patch_releases) if name in versions else None
+            for name in stage.libraries
+        }
 
     def _machine(self, stage: Stage) -> Mapping[str, Any] | None:
         if stage.machine is None:
             return None
-        read = {name: self.profile.sections[name] for name in stage.reads if name in self.profile.sections}
-        return dict(resolve(stage.machine)(_attributes(read)))
+        sections = {
+            name: self.profile.sections[name] for name in stage.reads if name in self.profile.sections
+        }
+        return dict(resolve(stage.machine)(_attributes(sections)))
 
 
 def decide(
@@ -134,12 +179,20 @@ def decide(
     *,
     facts: Facts | None = None,
 ) -> Decision:
-    """Whether the store holds what this stage would make; changes nothing.
+    """Decide whether the store has the artefact that this stage would make. Nothing is written.
 
-    input_digests: of the stages it reads, the artefacts' content digests; None for one that has
-        yet to be remade.
-    Raises UsageError (DataError) if the data or a file that the profile names is not there.
+    Args:
+        stage: The stage.
+        profile: The profile.
+        store: Where the artefacts are.
+        input_digests: By stage, the content digests of its inputs; None for an input that has to be remade.
+        facts: The facts of this run; None to determine them.
+
+    Raises:
+        DataError: The data are missing.
+        UsageError: A file in the profile cannot be read.
     """
+    stage = for_profile(stage, profile)
     parts = {
         "stage": stage.name,
         "version": stage.version,
@@ -148,26 +201,26 @@ def decide(
         **(facts or Facts(profile, store)).of(stage),
     }
     key = None if None in parts["inputs"].values() else sha256_of(parts)
-    found = store.inspect(stage.name, key) if key else None
-    if key and found and found.manifest:
+    inspection = store.inspect(stage.name, key) if key else None
+    if key and inspection and inspection.manifest:
         return Decision(
             stage=stage,
             status="hit",
             key=key,
-            digest=found.manifest.digest,
+            digest=inspection.manifest.digest,
             path=store.artefact_path(stage.name, key),
             reasons=(),
-            seconds_estimate=found.manifest.seconds,
-            manifest=found.manifest,
+            seconds_estimate=inspection.manifest.seconds,
+            manifest=inspection.manifest,
             key_parts=parts,
         )
     earlier = store.newest(stage.name, made_for(profile))
     reasons: tuple[Reason, ...]
-    if found and found.damage:
-        damage = found.damage
+    if inspection and inspection.damage:
+        damage = inspection.damage
         reasons = (Reason("damaged", damage.file, damage.expected, damage.found),)
-    elif found and found.newer:
-        reasons = (Reason("absent", "schema_version", found.newer, SCHEMA_VERSION),)
+    elif inspection and inspection.newer:
+        reasons = (Reason("absent", "schema_version", inspection.newer, SCHEMA_VERSION),)
     else:
         reasons = _changes(earlier.key_parts, parts) if earlier else ()
     return Decision(
@@ -192,9 +245,22 @@ def make_plan(
     stages: Sequence[Stage] = stage_table.STAGES,
     facts: Facts | None = None,
 ) -> list[Decision]:
-    """The decisions for all stages, or up to `until`, or for stage `only` and what it needs.
+    """Decide for each stage of a run whether its artefact can be reused.
 
-    Raises UsageError for an unknown stage, a store that cannot be used, or missing data.
+    Args:
+        profile: The profile.
+        store: Where the artefacts are.
+        until: The last stage of the run; None for all.
+        only: Only this stage and the stages that it needs.
+        force: Stages that run even if they are cached.
+        stages: The table of stages.
+        facts: The facts of this run; None to determine them.
+
+    Returns:
+        One decision for each stage, in order.
+
+    Raises:
+        UsageError: A stage's name is unknown, the store cannot be used, or data are missing.
     """
     store.check()
     facts = facts or Facts(profile, store)
@@ -209,8 +275,25 @@ def make_plan(
     return decisions
 
 
+def for_profile(stage: Stage, profile: Profile) -> Stage:
+    """The stage as this profile has it: if its condition is met, what it reads then is among its `reads`
+    and `libraries`."""
+    return for_settings(stage, profile.sections)
+
+
+def for_settings(stage: Stage, sections: Mapping[str, Any]) -> Stage:
+    """As `for_profile`, of a profile's sections."""
+    more = stage.conditional
+    if more is None or set(more.reads) <= set(stage.reads):
+        return stage
+    read = {name: sections[name] for name in stage.reads if name in sections}
+    if not resolve(more.condition)(_attributes(read)):
+        return stage
+    return replace(stage, reads=(*stage.reads, *more.reads), libraries=(*stage.libraries, *more.libraries))
+
+
 def forced(decision: Decision) -> Decision:
-    """The same decision of a stage that is to run whatever the store holds."""
+    """Return the decision for a stage that runs even if it is cached."""
     reasons = decision.reasons if decision.status == "stale" else ()
     return replace(
         decision,
@@ -223,55 +306,82 @@ def forced(decision: Decision) -> Decision:
 
 
 def to_keep(decisions: Iterable[Decision], profile: Profile, store: Store) -> set[tuple[str, str]]:
-    """(stage, key) of what a plan reaches: what it reuses or would make, and for a stage whose
-    inputs have yet to be remade the newest artefact made for this profile."""
-    kept = set()
+    """Return the artefacts that `clean` leaves for a profile.
+
+    Args:
+        decisions: The plan of the profile.
+        profile: The profile.
+        store: Where the artefacts are.
+
+    Returns:
+        (stage, key) of what the plan reuses or would make. For a stage without a key, because its inputs have
+        to be remade, the newest artefact of this profile.
+    """
+    artefacts = set()
     for decision in decisions:
         name = decision.stage.name
         if decision.key:
-            kept.add((name, decision.key))
+            artefacts.add((name, decision.key))
         elif newest := store.newest(name, made_for(profile)):
-            kept.add((name, newest.key))
-    return kept
+            artefacts.add((name, newest.key))
+    return artefacts
 
 
 def needed(name: str, stages: Sequence[Stage] = stage_table.STAGES) -> list[Stage]:
-    """A stage and all that it needs, in order. Raises UsageError for an unknown name."""
-    wanted = {name}
-    _known_names([name], stages)
+    """Return a stage and all that it needs, in order.
+
+    Raises:
+        UsageError: The name is unknown.
+    """
+    names = {name}
+    _check_names([name], stages)
     for stage in reversed(stages):
-        if stage.name in wanted:
-            wanted.update(stage.inputs)
-    return [stage for stage in stages if stage.name in wanted]
+        if stage.name in names:
+            names.update(stage.inputs)
+    return [stage for stage in stages if stage.name in names]
 
 
 def select(
     stages: Sequence[Stage], *, until: str | None, only: str | None, force: Collection[str] = ()
 ) -> list[Stage]:
-    """The stages a command is about. Raises UsageError for an unknown or an idle name."""
-    _known_names([name for name in (until, only, *force) if name is not None], stages)
-    chosen = needed(only, stages) if only else list(stages)
+    """Return the stages of a run, in order.
+
+    Args:
+        stages: The table of stages.
+        until: The last stage of the run; None for all.
+        only: Only this stage and the stages that it needs.
+        force: Stages that run even if they are cached.
+
+    Raises:
+        UsageError: A name is unknown, or a forced stage is not in this run.
+    """
+    _check_names([name for name in (until, only, *force) if name is not None], stages)
+    selected = needed(only, stages) if only else list(stages)
     if until:
         names = [stage.name for stage in stages]
         last = names.index(until)
-        chosen = [stage for stage in chosen if names.index(stage.name) <= last]
-    idle = sorted(set(force) - {stage.name for stage in chosen})
-    if idle:
+        selected = [stage for stage in selected if names.index(stage.name) <= last]
+    outside = sorted(set(force) - {stage.name for stage in selected})
+    if outside:
         raise UsageError(
-            f"Stage {idle[0]} is to be forced, but takes no part in this run",
-            why=f"the run has {', '.join(stage.name for stage in chosen)}",
-            hint=f"leave out --force {idle[0]}, or run further",
+            f"Stage {outside[0]} is to be forced, but takes no part in this run",
+            why=f"the run has {', '.join(stage.name for stage in selected)}",
+            hint=f"leave out --force {outside[0]}, or run further",
         )
-    return chosen
+    return selected
 
 
 def made_for(profile: Profile) -> dict[str, str]:
-    """How a manifest tells the profile it was made for."""
+    """Return the profile's entry in a manifest: its absolute path and its name."""
     return {"path": str(Path(profile.path).absolute()), "name": profile.name}
 
 
 def resolve(reference: str) -> Callable[..., Any]:
-    """The function that "module:function" names. Raises StageError if it cannot be had."""
+    """Import the function at "module:function".
+
+    Raises:
+        StageError: It cannot be imported.
+    """
     try:
         function: Callable[..., Any] = plugins.imported(reference)
     except (ImportError, AttributeError) as error:
@@ -283,7 +393,7 @@ def resolve(reference: str) -> Callable[..., Any]:
     return function
 
 
-def _known_names(names: Iterable[str], stages: Sequence[Stage]) -> None:
+def _check_names(names: Iterable[str], stages: Sequence[Stage]) -> None:
     known = [stage.name for stage in stages]
     for name in names:
         if name not in known:
@@ -298,29 +408,42 @@ def _known_names(names: Iterable[str], stages: Sequence[Stage]) -> None:
 
 
 def _changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> tuple[Reason, ...]:
-    """Every part of the key that differs, told."""
+    """Return a reason for every part of the key that differs.
+
+    A section or a library that only one of the two keys has is no reason by itself: it follows from another
+    one (a setting that brings it in), or from kdpipe's own version, which then is the reason.
+    """
     reasons = []
     if old["version"] != new["version"]:
         reasons.append(Reason("version", "version", old["version"], new["version"]))
+    elif "libraries" in new and "libraries" not in old:
+        reasons.append(Reason("version", "libraries", None, new["libraries"]))
     kinds: tuple[tuple[ReasonKind, str], ...] = (
         ("profile", "profile"),
         ("input", "inputs"),
         ("file", "files"),
         ("machine", "machine"),
+        ("library", "libraries"),
     )
     for kind, part in kinds:
         before, now = old.get(part) or {}, new.get(part) or {}
+        if kind in ("profile", "library"):
+            both = before.keys() & now.keys()
+            before, now = ({name: value[name] for name in both} for value in (before, now))
         reasons += [Reason(kind, key, a, b) for key, a, b in _flat(kind, before, now)]
     if old.get("data") != new.get("data"):
         reasons.append(Reason("data", "data", old.get("data"), new.get("data")))
+    if not reasons and canonical(old) != canonical(new):
+        sections = (sorted(parts.get("profile") or ()) for parts in (old, new))
+        reasons.append(Reason("version", "sections", *sections))
     return tuple(reasons)
 
 
 def _flat(kind: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
     if kind in ("profile", "machine"):
         return differences(old, new)
-    # The names of inputs and files are whole names, though a file's has dots in it. An input that
-    # has yet to be remade (None) is told even where there was none before.
+    # The names of inputs and files are whole names, although a file's has dots in it. An input that has to be
+    # remade (None) is a reason even if the earlier artefact had no such input.
     names = sorted(old.keys() | new.keys())
     return [
         (name, old.get(name), new.get(name))
@@ -329,8 +452,22 @@ def _flat(kind: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> list[tup
     ]
 
 
+def _release(version: str, *, patch: bool) -> str:
+    """Return a version without its local part, and without `patch` only its first two numbers.
+
+    `2.14.1+cu130` becomes `2.14.1`, or `2.14`.
+    """
+    public = version.partition("+")[0]
+    first_two = re.match(r"\d+\.\d+", public)
+    return first_two.group() if first_two and not patch else public
+
+
+def _every_library(stage: Stage) -> tuple[str, ...]:
+    return stage.libraries + (stage.conditional.libraries if stage.conditional else ())
+
+
 def _attributes(value: Any) -> Any:
-    """JSON values as attributes: mappings become namespaces, at every depth."""
+    """Return JSON values with mappings as namespaces, at every depth."""
     if isinstance(value, Mapping):
         return SimpleNamespace(**{key: _attributes(entry) for key, entry in value.items()})
     if isinstance(value, list | tuple):

@@ -1,4 +1,11 @@
-"""Brings stages up to date, one after the other, and keeps the books whatever happens."""
+"""Brings the stages of a profile up to date, one after the other.
+
+    results = run(profile, store, listener)
+
+is `run_stages(prepare_run(profile, store, listener))` and raises the error that ended the run. A caller that
+needs the results of a run that ended early calls the two functions: `RunState.results` has the results so far
+after any exception.
+"""
 
 from __future__ import annotations
 
@@ -12,9 +19,9 @@ from typing import TYPE_CHECKING, Any
 
 import stages as stage_table
 from pipeline.errors import KdpipeError, StageError
-from pipeline.running.outcome import raise_if_wanting
-from pipeline.running.plan import Decision, Facts, Profile, made_for, make_plan, needed, select
-from pipeline.running.run_state import Books, Execute, Listener, StageResult
+from pipeline.running.outcome import error_for_results
+from pipeline.running.plan import Decision, Facts, Profile, for_profile, made_for, make_plan, needed, select
+from pipeline.running.run_state import Execute, Listener, RunOutcome, RunState, StageResult
 from pipeline.stage import Context, Metrics, Stage
 from pipeline.store.disk import FULL, refusal
 from pipeline.store.manifest import Manifest
@@ -23,21 +30,43 @@ from pipeline.store.store import Store
 if TYPE_CHECKING:
     from pipeline.store.remote import Remote
 
-__all__ = ["Execute", "Listener", "StageResult", "in_process", "needed", "run"]
+__all__ = [
+    "Execute",
+    "Listener",
+    "RunOutcome",
+    "RunState",
+    "StageResult",
+    "in_process",
+    "needed",
+    "prepare_run",
+    "run",
+    "run_stages",
+]
 
 REMAKES = 3
-"""How often an artefact may be found damaged in one run before we blame the disk."""
+"""How often one run remakes a damaged artefact before it reports the disk as faulty."""
 
 
-class _DamagedInputs(Exception):  # noqa: N818 - a way back, not an error
+class _DamagedInputs(Exception):  # noqa: N818 - handled here: the run goes back to these stages
     def __init__(self, names: list[str]) -> None:
         super().__init__(", ".join(names))
         self.names = names
 
 
 def in_process(stage: Stage, context: Context) -> Metrics:
-    """Calls a stage's function in this process."""
-    module = _load(stage)
+    """Call a stage's function in this process.
+
+    Args:
+        stage: The stage to run.
+        context: Its settings, folders and progress reporter.
+
+    Returns:
+        The metrics of the stage.
+
+    Raises:
+        TypeError: The stage did not return a dictionary.
+    """
+    module = _stage_module(stage)
     metrics = module.run(context)
     if not isinstance(metrics, dict):
         raise TypeError(f"{module.__name__}.run returned {type(metrics).__name__}, not its metrics")
@@ -57,114 +86,182 @@ def run(
     stages: Sequence[Stage] = stage_table.STAGES,
     strict: bool = False,
 ) -> list[StageResult]:
-    """Brings all stages up to date, or those up to `until`, or `only` one and what it needs.
+    """Bring stages up to date, and raise the error that ends the run.
 
-    force: stages that run whatever the store holds.
-    remote: pulled from before a stage would run, pushed to afterwards.
-    execute: calls the function of a stage that has to run; all else happens here.
-    strict: an undecided gate counts as a missed one.
+    Args:
+        profile: The profile to bring up to date.
+        store: Where its artefacts are.
+        listener: Receives the events of the run.
+        until: The last stage of the run; None for all.
+        only: Only this stage and the stages that it needs.
+        force: Stages that run even if they are cached.
+        remote: A store to pull from before a stage runs, and to push to afterwards.
+        execute: Calls the function of a stage; everything else happens in this process.
+        stages: The table of stages.
+        strict: Whether an undecided gate counts as missed.
 
-    Raises KdpipeError (or KeyboardInterrupt) with the attribute `results`: those so far, the one
-    that failed, and the rest as skipped. What a wrong profile or missing data is to blame for is
-    raised before anything is written. At the end, with all else done, raises GateMissed if a gate was
-    missed, or MachineCannot if a required target could not be built.
+    Returns:
+        One result for each stage, in order.
+
+    Raises:
+        UsageError: A stage's name, the profile or its data are invalid. Nothing was written.
+        StageError: A stage failed.
+        GateMissed: Every stage is up to date, and a gate was missed.
+        MachineCannot: Every stage is up to date, except for a required target that was not built.
     """
-    chosen = select(stages, until=until, only=only, force=force)
-    books = Books(profile, store, listener, remote, chosen, set(force), Facts(profile, store), execute)
+    state = prepare_run(
+        profile,
+        store,
+        listener,
+        until=until,
+        only=only,
+        force=force,
+        remote=remote,
+        execute=execute,
+        stages=stages,
+    )
+    outcome = run_stages(state, strict=strict)
+    outcome.raise_for_result()
+    return list(outcome.results)
+
+
+def prepare_run(
+    profile: Profile,
+    store: Store,
+    listener: Listener,
+    *,
+    until: str | None = None,
+    only: str | None = None,
+    force: Sequence[str] = (),
+    remote: Remote | None = None,
+    execute: Execute = in_process,
+    stages: Sequence[Stage] = stage_table.STAGES,
+) -> RunState:
+    """Select the stages of a run. See `run` for the arguments.
+
+    Returns:
+        The state to hand to `run_stages`.
+
+    Raises:
+        UsageError: A stage's name is unknown, or a forced stage is not in this run.
+    """
+    stages = [for_profile(stage, profile) for stage in stages]
+    selected = select(stages, until=until, only=only, force=force)
+    return RunState(profile, store, listener, remote, selected, set(force), Facts(profile, store), execute)
+
+
+def run_stages(state: RunState, *, strict: bool = False) -> RunOutcome:
+    """Bring every stage of a prepared run up to date.
+
+    Args:
+        state: A new state of `prepare_run`; its `results` are complete after any exception.
+        strict: Whether an undecided gate counts as missed.
+
+    Returns:
+        The results, with the error that ended the run. Profile and data errors come before anything is
+        written; a missed gate and a target that could not be built come after everything else is done.
+
+    Raises:
+        KeyboardInterrupt: The user ended the run.
+        Exception: A defect of kdpipe, outside of the stages.
+    """
+    store = state.store
     try:
         plan = make_plan(
-            profile, store, until=until, only=only, force=force, stages=stages, facts=books.facts
+            state.profile, store, force=tuple(state.force), stages=state.stages, facts=state.facts
         )
-        _check_settings(books, plan)
-        if remote:
-            remote.check()
+        _check_settings(state, plan)
+        if state.remote:
+            state.remote.check()
         store.sweep()
-        _bring_up_to_date(books)
+        _bring_up_to_date(state)
         if store.root.exists():
             store.digests.save()
     except BaseException as error:
         store.undo()
-        error.results = books.close(error)  # type: ignore[attr-defined]
-        raise
+        state.end(error)
+        if not isinstance(error, KdpipeError):
+            raise
+        return RunOutcome(tuple(state.results()), error)
     finally:
         store.release()
-    results = books.results()
-    raise_if_wanting(results, profile, strict=strict)
-    return results
+    results = tuple(state.results())
+    return RunOutcome(results, error_for_results(results, state.profile, strict=strict))
 
 
-def _check_settings(books: Books, plan: list[Decision]) -> None:
-    """Asks every stage that may have to run whether it could, before anything is touched."""
+def _check_settings(state: RunState, plan: list[Decision]) -> None:
+    """Call the `check` function of every stage that may have to run, before anything is written."""
     for decision in plan:
         if decision.status == "hit":
             continue
         stage = decision.stage
-        books.turn_to(stage)
-        check = getattr(_guarded(books, stage, lambda: _load(stage)), "check", None)  # noqa: B023
+        state.select_stage(stage)
+        module = _with_stage_errors(state, stage, lambda: _stage_module(stage))  # noqa: B023
+        check = getattr(module, "check", None)
         if check:
-            _guarded(books, stage, lambda: check(books.profile.settings(stage.reads)))  # noqa: B023
-    books.turn_to(None)
+            _with_stage_errors(state, stage, lambda: check(state.profile.settings(stage.reads)))  # noqa: B023
+    state.select_stage(None)
 
 
-def _bring_up_to_date(books: Books) -> None:
-    positions = {stage.name: position for position, stage in enumerate(books.chosen)}
-    remade: Counter[str] = Counter()
+def _bring_up_to_date(state: RunState) -> None:
+    positions = {stage.name: position for position, stage in enumerate(state.stages)}
+    remakes: Counter[str] = Counter()
     position = 0
-    while position < len(books.chosen):
-        stage = books.chosen[position]
-        books.turn_to(stage)
+    while position < len(state.stages):
+        stage = state.stages[position]
+        state.select_stage(stage)
         try:
-            result, manifest = _one(books, stage)
+            result, manifest = _bring_stage_up_to_date(state, stage)
         except _DamagedInputs as damaged:
-            remade.update(damaged.names)
+            remakes.update(damaged.names)
             for name in damaged.names:
-                _set_aside_input(books, name, remade[name])
+                _set_aside_input(state, name, remakes[name])
             position = min(positions[name] for name in damaged.names)
             continue
-        before = books.done.get(stage.name)
+        before = state.done.get(stage.name)
         if before and before[1].digest == manifest.digest and result.status == "hit":
-            result = before[0]  # passed again on the way from a remade input; told already
+            result = before[0]  # visited again after a remade input; the listener has its result
         else:
-            books.listener.finished(result)
-        books.done[stage.name] = (result, manifest)
+            state.listener.finished(result)
+        state.done[stage.name] = (result, manifest)
         position += 1
-    books.turn_to(None)
+    state.select_stage(None)
 
 
-def _one(books: Books, stage: Stage) -> tuple[StageResult, Manifest]:
-    """Reuses a stage's artefact, waits for another process that makes it, pulls it, or makes it."""
-    decision = books.decide(stage)
+def _bring_stage_up_to_date(state: RunState, stage: Stage) -> tuple[StageResult, Manifest]:
+    """Reuse a stage's artefact, wait for another process that makes it, pull it, or make it."""
+    decision = state.decide(stage)
     if decision.manifest:
-        return _hit(books, decision, decision.manifest)
+        return _reuse(state, decision, decision.manifest)
     assert decision.key is not None  # its inputs are all done
-    books.store.prepare()
-    books.store.digests.save()
-    with books.store.lock(
-        stage.name, decision.key, lambda holder: books.listener.waiting(stage.name, holder)
+    state.store.prepare()
+    state.store.digests.save()
+    with state.store.lock(
+        stage.name, decision.key, lambda holder: state.listener.waiting(stage.name, holder)
     ):
-        again = books.decide(stage)
-        if again.manifest:
-            return _hit(books, again, again.manifest)
-        _set_aside_own(books, again)
-        if stage.name not in books.force and _pull(books, again):
-            pulled = books.decide(stage)
+        locked_decision = state.decide(stage)
+        if locked_decision.manifest:
+            return _reuse(state, locked_decision, locked_decision.manifest)
+        _set_aside_own(state, locked_decision)
+        if stage.name not in state.force and _pull(state, locked_decision):
+            pulled = state.decide(stage)
             if pulled.manifest:
-                return _hit(books, pulled, pulled.manifest)
+                return _reuse(state, pulled, pulled.manifest)
         damaged = []
         for name in stage.inputs:
-            if damage := books.store.verify(name, books.key(name)):
-                books.listener.note(f"{name}: the artefact is damaged: {damage}")
+            if damage := state.store.verify(name, state.key(name)):
+                state.listener.note(f"{name}: the artefact is damaged: {damage}")
                 damaged.append(name)
         if damaged:
             raise _DamagedInputs(damaged)
-        result, manifest = _make(books, again)
-    books.force.discard(stage.name)
-    _push(books, stage.name, manifest.key)
+        result, manifest = _make(state, locked_decision)
+    state.force.discard(stage.name)
+    _push(state, stage.name, manifest.key)
     return result, manifest
 
 
-def _hit(books: Books, decision: Decision, manifest: Manifest) -> tuple[StageResult, Manifest]:
-    _push(books, decision.stage.name, manifest.key)
+def _reuse(state: RunState, decision: Decision, manifest: Manifest) -> tuple[StageResult, Manifest]:
+    _push(state, decision.stage.name, manifest.key)
     result = StageResult(
         name=decision.stage.name,
         status="hit",
@@ -176,38 +273,39 @@ def _hit(books: Books, decision: Decision, manifest: Manifest) -> tuple[StageRes
     return result, manifest
 
 
-def _make(books: Books, decision: Decision) -> tuple[StageResult, Manifest]:
-    stage, key, store = decision.stage, decision.key, books.store
+def _make(state: RunState, decision: Decision) -> tuple[StageResult, Manifest]:
+    """Run a stage and publish its artefact."""
+    stage, key, store = decision.stage, decision.key, state.store
     assert key is not None
-    books.listener.started(decision)
-    is_forced = stage.name in books.force
+    state.listener.started(decision)
+    is_forced = stage.name in state.force
     work = store.open_work(stage.name, key, anew=is_forced)
     done = False
-    begun = books.begun = time.monotonic()
+    started_at = state.started_at = time.monotonic()
     try:
         with store.scratch() as output:
             context = Context(
-                settings=books.profile.settings(stage.reads),
-                inputs={name: store.artefact_path(name, books.key(name)) for name in stage.inputs},
+                settings=state.profile.settings(stage.reads),
+                inputs={name: store.artefact_path(name, state.key(name)) for name in stage.inputs},
                 output=output,
                 work=work,
-                progress=books.listener.progress(stage.name),
-                history=books.history() if stage.tells_history else (),
+                progress=state.listener.progress(stage.name),
+                history=state.history() if stage.tells_history else (),
             )
-            metrics = _guarded(books, stage, lambda: books.execute(stage, context))
-            _confirm(books, decision)
+            metrics = _with_stage_errors(state, stage, lambda: state.execute(stage, context))
+            _check_unchanged(state, decision)
             manifest = store.publish(
                 output,
                 stage=stage.name,
                 version=stage.version,
                 key_parts=decision.key_parts,
                 inputs={
-                    name: {"key": books.key(name), "digest": books.done[name][1].digest}
+                    name: {"key": state.key(name), "digest": state.done[name][1].digest}
                     for name in stage.inputs
                 },
                 metrics=metrics,
-                seconds=time.monotonic() - begun,
-                profile=made_for(books.profile),
+                seconds=time.monotonic() - started_at,
+                profile=made_for(state.profile),
                 replacing=is_forced,
             )
             done = True
@@ -219,48 +317,51 @@ def _make(books: Books, decision: Decision) -> tuple[StageResult, Manifest]:
         key=key,
         digest=manifest.digest,
         path=store.artefact_path(stage.name, key),
-        seconds=time.monotonic() - begun,
+        seconds=time.monotonic() - started_at,
         reasons=decision.reasons,
         metrics=manifest.metrics,
     )
     return result, manifest
 
 
-def _load(stage: Stage) -> ModuleType:
+def _stage_module(stage: Stage) -> ModuleType:
     return importlib.import_module(stage.module)
 
 
-def _guarded(books: Books, stage: Stage, work: Callable[[], Any]) -> Any:
-    """What a stage does; an exception that it did not foresee becomes a StageError with a log."""
+def _with_stage_errors(state: RunState, stage: Stage, call: Callable[[], Any]) -> Any:
+    """Return what `call` returns; turn an unexpected exception into a StageError with a log."""
     try:
-        return work()
+        return call()
     except KdpipeError:
         raise
     except Exception as error:
         if isinstance(error, OSError) and error.errno in FULL:
-            raise refusal(error, books.store.root) from error
+            raise refusal(error, state.store.root) from error
         import traceback
 
         text = "".join(traceback.format_exception(error))
         try:
-            log = f"the traceback is in {books.store.write_log(stage.name, text)}"
+            log = f"the traceback is in {state.store.write_log(stage.name, text)}"
         except KdpipeError as refused:
             log = f"the traceback could not be kept: {refused.why}"
-        said = f"{type(error).__name__}: {error}".strip(": ")
         raise StageError(
             f"Stage {stage.name} failed unexpectedly",
             where=f"stage {stage.name}; {log}",
-            why=said,
+            why=f"{type(error).__name__}: {error}".strip(": "),
             hint="run again; if it fails again, report it with the log",
         ) from error
 
 
-def _confirm(books: Books, decision: Decision) -> None:
-    """What the key says of data and files must hold at the end as well, or it would name a lie."""
+def _check_unchanged(state: RunState, decision: Decision) -> None:
+    """Check that the data and files in the key did not change while the stage ran.
+
+    Raises:
+        StageError: They changed, so the key does not describe the artefact.
+    """
     stage = decision.stage
     if not stage.data and not any(decision.key_parts["files"].values()):
         return
-    now = Facts(books.profile, books.store).of(replace(stage, machine=None))
+    now = Facts(state.profile, state.store).of(replace(stage, machine=None, libraries=(), conditional=None))
     for part, name in (("data", "data set"), ("files", "file of weights")):
         if now[part] != decision.key_parts[part]:
             raise StageError(
@@ -271,47 +372,52 @@ def _confirm(books: Books, decision: Decision) -> None:
             )
 
 
-def _set_aside_own(books: Books, decision: Decision) -> None:
-    """Makes room where a damaged artefact, or one in a newer format, lies at this key."""
+def _set_aside_own(state: RunState, decision: Decision) -> None:
+    """Set aside an artefact at this key that is damaged or in a newer format."""
     stage, key = decision.stage.name, decision.key
     assert key is not None
-    found = books.store.inspect(stage, key)
-    if found.damage:
-        told = f"the artefact is damaged: {found.damage}"
-    elif found.newer:
-        told = f"the artefact was written by a newer kdpipe (schema {found.newer})"
+    inspection = state.store.inspect(stage, key)
+    if inspection.damage:
+        problem = f"the artefact is damaged: {inspection.damage}"
+    elif inspection.newer:
+        problem = f"the artefact was written by a newer kdpipe (schema {inspection.newer})"
     else:
         return
-    if place := books.store.set_aside(stage, key):
-        books.listener.note(f"{stage}: {told}; it was set aside in {place}")
+    if folder := state.store.set_aside(stage, key):
+        state.listener.note(f"{stage}: {problem}; it was set aside in {folder}")
 
 
-def _set_aside_input(books: Books, name: str, times: int) -> None:
-    key = books.key(name)
-    with books.store.lock(name, key, lambda holder: books.listener.waiting(name, holder)):
-        damage = books.store.verify(name, key)  # another run may have remade it by now
+def _set_aside_input(state: RunState, name: str, times: int) -> None:
+    """Set aside a damaged input, unless another run remade it in the meantime.
+
+    Raises:
+        StageError: It was damaged more than REMAKES times in this run.
+    """
+    key = state.key(name)
+    with state.store.lock(name, key, lambda holder: state.listener.waiting(name, holder)):
+        damage = state.store.verify(name, key)
         if not damage:
             return
-        place = books.store.set_aside(name, key)
-    books.listener.note(f"{name}: set aside in {place}; it is made again")
+        folder = state.store.set_aside(name, key)
+    state.listener.note(f"{name}: set aside in {folder}; it is made again")
     if times > REMAKES:
         raise StageError(
             f"The artefact of stage {name} is damaged again and again",
-            where=str(place),
+            where=str(folder),
             why=str(damage),
             hint="check the disk and its file system, or name a store on another disk with --store",
         )
 
 
-def _pull(books: Books, decision: Decision) -> bool:
+def _pull(state: RunState, decision: Decision) -> bool:
     stage, key = decision.stage.name, decision.key
     assert key is not None
-    if not books.remote or not books.remote.pull(stage, key, books.store, books.listener.note):
+    if not state.remote or not state.remote.pull(stage, key, state.store, state.listener.note):
         return False
-    books.listener.note(f"{stage}: pulled from {books.remote.url}")
+    state.listener.note(f"{stage}: pulled from {state.remote.url}")
     return True
 
 
-def _push(books: Books, name: str, key: str) -> None:
-    if books.remote and books.remote.push(name, key, books.store, books.listener.note):
-        books.listener.note(f"{name}: pushed to {books.remote.url}")
+def _push(state: RunState, name: str, key: str) -> None:
+    if state.remote and state.remote.push(name, key, state.store, state.listener.note):
+        state.listener.note(f"{name}: pushed to {state.remote.url}")

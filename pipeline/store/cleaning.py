@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Literal
 from pipeline.errors import UsageError
 from pipeline.store import marker
 from pipeline.store.disk import children, writing
-from pipeline.store.locks import is_held, owner_of, this_process
+from pipeline.store.locks import discard, is_held, owner_of, scratch_folders, seize, this_process
 
 if TYPE_CHECKING:
     from pipeline.store.store import Store
@@ -77,6 +77,8 @@ def clean(
         going = [item for item in _items(store.root) if _goes(item, kept, stage, everything)]
         for item in going:
             _delete(store, item)
+        if stage is None:
+            store.sweep()  # lock files without their folders
         for folder in children(store.root / "artefacts"):
             with suppress(OSError):  # not empty
                 folder.rmdir()
@@ -95,8 +97,8 @@ def _items(root: Path) -> Iterator[Item]:
         for path in children(root / folder_name):
             if match := _STAGE_AND_KEY.fullmatch(path.name):
                 yield _item(kind, root, path, match["stage"], match["key"])
-    for path in children(root / "tmp"):
-        if owner_of(path):
+    for path in scratch_folders(root / "tmp"):
+        if path.exists():  # a lock file without its folder is no more counted than the marker
             yield _item("tmp", root, path)
     for path in children(root / "logs"):
         if path.suffix == ".log":
@@ -131,6 +133,11 @@ def _is_abandoned(scratch: Path) -> bool:
     owner = owner_of(scratch)
     if owner is None:
         return False
+    with seize(scratch) as is_free:
+        if not is_free:
+            return False
+    # A file system that many hosts mount may keep their locks from each other: a free lock proves nothing
+    # about another host.
     if owner.host == this_process().host:
         return owner.is_gone()
     return time.time() - scratch.stat().st_mtime > STRANGER_AGE_S
@@ -149,6 +156,10 @@ def _delete(store: Store, item: Item) -> None:
         # Out of its place first: a `clean` that is killed leaves no half artefact either.
         with store.scratch() as scratch:
             item.path.rename(scratch)
+    elif item.kind == "tmp":
+        with seize(item.path) as is_free:
+            if is_free:
+                discard(item.path)
     elif item.path.is_dir() and not item.path.is_symlink():
         shutil.rmtree(item.path)
     else:

@@ -8,13 +8,14 @@ second change from us.
 
 from __future__ import annotations
 
-import hashlib
 import os
 import sqlite3
 import threading
 import time
 from contextlib import closing
 from pathlib import Path
+
+from pipeline.hashing import hash_file
 
 YOUNG_NS = 2_000_000_000
 
@@ -23,12 +24,6 @@ _TABLE = """CREATE TABLE IF NOT EXISTS digests (
     PRIMARY KEY (folder, name)) WITHOUT ROWID"""
 
 _Folder = dict[str, tuple[str, str]]
-
-
-def hash_file(path: Path | str) -> str:
-    """SHA-256 of a file's content, as 64 hex digits."""
-    with open(path, "rb") as stream:  # noqa: PTH123 - a str as well
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 class DigestMemo:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 from collections.abc import Mapping
 from typing import Any
+
+from pipeline.hashing import hash_bytes
 
 
 def canonical(value: Any) -> str:
@@ -22,7 +23,7 @@ def canonical(value: Any) -> str:
 
 def sha256_of(value: Any) -> str:
     """SHA-256, as 64 hex digits, of a JSON value in canonical form."""
-    return hashlib.sha256(canonical(value).encode("ascii")).hexdigest()
+    return hash_bytes(canonical(value))
 
 
 def content_digest(files: Mapping[str, str]) -> str:

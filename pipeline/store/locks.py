@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -12,7 +13,10 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
+from pipeline.store.disk import children
+
 POLL_S = 0.1
+SUFFIX = ".lock"
 
 _held: set[int] = set()
 
@@ -75,6 +79,54 @@ def is_held(path: Path) -> bool:
         return not _try(descriptor)
     finally:
         os.close(descriptor)
+
+
+def lock_of(folder: Path) -> Path:
+    """Return the lock file beside a scratch folder; the process that writes the folder holds it."""
+    return folder.with_name(f"{folder.name}{SUFFIX}")
+
+
+def scratch_folders(shelf: Path) -> list[Path]:
+    """List the scratch folders in `shelf`, sorted; of a killed process only the lock file may be left."""
+    found = set()
+    for path in children(shelf):
+        if path.name.endswith(SUFFIX) and not path.is_dir():
+            path = path.with_name(path.name.removesuffix(SUFFIX))
+        if owner_of(path):
+            found.add(path)
+    return sorted(found)
+
+
+@contextmanager
+def seize(folder: Path) -> Iterator[bool]:
+    """Take a scratch folder's lock if it is free, so that the folder can be judged and deleted.
+
+    A process id means nothing in another container, even one of the same host name; the lock does.
+
+    Yields:
+        Whether no process holds the lock. True for a folder without a lock file, which an earlier version
+        made: then only its name says whose it is.
+    """
+    path = lock_of(folder)
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    except FileNotFoundError:
+        yield True
+        return
+    except PermissionError:  # another user's
+        yield False
+        return
+    try:
+        yield _try(descriptor) and _is_at(descriptor, path)
+    finally:
+        os.close(descriptor)
+
+
+def discard(folder: Path) -> None:
+    """Delete a scratch folder and its lock file, which the caller has seized or holds."""
+    shutil.rmtree(folder, ignore_errors=True)
+    if not folder.exists():
+        lock_of(folder).unlink(missing_ok=True)
 
 
 def _acquire(path: Path, waiting: Callable[[str], None]) -> int:

@@ -58,7 +58,7 @@ def check(root: Path) -> None:
 
 def write(root: Path) -> None:
     """Marks a folder; whole or not at all."""
-    fresh = root / f".{MARKER}.{os.getpid()}"
+    fresh = root / f".{MARKER}.{os.urandom(6).hex()}"  # a process id may be that of another container too
     fresh.write_text(json.dumps({"schema_version": SCHEMA_VERSION}) + "\n", encoding="utf-8")
     flush(fresh)
     fresh.rename(root / MARKER)

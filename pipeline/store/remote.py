@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import KdpipeError, UsageError
-from pipeline.store.digests import hash_file
+from pipeline.hashing import hash_file
 from pipeline.store.disk import writing
 from pipeline.store.manifest import MANIFEST, DamagedManifest, Manifest, NewerSchema, parse
 from pipeline.store.store import Store
@@ -36,14 +36,19 @@ def _no_note(text: str) -> None:
 
 
 class Remote:
-    """A shared store. Trouble on the way is told as a note, and work goes on without the remote.
+    """A shared store. A failure is noted once, and the run goes on without what failed.
+
+    A failed push ends the pushes of a run, and a failed pull its pulls: a machine that may only read goes on
+    pulling. Both end if the remote's marker cannot be read any more, because then the remote cannot be
+    reached, and each further try may take minutes.
 
     Raises UsageError for a URL that cannot be used at all.
     """
 
     def __init__(self, url: str) -> None:
         self.url = re.sub(r"//[^/@]*@", "//***@", url)  # without what may be a password
-        self._given_up = False
+        self._may_pull = True
+        self._may_push = True
         self._damaged: set[tuple[str, str]] = set()
         protocol = url.partition(":")[0] if "://" in url else "file"
         try:
@@ -87,7 +92,7 @@ class Remote:
 
         A damaged one is refused: the note names it, and `push` will put it right.
         """
-        if self._given_up:
+        if not self._may_pull:
             return False
         try:
             manifest = self._manifest(stage, key)
@@ -99,7 +104,7 @@ class Remote:
             note(f"remote artefact {stage}/{key} is damaged and was refused: {MANIFEST}: {error}")
             return False
         except Exception as error:
-            self._give_up(error, note)
+            self._stop_pulling(error, note)
             return False
         if manifest is None:
             return False
@@ -114,7 +119,7 @@ class Remote:
                 except FileNotFoundError:
                     found = "nothing"
                 except Exception as error:
-                    self._give_up(error, note)
+                    self._stop_pulling(error, note)
                     return False
                 if found != entry["sha256"]:
                     self._damaged.add((stage, key))
@@ -128,7 +133,7 @@ class Remote:
 
     def push(self, stage: str, key: str, store: Store, note: Note = _no_note) -> bool:
         """Uploads an artefact of the store unless it is there; whether it did."""
-        if self._given_up:
+        if not self._may_push:
             return False
         repairing = (stage, key) in self._damaged
         try:
@@ -145,7 +150,7 @@ class Remote:
         except KdpipeError:
             raise
         except Exception as error:
-            self._give_up(error, note)
+            self._stop_pushing(error, note)
             return False
         self._damaged.discard((stage, key))
         return True
@@ -183,9 +188,27 @@ class Remote:
     def _at(self, path: str) -> str:
         return f"{self._root.rstrip('/')}/{path}"
 
-    def _give_up(self, error: Exception, note: Note) -> None:
-        self._given_up = True
-        note(f"remote {self.url} fails ({_said(error)}); this run goes on without it")
+    def _stop_pulling(self, error: Exception, note: Note) -> None:
+        self._may_pull = False
+        self._note_failure("pull", error, note)
+
+    def _stop_pushing(self, error: Exception, note: Note) -> None:
+        self._may_push = False
+        self._note_failure("push", error, note)
+
+    def _note_failure(self, verb: str, error: Exception, note: Note) -> None:
+        if self._is_reachable():
+            note(f"remote {self.url}: the {verb} fails ({_said(error)}); this run goes on without {verb}ing")
+        else:
+            self._may_pull = self._may_push = False
+            note(f"remote {self.url} fails ({_said(error)}); this run goes on without it")
+
+    def _is_reachable(self) -> bool:
+        try:
+            self._fs.cat_file(self._at(MARKER))
+        except Exception:  # each backend has its own family of errors
+            return False
+        return True
 
     def _unusable(self, error: Exception) -> UsageError:
         return UsageError(

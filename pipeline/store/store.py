@@ -3,7 +3,8 @@
 store.json                  marks the folder as a store, with its schema_version
 artefacts/STAGE/KEY/        an artefact's files and its manifest, artefact.json
 work/STAGE-KEY/             checkpoints of a stage that has not finished
-tmp/PID.START.RANDOM.HOST/  what a stage is writing now, named after its process
+tmp/PID.START.RANDOM.HOST/  what a stage is writing now, named after its process; the file of the same
+                            name with .lock is held until the folder is published or deleted
 locks/STAGE-KEY.lock        held while an artefact is being made
 damaged/, logs/             artefacts set aside; tracebacks of crashes
 digests.sqlite              file digests remembered (`pipeline.store.digests`)
@@ -23,11 +24,12 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline import __version__
 from pipeline.errors import StageError
+from pipeline.hashing import hash_file
 from pipeline.store import marker
-from pipeline.store.digests import DigestMemo, hash_file
+from pipeline.store.digests import DigestMemo
 from pipeline.store.disk import children, flush, flush_tree, refusal, writing
 from pipeline.store.keys import content_digest, sha256_of
-from pipeline.store.locks import hold, own_name, owner_of
+from pipeline.store.locks import discard, hold, lock_of, own_name, owner_of, scratch_folders, seize
 from pipeline.store.manifest import (
     MANIFEST,
     Damage,
@@ -157,13 +159,16 @@ class Store:
     @contextmanager
     def scratch(self) -> Iterator[Path]:
         """An empty folder on the store's disk, gone afterwards (or swept up if we are killed)."""
-        with writing(self.root):
-            folder = self._folder("tmp") / own_name()
-            folder.mkdir()
-        try:
-            yield folder
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
+        with ExitStack() as held:
+            with writing(self.root):
+                folder = self._folder("tmp") / own_name()
+                # The lock comes before the folder: no other process ever sees the folder without it.
+                held.enter_context(hold(lock_of(folder), lambda holder: None))
+                folder.mkdir()
+            try:
+                yield folder
+            finally:
+                shutil.rmtree(folder, ignore_errors=True)
 
     def open_work(self, stage: str, key: str, *, anew: bool = False) -> Path:
         """The folder for a stage's checkpoints; `anew` forgets those of an earlier run."""
@@ -280,13 +285,18 @@ class Store:
         return path
 
     def sweep(self) -> list[Path]:
-        """Deletes the scratch folders of processes that are gone; returns them."""
+        """Delete the scratch folders whose lock is free and whose process is gone; return them."""
         swept = []
-        for folder in children(self.root / "tmp"):
-            owner = owner_of(folder)
-            if owner and owner.is_gone():
-                shutil.rmtree(folder, ignore_errors=True)
-                swept.append(folder)
+        for folder in scratch_folders(self.root / "tmp"):
+            with seize(folder) as is_free:
+                if not is_free:
+                    continue
+                owner = owner_of(folder)
+                if not folder.exists():
+                    discard(folder)  # a killed process left only its lock file
+                elif owner and owner.is_gone():
+                    discard(folder)
+                    swept.append(folder)
         return swept
 
     def _judge(self, stage: str, key: str, digest: Callable[[Path], str]) -> Found:

@@ -6,7 +6,8 @@
     python predict.py image.png --target onnxruntime-int8 --top 3 --json
     python predict.py --list                what is in the bundle, and what can run here
 
-Exit codes: 0 done, 1 a check failed, 2 wrong usage, 4 no target of the bundle can run here.
+Exit codes: 0 done; 1 the bundle is damaged, a check failed or a model failed; 2 wrong usage or an image that
+cannot be read; 4 the target, or no target of the bundle, can run here.
 """
 
 from __future__ import annotations
@@ -20,7 +21,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+try:
+    import numpy as np
+except ImportError as missing:
+    if __name__ != "__main__":
+        raise
+    print(f"error: this program needs numpy: {missing} (pip install numpy)", file=sys.stderr)
+    sys.exit(4)
 
 HERE = Path(__file__).resolve().parent
 IMPORTS = {
@@ -34,8 +41,22 @@ IMPORTS = {
 }
 
 
+REQUIRED = {"default_target": str, "input": str, "preprocessing": dict, "targets": dict}
+"""What the manifest must have to run a model, each with its type."""
+
+PREPROCESSING = ("image_size", "channels", "resize", "scale", "mean", "std")
+
+
 class Unavailable(Exception):  # noqa: N818 - reads as the sentence it is
     """This target cannot run here; the text says why."""
+
+
+class Refused(Exception):  # noqa: N818 - reads as the sentence it is
+    """The runtime is here, but it refuses the model or fails to run it; the text says why."""
+
+
+class Damaged(Exception):  # noqa: N818 - reads as the sentence it is
+    """A file of the bundle is missing or cannot be used; the text says which and why."""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -50,7 +71,13 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--selftest", action="store_true", help="check files and golden outputs")
     parser.add_argument("--list", action="store_true", help="list the targets")
     options = parser.parse_args(arguments)
-    manifest = json.loads((HERE / "manifest.json").read_text(encoding="utf-8"))
+    try:
+        manifest = read_manifest(need_files=options.selftest)
+    except Damaged as error:
+        return _fail(str(error), 1)
+    if options.target and options.target not in manifest["targets"]:
+        targets = ", ".join(manifest["targets"])
+        return _fail(f"no target {options.target!r} in this bundle; there are: {targets}", 2)
     if options.selftest:
         return selftest(manifest, options)
     if options.list:
@@ -61,23 +88,51 @@ def main(arguments: list[str] | None = None) -> int:
     return predict(manifest, options)
 
 
+def read_manifest(need_files: bool) -> dict[str, Any]:
+    """The content of manifest.json. Raises Damaged if it is missing, cannot be read or lacks something."""
+    try:
+        manifest: dict[str, Any] = json.loads((HERE / "manifest.json").read_text(encoding="utf-8"))
+    except OSError as error:
+        raise Damaged(f"manifest.json cannot be read: {_reason(error)}") from None
+    except ValueError as error:
+        raise Damaged(f"manifest.json is damaged: {_reason(error)}") from None
+    if not isinstance(manifest, dict):
+        raise Damaged("manifest.json is damaged: it is not a JSON object")
+    for key, kind in {**REQUIRED, **({"files": dict} if need_files else {})}.items():
+        if not isinstance(manifest.get(key), kind):
+            raise Damaged(f"manifest.json is damaged: it has no {key!r}, or one of another type")
+    for key in PREPROCESSING:
+        if key not in manifest["preprocessing"]:
+            raise Damaged(f"manifest.json is damaged: its preprocessing has no {key!r}")
+    for name, target in manifest["targets"].items():
+        if not isinstance(target, dict) or not isinstance(target.get("runtime"), str):
+            raise Damaged(f"manifest.json is damaged: the target {name!r} has no runtime")
+    return manifest
+
+
 def predict(manifest: dict[str, Any], options: argparse.Namespace) -> int:
     name = options.target or manifest["default_target"]
     if name not in manifest["targets"]:
-        return _fail(f"no target {name!r} in this bundle; there are: {', '.join(manifest['targets'])}", 2)
-    labels = (HERE / "labels.txt").read_text(encoding="utf-8").splitlines()
-    try:
-        images = np.concatenate(
-            [read_images(Path(file), manifest["preprocessing"]) for file in options.images]
-        )
-    except (OSError, ValueError) as error:
-        return _fail(str(error), 2)
-    if not len(images):
+        return _fail(f"manifest.json is damaged: there is no target {name!r}, its default", 1)
+    images = []
+    for file in options.images:
+        try:
+            images.append(read_images(Path(file), manifest["preprocessing"]))
+        except Exception as error:  # image readers raise errors of many classes
+            reason = _reason(error)
+            return _fail(reason if file in reason else f"{file} cannot be read: {reason}", 2)
+    pixels = np.concatenate(images)
+    if not len(pixels):
         return _fail(f"there is no image in {', '.join(options.images)}", 2)
     try:
-        logits = run(manifest, name, images, options.threads)
+        logits = run(manifest, name, pixels, options.threads)
+        labels = read_labels(logits.shape[1])
     except Unavailable as error:
         return _fail(f"{name} cannot run here: {error}", 4)
+    except Refused as error:
+        return _fail(f"{name} failed: {error}; python predict.py --selftest checks the bundle", 1)
+    except Damaged as error:
+        return _fail(str(error), 1)
     probabilities = softmax(logits)
     results = []
     for row in probabilities:
@@ -95,50 +150,124 @@ def predict(manifest: dict[str, Any], options: argparse.Namespace) -> int:
     return 0
 
 
+def read_labels(classes: int) -> list[str]:
+    """The name of every class. Raises Damaged if there are fewer."""
+    try:
+        labels = (HERE / "labels.txt").read_text(encoding="utf-8").splitlines()
+    except (OSError, ValueError) as error:
+        raise Damaged(f"labels.txt cannot be read: {_reason(error)}") from None
+    if len(labels) < classes:
+        raise Damaged(f"labels.txt is damaged: it has {len(labels)} lines, the model has {classes} classes")
+    return labels
+
+
 def selftest(manifest: dict[str, Any], options: argparse.Namespace) -> int:
-    """Every file against its SHA-256, then every target that can run here against its golden outputs."""
-    failures: list[str] = []
+    """Compare every file with its SHA-256, then every target that can run here with its golden outputs.
+
+    All faults are reported, each as soon as it is known: a damaged model may crash its runtime.
+    """
+    damaged = {}
     for path, entry in manifest["files"].items():
-        file = HERE / path
-        if not file.is_file():
-            failures.append(f"{path} is missing")
-        elif hashlib.sha256(file.read_bytes()).hexdigest() != entry["sha256"]:
-            failures.append(f"{path} is damaged: its SHA-256 is not the manifest's")
-    print(f"files: {len(manifest['files'])} checked, {len(failures)} wrong")
-    inputs = np.load(HERE / "golden" / "inputs.npy", allow_pickle=False)
-    tested = 0
+        fault = _file_fault(HERE / path, entry)
+        if fault:
+            damaged[path] = fault
+            _report_failure(f"{path} {fault}")
+    print(f"files: {len(manifest['files'])} checked, {len(damaged)} wrong", flush=True)
+    inputs, failures, tested = None, len(damaged), 0
+    if "golden/inputs.npy" not in damaged:
+        try:
+            inputs = read_golden("inputs")
+        except Damaged as error:
+            failures += 1
+            _report_failure(str(error))
     for name, target in manifest["targets"].items():
         if options.target and name != options.target:
             continue
-        golden = HERE / "golden" / f"{name}.npy"
-        if not golden.is_file():
-            print(f"{name}: not tested, it was not run where the bundle was made")
+        own = (f"models/{name}/", f"golden/{name}.npy")
+        if any(path.startswith(own) for path in damaged):
+            print(f"{name}: not tested, its files are damaged", flush=True)
             continue
-        expected = np.load(golden, allow_pickle=False)
+        if not (HERE / "golden" / f"{name}.npy").is_file():
+            print(f"{name}: not tested, it was not run where the bundle was made", flush=True)
+            continue
+        if inputs is None:
+            print(f"{name}: not tested, the golden inputs are damaged", flush=True)
+            continue
         try:
-            found = run(manifest, name, inputs, options.threads)
+            good, comparison = compare_with_golden(manifest, name, target, inputs, options.threads)
         except Unavailable as error:
-            print(f"{name}: not tested, {error}")
+            print(f"{name}: not tested, {error}", flush=True)
             continue
+        except (Refused, Damaged) as error:
+            good, comparison = False, str(error)
+            fault = comparison
+        else:
+            fault = "it does not give its golden outputs here"
         tested += 1
-        largest = float(np.abs(found - expected).max()) / max(float(expected.std()), 1e-12)
-        agreement = float((found.argmax(1) == expected.argmax(1)).mean())
-        good = largest <= target["tolerance"] and agreement >= target["least_agreement"]
-        verdict = "passed" if good else "FAILED"
-        print(
-            f"{name}: {verdict}, largest logit difference {largest:.2g} of their standard deviation "
-            f"(at most {target['tolerance']:g}), {agreement:.0%} of {len(inputs)} images alike"
-        )
+        print(f"{name}: {'passed' if good else 'FAILED'}, {comparison}", flush=True)
         if not good:
-            failures.append(f"{name} does not give its golden outputs here")
-    for failure in failures:
-        print(f"failed: {failure}", file=sys.stderr)
+            failures += 1
+            _report_failure(f"{name}: {fault}")
     if failures:
-        return 1
+        return _fail(
+            f"self-test failed, {failures} faults" if failures > 1 else "self-test failed, 1 fault", 1
+        )
     if not tested:
         return _fail("no target of this bundle can run here; install what requirements.txt names", 4)
     print("self-test passed")
     return 0
+
+
+def compare_with_golden(
+    manifest: dict[str, Any], name: str, target: dict[str, Any], inputs: np.ndarray, threads: int
+) -> tuple[bool, str]:
+    """Whether a target gives its golden outputs, and the comparison in words.
+
+    Raises Unavailable if it cannot run here, Refused if it fails, Damaged if golden outputs or limits are
+    missing.
+    """
+    expected = read_golden(name)
+    missing = [
+        key for key in ("tolerance", "least_agreement") if not isinstance(target.get(key), (int, float))
+    ]
+    if missing:
+        raise Damaged(f"manifest.json is damaged: the target has no {missing[0]!r}")
+    found = run(manifest, name, inputs, threads)
+    if found.shape != expected.shape:
+        raise Refused(f"its outputs have the shape {found.shape}, the golden ones {expected.shape}")
+    largest = float(np.abs(found - expected).max()) / max(float(expected.std()), 1e-12)
+    agreement = float((found.argmax(1) == expected.argmax(1)).mean())
+    good = largest <= target["tolerance"] and agreement >= target["least_agreement"]
+    return good, (
+        f"largest logit difference {largest:.2g} of their standard deviation "
+        f"(at most {target['tolerance']:g}), {agreement:.0%} of {len(inputs)} images alike"
+    )
+
+
+def read_golden(name: str) -> np.ndarray:
+    """The array in golden/NAME.npy. Raises Damaged if it cannot be read or is empty."""
+    try:
+        array: np.ndarray = np.load(HERE / "golden" / f"{name}.npy", allow_pickle=False)
+    except Exception as error:  # numpy raises errors of many classes
+        raise Damaged(f"golden/{name}.npy cannot be read: {_reason(error)}") from None
+    if not isinstance(array, np.ndarray) or not array.size:
+        raise Damaged(f"golden/{name}.npy holds no array of numbers")
+    return array
+
+
+def _file_fault(file: Path, entry: Any) -> str:
+    """What is wrong with a file of the manifest, or ""."""
+    if not isinstance(entry, dict) or not isinstance(entry.get("sha256"), str):
+        return "has no SHA-256 in the manifest"
+    if not file.is_file():
+        return "is missing"
+    try:
+        content = file.read_bytes()
+    except OSError as error:
+        return f"cannot be read: {_reason(error)}"
+    if hashlib.sha256(content).hexdigest() != entry["sha256"]:
+        return "is damaged: its SHA-256 is not the manifest's"
+    return ""
 
 
 def list_targets(manifest: dict[str, Any], options: argparse.Namespace) -> int:
@@ -158,7 +287,7 @@ def list_targets(manifest: dict[str, Any], options: argparse.Namespace) -> int:
         return 0
     for row in rows:
         mark = "*" if row["default"] else " "
-        top1 = f"{row['top1']:.2f} %" if row["top1"] is not None else "not measured"
+        top1 = f"{row['top1']:.2f} %" if row.get("top1") is not None else "not measured"
         print(f"{mark} {row['target']:22} top-1 {top1:>12}   runs here: {row['runs_here']}")
     return 0
 
@@ -210,7 +339,10 @@ def read_images(file: Path, preprocessing: dict[str, Any]) -> np.ndarray:
 
 
 def run(manifest: dict[str, Any], name: str, images: np.ndarray, threads: int) -> np.ndarray:
-    """Logits (N, classes) float32 of uint8 images (N, H, W, C) by one target's files."""
+    """Logits (N, classes) float32 of uint8 images (N, H, W, C) by one target's files.
+
+    Raises Unavailable if the target cannot run here, Refused if its runtime fails to load or to run it.
+    """
     target = manifest["targets"][name]
     folder = HERE / "models" / name
     runner = RUNNERS.get(target["runtime"])
@@ -222,12 +354,23 @@ def run(manifest: dict[str, Any], name: str, images: np.ndarray, threads: int) -
         module = __import__(IMPORTS[target["runtime"]])
     except ImportError as error:
         raise Unavailable(f"{target['runtime']} is not installed ({error})") from None
+    except Exception as error:  # a library is missing or of another version
+        raise Unavailable(f"{target['runtime']} cannot be imported ({_reason(error)})") from None
+    try:
+        return _run(manifest, target, runner(module, folder, threads), images)
+    except (Unavailable, Refused):
+        raise
+    except Exception as error:  # every runtime raises errors of its own classes
+        raise Refused(f"{target['runtime']} refuses the model: {_reason(error)}") from None
+
+
+def _run(manifest: dict[str, Any], target: dict[str, Any], call: Any, images: np.ndarray) -> np.ndarray:
     feed = images
     if manifest["input"] == "float32_nchw" or target["runtime"] == "ncnn":
         feed = normalise(images, manifest["preprocessing"])
-    step = min(len(images), target["batch_max"])
+    step = min(len(images), target.get("batch_max") or len(images))
     parts = [np.ascontiguousarray(feed[start : start + step]) for start in range(0, len(feed), step)]
-    call, least = runner(module, folder, threads), target.get("batch_min", 1)
+    least = target.get("batch_min", 1)
     # An engine takes no batch below its smallest: images go round, and their answers are left out.
     logits = [call(part[np.arange(max(len(part), least)) % len(part)])[: len(part)] for part in parts]
     return np.concatenate(logits).astype(np.float32)
@@ -250,7 +393,7 @@ def run_onnxruntime(module: Any, folder: Path, threads: int) -> Any:
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.log_severity_level = 3
-    file = next(folder.glob("*.onnx"))
+    file = _file_of(folder, "*.onnx")
     runtime = folder.name.rpartition("-")[0]
     provider, settings = "CPUExecutionProvider", {}
     if runtime != "onnxruntime":
@@ -276,7 +419,7 @@ def run_openvino(module: Any, folder: Path, threads: int) -> Any:
     hint = {"fp32": "f32", "bf16": "bf16"}.get(folder.name.rpartition("-")[2])
     if hint:
         settings["INFERENCE_PRECISION_HINT"] = hint
-    compiled = core.compile_model(str(next(folder.glob("*.xml"))), "CPU", settings)
+    compiled = core.compile_model(str(_file_of(folder, "*.xml")), "CPU", settings)
     found = compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name()
     if hint == "bf16" and found != "bf16":
         raise Unavailable(f"the processor does not compute bfloat16; OpenVINO would run it in {found}")
@@ -290,16 +433,16 @@ def run_ncnn(module: Any, folder: Path, threads: int) -> Any:
     network.opt.use_fp16_packed = network.opt.use_fp16_storage = network.opt.use_fp16_arithmetic = half
     network.opt.use_bf16_storage = False
     for pattern, load in (("*.param", network.load_param), ("*.bin", network.load_model)):
-        file = next(folder.glob(pattern))
+        file = _file_of(folder, pattern)
         if load(str(file)) != 0:  # going on would crash
-            raise Unavailable(f"ncnn refuses {file.name}")
+            raise Refused(f"ncnn cannot load {file.name}")
 
     def one(image: np.ndarray) -> np.ndarray:
         extractor = network.create_extractor()
         code = extractor.input("in0", module.Mat(image).clone())
         code, logits = extractor.extract("out0") if code == 0 else (code, None)
         if code != 0:
-            raise Unavailable(f"ncnn could not run the network (return code {code})")
+            raise Refused(f"ncnn could not run the network (return code {code})")
         return np.array(logits, np.float32).reshape(-1)
 
     return lambda part: np.stack([one(image) for image in part])
@@ -309,7 +452,7 @@ def run_tensorrt(module: Any, folder: Path, threads: int) -> Any:
     """Executes an engine with nothing but TensorRT and the CUDA runtime library (by ctypes)."""
     cuda = _cuda_runtime()
     runtime = module.Runtime(module.Logger(module.Logger.ERROR))
-    engine = runtime.deserialize_cuda_engine(next(folder.glob("*.engine")).read_bytes())
+    engine = runtime.deserialize_cuda_engine(_file_of(folder, "*.engine").read_bytes())
     if engine is None:
         raise Unavailable(
             "TensorRT refused the engine: it was built for another GPU or TensorRT version, or it is "
@@ -336,7 +479,7 @@ def run_tensorrt(module: Any, folder: Path, threads: int) -> Any:
                 cuda.cudaMemcpy(device, host.ctypes.data_as(ctypes.c_void_p), ctypes.c_size_t(host.nbytes), 1)
             )
             if not context.execute_async_v3(0):
-                raise Unavailable("TensorRT could not run the engine")
+                raise Refused("TensorRT could not run the engine")
             _check(cuda.cudaDeviceSynchronize())
             device, host = buffers["logits"]
             _check(
@@ -377,6 +520,26 @@ def _cuda_runtime() -> Any:
 def _check(code: int) -> None:
     if code:
         raise Unavailable(f"the CUDA runtime reports error {code}")
+
+
+def _file_of(folder: Path, pattern: str) -> Path:
+    files = sorted(folder.glob(pattern))
+    if not files:
+        raise Refused(f"models/{folder.name} has no file {pattern}")
+    return files[0]
+
+
+def _reason(error: BaseException) -> str:
+    """An exception in one line: its text, or its class where it has none."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    name = type(error).__name__
+    if not lines:
+        return name
+    return lines[0] if isinstance(error, (OSError, ValueError)) else f"{name}: {lines[0]}"
+
+
+def _report_failure(text: str) -> None:
+    print(f"failed: {text}", file=sys.stderr, flush=True)
 
 
 def _fail(text: str, code: int) -> int:

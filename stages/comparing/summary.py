@@ -20,7 +20,7 @@ LEVEL = 0.05
 def comparison(
     runs: Sequence[Mapping[str, Any]], predictions: Predictions, about: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Return the content of `comparison.json` (docs/artefacts.md).
+    """Return the content of `comparison.json` (docs/reference/artefacts.md).
 
     Args:
         runs: Every run with `label`, `seed`, `methods`, `key`, `digest`, `metrics` of its stage, and `failed`

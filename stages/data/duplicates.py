@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from pipeline.hashing import hash_file
 from stages.data.images import Source
 
 _MOST_FILES = 20_000
@@ -45,14 +46,13 @@ def _repeated_files(train: Iterable[Path], test: Iterable[Path]) -> int:
         return 0
     count = 0
     for left, right in alike:
-        known = {_bytes(path) for path in left}
-        count += sum(_bytes(path) in known for path in right)
+        known = {_content(path) for path in left}
+        count += sum(_content(path) in known for path in right)
     return count
 
 
-def _bytes(path: Path) -> bytes:
+def _content(path: Path) -> str:
     try:
-        with path.open("rb") as stream:
-            return hashlib.file_digest(stream, "sha256").digest()
+        return hash_file(path)
     except OSError:  # it is named when it is decoded
-        return str(path).encode("utf-8", "surrogateescape")
+        return str(path)

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import DataError
+from pipeline.hashing import hash_file
 from stages.data.class_folders import class_folders
 from stages.data.places import digits_file, idx_files, npz_files
 from stages.data.registry import plugin_settings
@@ -60,7 +61,7 @@ def official_fingerprint(name: str) -> str:
 
 def certify(settings: Any, base: Path) -> None:
     """Writes down that what lies in `base` now came out of the official, verified archives."""
-    content = _of_files(settings.name, base, torchvision_files.files(settings, base), _sha256)
+    content = _of_files(settings.name, base, torchvision_files.files(settings, base), hash_file)
     text = json.dumps({"set": settings.name, "official_content": content}) + "\n"
     _certificate(settings, base).write_text(text, encoding="utf-8")
 
@@ -101,8 +102,3 @@ def _hash(lines: list[str]) -> str:
     return hashlib.sha256(
         b"\0".join(line.encode("utf-8", "surrogateescape") for line in ("kdpipe-data-1", *lines))
     ).hexdigest()
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()

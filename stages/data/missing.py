@@ -5,12 +5,11 @@ Light: imports the standard library alone.
 
 from __future__ import annotations
 
-import os
-import re
 from pathlib import Path
 from typing import Any
 
 from pipeline.errors import DataError
+from pipeline.paths import expand
 
 LAYOUTS = {
     "npz": (
@@ -71,14 +70,10 @@ def root_of(settings: Any) -> Path:
     """The set's folder as the user meant it, whether or not it exists. DataError if there is none."""
     if not settings.root:
         raise missing(settings, "data.root is not set")
-    text = os.path.expandvars(settings.root)
-    unset = re.findall(r"\$\{?(\w+)\}?", text)
-    if unset:
-        raise missing(settings, f"data.root is {settings.root}, but ${unset[0]} is not set")
     try:
-        return Path(text).expanduser()
-    except RuntimeError as error:
-        raise missing(settings, f"data.root is {settings.root}: {error}") from error
+        return expand(settings.root)
+    except ValueError as error:
+        raise missing(settings, f"data.root is {settings.root}, but {error}") from error
 
 
 def existing_root(settings: Any) -> Path:

@@ -27,7 +27,7 @@ class Figure:
         value: The value; None if it was not measured.
         interval: Its 95 % interval; None if the value is exact.
         why: Why there is no value.
-        flags: What makes a latency doubtful (docs/measuring.md).
+        flags: What makes a latency doubtful (docs/concepts/measuring.md).
         least: The shortest sample of a latency, in milliseconds.
     """
 
@@ -95,7 +95,7 @@ def judge(gates: Sequence[GateSettings], measured: Measured) -> list[dict[str, A
         measured: The measurements.
 
     Returns:
-        The judgements, JSON-ready, in the order of gates and targets. docs/artefacts.md lists the keys.
+        The judgements, JSON-ready, in the order of gates and targets (keys: docs/reference/artefacts.md).
     """
     judgements = []
     for number, gate in enumerate(gates):

@@ -48,7 +48,7 @@ METRICS: dict[str, Metric] = {
 }
 
 FEWEST_SAMPLES = {50: 10, 90: 44, 99: 459}
-"""The fewest samples that support a percentile (docs/measuring.md). Measuring always takes at least 10."""
+"""The fewest samples that support a percentile (docs/concepts/measuring.md); measuring takes at least 10."""
 
 
 class GateSettings(Settings):

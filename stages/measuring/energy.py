@@ -17,11 +17,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from pipeline.heartbeat import Told, unheard
 from stages.measuring.contention import read
 from stages.measuring.nvml import LIBRARY, connect
 
 POLL_S = 0.05
 """How often a power monitor is read. NVML's and RAPL's counters are read at the two ends only."""
+
+REST_S = 5.0
+"""Longest sleep at a time while the idle baseline is taken."""
 
 SHORTEST_S = 0.5
 """NVML's counter moves about every 0.1 s: energy over less than this is not given."""
@@ -97,11 +101,13 @@ def find(on_gpu: bool, root: Path = Path("/"), nvml: str = LIBRARY) -> Source | 
     return _rapl(root)
 
 
-def idle_watts(source: Source, seconds: float) -> float:
-    """What is drawn while this process sleeps."""
+def idle_watts(source: Source, seconds: float, resting: Told = unheard) -> float:
+    """What is drawn while this process sleeps. resting: called with the seconds done and planned."""
     source.start()
     began = time.perf_counter()
-    time.sleep(seconds)
+    while (left_s := seconds - (time.perf_counter() - began)) > 0.0:
+        time.sleep(min(left_s, REST_S))
+        resting(seconds - left_s, seconds)
     return source.stop() / (time.perf_counter() - began)
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from pipeline.heartbeat import Told, unheard
 from stages.measuring.nvml import Nvml, connect
 from stages.runtimes.identity import ON_GPU
 from stages.runtimes.on_gpu import GpuTiming, Phases
@@ -63,9 +64,13 @@ def throttling(clocks_mhz: Sequence[int] | None, reasons: Sequence[str]) -> list
     return found
 
 
-def phases(timing: GpuTiming) -> dict[str, Any]:
-    """The scorecard's `gpu`: `PHASES` inferences by CUDA events."""
-    return summarise([timing.phases() for _ in range(PHASES)])
+def phases(timing: GpuTiming, timed: Told = unheard) -> dict[str, Any]:
+    """The scorecard's `gpu`: `PHASES` inferences by CUDA events. timed: called with their number so far."""
+    taken = []
+    for number in range(PHASES):
+        taken.append(timing.phases())
+        timed(number + 1, PHASES)
+    return summarise(taken)
 
 
 def summarise(taken: Sequence[Phases]) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from pipeline.heartbeat import Told, unheard
 from stages.measuring.contention import Watch
 from stages.statistics.percentiles import FEWEST, bootstrap_ci_ns, carried, percentile_ns
 from stages.statistics.steadiness import is_steady
@@ -74,6 +75,8 @@ def sample(
     warmup_max_s: float = 5.0,
     watch: Watch | None = None,
     between: Callable[[], None] | None = None,
+    warming: Told = unheard,
+    sampling: Told = unheard,
 ) -> Samples:
     """Warms up to steady state, then times `call` until steady state.
 
@@ -82,8 +85,9 @@ def sample(
     off meanwhile.
 
     between: called once when the warm-up is over, before the first sample.
+    warming, sampling: called between calls with the seconds done and planned of each part.
     """
-    warmup, shortest_ns = warm_up(call, warmup_s=warmup_s, warmup_max_s=warmup_max_s)
+    warmup, shortest_ns = warm_up(call, warmup_s=warmup_s, warmup_max_s=warmup_max_s, warming=warming)
     loops = max(1, math.ceil(CLOCK_STEPS * clock_step_ns() / max(shortest_ns, 1)))
     if between:
         between()
@@ -112,8 +116,10 @@ def sample(
                     break
                 del wall[: len(wall) // 3], cpu[: len(cpu) // 3]
                 deadline = elapsed + duration_s / 3
-            if watch and elapsed >= next_look:
-                watch.look()
+            if elapsed >= next_look:
+                if watch:
+                    watch.look()
+                sampling(elapsed, max(deadline, elapsed))
                 next_look = elapsed + LOOK_EVERY_S
         seconds = time.perf_counter() - began
     ns, cpu_ns = np.asarray(wall, dtype=np.int64), np.asarray(cpu, dtype=np.int64)
@@ -129,7 +135,9 @@ def sample(
     )
 
 
-def warm_up(call: Callable[[], None], *, warmup_s: float, warmup_max_s: float) -> tuple[Warmup, int]:
+def warm_up(
+    call: Callable[[], None], *, warmup_s: float, warmup_max_s: float, warming: Told = unheard
+) -> tuple[Warmup, int]:
     """Calls until steady; returns what that took and the shortest call in nanoseconds.
 
     The rule: at least `WARMUP_CALLS` calls and `warmup_s`; then on until the newest half of the
@@ -143,6 +151,7 @@ def warm_up(call: Callable[[], None], *, warmup_s: float, warmup_max_s: float) -
         call()
         times.append(time.perf_counter_ns() - before)
         seconds = time.perf_counter() - started
+        warming(seconds, max(warmup_max_s, seconds))
         if len(times) < WARMUP_CALLS or seconds < next_test:
             continue
         newest = np.asarray(times[-max(WARMUP_WINDOW, len(times) // 2) :])

@@ -3,24 +3,21 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import signal
 import subprocess
-import sys
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
+from pipeline.child_process import environment, python_command
 from pipeline.errors import StageError
+from pipeline.heartbeat import Beat, Heartbeat, Hung, Silence, beat_of, follow
 from pipeline.machine import allowed_cores
 from stages.measuring import pinning
 from stages.measuring.settings import MeasureSettings
-
-WORKER_GRACE_S = 600.0
-"""How long a worker may take beyond its planned sampling before it counts as hung."""
-
-HOME = Path(__file__).resolve().parents[2]
 
 
 @dataclass(frozen=True)
@@ -78,30 +75,85 @@ def cores_for(measure: MeasureSettings, threads: int) -> list[int]:
 
 
 def run(
-    subject: Subject, measure: MeasureSettings, mode: str, *, planned_s: float, **more: Any
+    subject: Subject,
+    measure: MeasureSettings,
+    mode: str,
+    *,
+    heard: Callable[[Beat], object] = lambda beat: None,
+    silence: Silence | None = None,
+    **more: Any,
 ) -> tuple[dict[str, Any], Path]:
-    """Runs one worker to its end: its result, and the folder it wrote into.
+    """Runs one worker to its end, however long that takes, unless it falls silent (`pipeline.heartbeat`).
 
-    planned_s: how long it means to sample. Raises StageError if it hangs, dies or refuses.
+    Args:
+        subject: the target.
+        measure: how to measure it.
+        mode: what to measure, see `stages.measuring.worker`.
+        heard: called with each of the worker's beats.
+        silence: how long the worker may be silent.
+        more: further entries of the worker's job; `threads` among them.
+
+    Returns:
+        The worker's result, and the folder that it wrote into.
+
+    Raises:
+        StageError: the worker hung, died or refused.
     """
-    where = f"stage measure, target {subject.target['target']}"
     name = "-".join([subject.slug, mode, *(f"{value}" for value in more.values() if value is not None)])
     output = fresh_folder(subject.work / name)
     cores = cores_for(measure, int(more.get("threads") or measure.threads[-1]))
     job_file = write_job(subject.job(measure, mode, output=str(output), cores=cores, **more), output)
-    limit_s = planned_s + WORKER_GRACE_S
+    with (output / "stderr.txt").open("w+", encoding="utf-8", errors="replace") as errors:
+        process = start(job_file, subject, stdin=subprocess.DEVNULL, stderr=errors)
+        try:
+            for line in follow(process, Heartbeat(silence or Silence(), time.monotonic())):
+                beat = beat_of(line)
+                if beat:
+                    heard(beat)
+            process.wait()
+        except Hung as why:
+            raise hung(subject, str(why)) from None
+        finally:
+            end(process)
+        errors.seek(0)
+        said = errors.read()
+    return read_result(output, process.returncode, said, subject.target["target"]), output
+
+
+def start(job_file: Path, subject: Subject, *, stdin: int, stderr: IO[str]) -> subprocess.Popen[bytes]:
+    """Starts a worker; its beats and answers come on its standard output. Raises StageError if that fails."""
     try:
-        finished = subprocess.run(
-            command(job_file), capture_output=True, text=True, timeout=limit_s, check=False, env=environment()
+        return subprocess.Popen(
+            command(job_file), stdin=stdin, stdout=subprocess.PIPE, stderr=stderr, env=environment()
         )
-    except subprocess.TimeoutExpired:
+    except OSError as error:
+        target = subject.target["target"]
         raise StageError(
-            f"measuring {subject.target['target']} hung",
-            where=where,
-            why=f"no result within {limit_s:.0f} s",
-            hint="run it again; if it hangs again, leave the target out of `targets`",
-        ) from None
-    return read_result(output, finished.returncode, finished.stderr, subject.target["target"]), output
+            f"the process that measures {target} cannot be started",
+            where=f"stage measure, target {target}",
+            why=str(error),
+            hint="free memory or end other processes, then run it again",
+        ) from error
+
+
+def hung(subject: Subject, why: str) -> StageError:
+    """What to raise for a worker that fell silent."""
+    target = subject.target["target"]
+    return StageError(
+        f"measuring {target} hung",
+        where=f"stage measure, target {target}",
+        why=why,
+        hint="run it again; if it hangs again, leave the target out of `targets`",
+    )
+
+
+def end(process: subprocess.Popen[bytes]) -> None:
+    """Ends a worker that is still running, and waits for it."""
+    if process.poll() is None:
+        process.kill()
+        process.wait()
+    if process.stdout is not None:
+        process.stdout.close()
 
 
 def fresh_folder(folder: Path) -> Path:
@@ -117,12 +169,7 @@ def write_job(job: dict[str, Any], folder: Path) -> Path:
 
 
 def command(job_file: Path) -> list[str]:
-    return [sys.executable, "-m", "stages.measuring.worker", str(job_file)]
-
-
-def environment() -> dict[str, str]:
-    """The worker must find the same kdpipe as its parent, also where that is not installed."""
-    return {**os.environ, "PYTHONPATH": os.pathsep.join([str(HOME), *sys.path[1:]])}
+    return python_command("stages.measuring.worker", str(job_file))
 
 
 def read_result(folder: Path, returncode: int, stderr: str, target: str) -> dict[str, Any]:

@@ -13,8 +13,12 @@ from typing import Any, Literal
 
 import numpy as np
 
+from pipeline.heartbeat import Told, unheard
 from stages.measuring.latency import collector_off, ms
 from stages.statistics.percentiles import FEWEST, bootstrap_ci_ns, carried, percentile_ns
+
+REST_S = 5.0
+"""Longest sleep at a time while an arrival is waited for."""
 
 SPIN_S = 0.0005
 """The last stretch before an arrival is waited for awake: a sleep wakes up late."""
@@ -43,26 +47,30 @@ def schedule_ns(rate_per_s: float, duration_s: float, arrivals: Arrivals, seed: 
     return np.cumsum(gaps).astype(np.int64)
 
 
-def serve(call: Callable[[], None], due_ns: np.ndarray) -> np.ndarray:
+def serve(call: Callable[[], None], due_ns: np.ndarray, serving: Told = unheard) -> np.ndarray:
     """int64 (served, 3): due, started, done of each request in nanoseconds from the start.
 
-    Fewer than were due come back if the queue is given up (`CUT_OFF`).
+    Fewer than were due come back if the queue is given up (`CUT_OFF`). serving: called with the seconds done
+    and planned, after each request and while none is due.
     """
     rows = np.empty((len(due_ns), 3), dtype=np.int64)
     limit_ns = int(CUT_OFF * int(due_ns[-1]))
-    served = 0
+    served, planned_s = 0, int(due_ns[-1]) * 1e-9
     with collector_off():
         origin = time.perf_counter_ns()
         for due in due_ns.tolist():
             now = time.perf_counter_ns() - origin
-            ahead_s = (due - now) * 1e-9
-            if ahead_s > SPIN_S:
-                time.sleep(ahead_s - SPIN_S)
+            while (ahead_s := (due - now) * 1e-9) > SPIN_S:
+                time.sleep(min(ahead_s - SPIN_S, REST_S))
+                now = time.perf_counter_ns() - origin
+                if ahead_s > REST_S:
+                    serving(now * 1e-9, planned_s)
             while now < due:
                 now = time.perf_counter_ns() - origin
             call()
             rows[served] = due, now, time.perf_counter_ns() - origin
             served += 1
+            serving(rows[served - 1, 2] * 1e-9, planned_s)
             if rows[served - 1, 2] > limit_ns:
                 break
     return rows[:served]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -40,9 +41,17 @@ def measure(
     before = {name: one for name, one in (earlier or {}).items() if one.takes(batch)}
     chosen = chosen_pairs([one for one in subjects if one.takes(batch)], before)
     for done, (first, second) in enumerate(chosen):
-        progress.update(done, len(chosen), "comparisons", of=f"{first.slug} and {second.slug}")
+        named = {"of": f"{first.slug} and {second.slug}", "comparison": f"{done + 1}/{len(chosen)}"}
+        progress.update(done, len(chosen), "comparisons", **named)
         try:
-            taken = turns.run(first, second, settings, batch=batch, threads=threads)
+            taken = turns.run(
+                first,
+                second,
+                settings,
+                batch=batch,
+                threads=threads,
+                told=partial(_tell, progress, named),
+            )
         except StageError as error:
             if first.target["model"] != REFERENCE:
                 raise
@@ -73,6 +82,10 @@ def measure(
         )
     progress.update(len(chosen), len(chosen), "comparisons")
     return found
+
+
+def _tell(progress: Progress, named: Mapping[str, str], done: int, total: int) -> None:
+    progress.update(done, total, "rounds", **named)
 
 
 def chosen_pairs(

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
 import shutil
 import tarfile
 from collections.abc import Mapping
@@ -14,6 +12,8 @@ from typing import Any
 import zstandard
 
 from pipeline.errors import StageError, UsageError
+from pipeline.hashing import hash_file
+from pipeline.paths import expand
 from pipeline.stage import Progress
 from stages.measuring.launch import Subject
 from stages.runtimes import registry
@@ -30,7 +30,11 @@ def subjects(archive: str, card: Mapping[str, Any], images: Path, work: Path) ->
     images of another form.
     """
     where = f"measure.reference: {archive}"
-    bundle = _unpacked(Path(os.path.expandvars(archive)).expanduser(), work / "reference", where)
+    try:
+        file = expand(archive)
+    except ValueError as error:
+        raise _no_bundle(where, str(error)) from error
+    bundle = _unpacked(file, work / "reference", where)
     own_form = _form(card)
     try:
         manifest = json.loads((bundle / "manifest.json").read_text(encoding="utf-8"))
@@ -66,7 +70,7 @@ def not_timed(target: str, why: str) -> str:
 def _check(bundle: Path, manifest: Mapping[str, Any], own_form: tuple[int, int], where: str) -> None:
     for name, told in manifest["files"].items():
         file = bundle / name
-        found = hashlib.sha256(file.read_bytes()).hexdigest() if file.is_file() else "no such file"
+        found = hash_file(file) if file.is_file() else "no such file"
         if found != told["sha256"]:
             raise _no_bundle(where, f"{name} is not as its manifest says: {found[:12]}")
     its_form = _form(manifest)

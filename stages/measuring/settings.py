@@ -34,7 +34,8 @@ class MeasureSettings(Settings):
     )
     reference: str | None = setting(
         None,
-        "a bundle made earlier (NAME.tar.zst): every target is timed in turns against its namesake there",
+        "a bundle made earlier (NAME.tar.zst): every target is timed in turns against its namesake there; "
+        "`~` and $VARIABLES are expanded",
         min_length=1,
         keyed=False,
     )

@@ -1,4 +1,4 @@
-"""Measures one target, in a process of its own: `python -m stages.measuring.worker JOB.json`.
+"""Measures one target, in a process of its own: `python -P -m stages.measuring.worker JOB.json`.
 
 A fresh process a measurement, bound to its cores, so that no runtime's threads, caches or memory
 reach into another's figures, and a runtime that crashes takes down nothing else. The job file names
@@ -10,7 +10,8 @@ everything and the mode:
                samples, and what the process has used since it was warm
     accuracy   the logits of every test image: `logits.npy`
 
-The figures are written as `result.json` into the job's output folder, last of all.
+The figures are written as `result.json` into the job's output folder, last of all. Standard output is for
+beats (`pipeline.heartbeat`) and answers, a JSON object a line; what a runtime prints goes to standard error.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ import numpy as np
 
 from pipeline import machine
 from pipeline.errors import KdpipeError
+from pipeline.heartbeat import Beats
 from stages.measuring import energy, gpu, latency, open_loop
 from stages.measuring.contention import Watch
 from stages.runtimes import registry
@@ -43,38 +45,62 @@ SETTLING_CALLS = 2
 ROUND_CALLS = 3
 """Fewest counted calls of a turn."""
 
+LOADING, FIRST, WARM_UP, STATISTICS = "loading the target", "the first inference", "warm-up", "statistics"
+
+Say = Callable[[str], object]
+"""Writes a line to whoever started this process."""
+
 
 def main(job_file: str) -> int:
     _die_with_parent()
+    # Stays open until the process has ended, so that its end is the end of the stream.
+    say = os.fdopen(os.dup(1), "w", encoding="utf-8", buffering=1).write
+    os.dup2(2, 1)
+    beats = Beats(say)
     job = json.loads(Path(job_file).read_text(encoding="utf-8"))
     output = Path(job["output"])
     with contextlib.suppress(AttributeError, OSError):  # where a process cannot choose its cores
         os.sched_setaffinity(0, job["cores"])
-    modes = {"latency": timed, "open_loop": under_load, "turns": in_turns, "accuracy": accuracy}
+    modes = {"latency": timed, "open_loop": under_load, "accuracy": accuracy}
     try:
-        result = modes[job["mode"]](job, output)
+        if job["mode"] == "turns":
+            result = in_turns(job, beats, say)
+        else:
+            result = modes[job["mode"]](job, output, beats)
     except KdpipeError as error:
         result = {"error": error.as_json()}
     (output / "result.json").write_text(json.dumps(result), encoding="utf-8")
     return 0
 
 
-def timed(job: dict[str, Any], output: Path) -> dict[str, Any]:
+def timed(job: dict[str, Any], output: Path, beats: Beats) -> dict[str, Any]:
     """Latency in a closed loop, load time, first inference and memory."""
     settings, batch, threads = job["settings"], job["batch"], job["threads"]
     images = _images(job, batch)
     idle = _memory("VmRSS")
     load_before = machine.load_average()
+    beats.phase(LOADING)
     before = time.perf_counter()
     session = _load(job)
     load_ms = (time.perf_counter() - before) * 1e3
     timing = _timing(session, images, settings)
     call = timing.call if timing else session.timed(images)
+    beats.phase(FIRST)
     before = time.perf_counter()
     call()
     first_ms = (time.perf_counter() - before) * 1e3
     meter = energy.find(on_gpu=timing is not None)
-    idle_w = 0.0 if isinstance(meter, str) else energy.idle_watts(meter, settings["energy_idle_s"])
+    idle_s, idle_w = settings["energy_idle_s"], 0.0
+    if not isinstance(meter, str):
+        beats.phase("idle power", idle_s, "s")
+        idle_w = energy.idle_watts(meter, idle_s, beats.step)
+    beats.phase(WARM_UP, settings["warmup_max_s"], "s")
+
+    def begin() -> None:
+        if not isinstance(meter, str):
+            meter.start()
+        beats.phase("sampling", settings["duration_s"], "s")
+
     samples = latency.sample(
         call,
         warmup_s=settings["warmup_s"],
@@ -83,7 +109,9 @@ def timed(job: dict[str, Any], output: Path) -> dict[str, Any]:
         max_duration_s=settings["max_duration_s"],
         min_samples=settings["min_samples"],
         watch=Watch(tuple(job["cores"]), threads, gpu=gpu.watch_of(job["runtime"])),
-        between=None if isinstance(meter, str) else meter.start,
+        between=begin,
+        warming=beats.step,
+        sampling=beats.step,
     )
     used = energy.figures(
         meter,
@@ -94,9 +122,13 @@ def timed(job: dict[str, Any], output: Path) -> dict[str, Any]:
         batch=batch,
     )
     peak = _memory("VmHWM")
+    beats.phase(STATISTICS)
     np.save(output / "samples.npy", samples.ns)
     np.save(output / "cpu.npy", samples.cpu_ns)
     entry = latency.summarise(samples, batch=batch, threads=threads, resamples=settings["resamples"])
+    if timing:
+        beats.phase("phases on the GPU", gpu.PHASES, "inferences")
+    phases = gpu.phases(timing, beats.step) if timing else None
     if threads > machine.usable_cores():
         entry["flags"].append("more threads than cores")
     if load_before is not None and load_before > machine.installed_cores():
@@ -108,7 +140,7 @@ def timed(job: dict[str, Any], output: Path) -> dict[str, Any]:
             "load_ms": round(load_ms, 3),
             "first_inference_ms": round(first_ms, 3),
             "energy": used,
-            "gpu": gpu.phases(timing) if timing else None,
+            "gpu": phases,
         },
         "facts": session.facts,
         "peak_memory_bytes": peak,
@@ -119,10 +151,10 @@ def timed(job: dict[str, Any], output: Path) -> dict[str, Any]:
     }
 
 
-def under_load(job: dict[str, Any], output: Path) -> dict[str, Any]:
+def under_load(job: dict[str, Any], output: Path, beats: Beats) -> dict[str, Any]:
     """Latency of arrivals on a schedule, counted from when they were due."""
     settings, rate = job["settings"], job["rate_per_s"]
-    call = _warm_call(job)
+    call = _warm_call(job, beats)
     due = open_loop.schedule_ns(rate, settings["arrivals_s"], settings["arrivals"])
     spent = [0]
 
@@ -132,11 +164,13 @@ def under_load(job: dict[str, Any], output: Path) -> dict[str, Any]:
         spent[0] += time.process_time_ns() - before
 
     watch = Watch(tuple(job["cores"]), job["threads"], gpu=gpu.watch_of(job["runtime"]))
+    beats.phase("scheduled arrivals", settings["arrivals_s"], "s")
     watch.begin()
-    served = open_loop.serve(counted, due)
+    served = open_loop.serve(counted, due, beats.step)
     service_ns = int((served[:, 2] - served[:, 1]).sum())
     # While it waits for an arrival it is not held up, so only serving counts.
     health = watch.end(round(service_ns / spent[0], 3) if spent[0] else None)
+    beats.phase(STATISTICS)
     np.save(output / "served.npy", served)
     found = open_loop.summarise(
         served,
@@ -149,67 +183,76 @@ def under_load(job: dict[str, Any], output: Path) -> dict[str, Any]:
     return {"batch": job["batch"], "threads": job["threads"], **found, "health": health, "flags": flags}
 
 
-def in_turns(job: dict[str, Any], output: Path) -> dict[str, Any]:
+def in_turns(job: dict[str, Any], beats: Beats, say: Say) -> dict[str, Any]:
     """A round for each line on stdin, answered as `turns` reads it on stdout."""
-    # Whatever a runtime prints must not come between the answers.
-    with os.fdopen(os.dup(1), "w", encoding="utf-8") as answers:
-        os.dup2(2, 1)
-        settings = job["settings"]
-        call = _warm_call(job)
-        round_s = settings["compare_s"] / (2 * settings["compare_rounds"] * settings["compare_launches"])
-        rounds, round_wall_s, round_cpu_s = 0, 0.0, 0.0
-        cpu_s, switches = time.process_time(), _switches()
+    settings = job["settings"]
+    call = _warm_call(job, beats)
+    round_s = settings["compare_s"] / (2 * settings["compare_rounds"] * settings["compare_launches"])
+    calls, round_wall_s, round_cpu_s = 0, 0.0, 0.0
+    cpu_s, switches = time.process_time(), _switches()
+    beats.phase("rounds in turns")
 
-        def answer(ns: list[int]) -> None:
-            used = {"cpu_s": time.process_time() - cpu_s, "switches": _switches() - switches}
-            spent = {"round_wall_s": round_wall_s, "round_cpu_s": round_cpu_s}
-            print(json.dumps({"ns": ns, **used, **spent}), file=answers, flush=True)
+    def answer(ns: list[int]) -> None:
+        used = {"cpu_s": time.process_time() - cpu_s, "switches": _switches() - switches}
+        spent = {"round_wall_s": round_wall_s, "round_cpu_s": round_cpu_s}
+        say(json.dumps({"ns": ns, **used, **spent}) + "\n")
 
-        with latency.collector_off():
-            answer([])
-            for _ in sys.stdin:
-                began_s, cpu_began_s = time.perf_counter(), time.process_time()
-                ns = _round(call, round_s)
-                round_wall_s += time.perf_counter() - began_s
-                round_cpu_s += time.process_time() - cpu_began_s
-                answer(ns)
-                rounds += 1
-    return {"rounds": rounds}
+    with latency.collector_off():
+        answer([])
+        for _ in sys.stdin:
+            began_s, cpu_began_s = time.perf_counter(), time.process_time()
+            ns = _round(call, round_s, beats, calls)
+            calls += SETTLING_CALLS + len(ns)
+            round_wall_s += time.perf_counter() - began_s
+            round_cpu_s += time.process_time() - cpu_began_s
+            answer(ns)
+    return {}
 
 
-def accuracy(job: dict[str, Any], output: Path) -> dict[str, Any]:
+def accuracy(job: dict[str, Any], output: Path, beats: Beats) -> dict[str, Any]:
     """The logits of every test image, by batches."""
+    beats.phase(LOADING)
     session = _load(job)
     images = np.load(job["images"], mmap_mode="r")
     step = min(job["settings"]["accuracy_batch"], job["batch_max"])
     logits = []
+    beats.phase("accuracy", len(images), "images", every_s=0.0)  # nothing is timed here
     for start in range(0, len(images), step):
         part = images[start : start + step]
         # An engine takes no batch below its smallest: images go round, and their answers are left out.
         fed = part[np.arange(max(len(part), job["batch_min"])) % len(part)]
         logits.append(session.logits(np.ascontiguousarray(fed))[: len(part)])
+        beats.step(start + len(part))
+    beats.phase("writing the logits")
     np.save(output / "logits.npy", np.concatenate(logits).astype(np.float32))
     return {}
 
 
-def _round(call: Callable[[], None], round_s: float) -> list[int]:
-    for _ in range(SETTLING_CALLS):
+def _round(call: Callable[[], None], round_s: float, beats: Beats, calls: int) -> list[int]:
+    """Nanoseconds of each counted call. calls: how many were made in rounds before, for the beats."""
+    for number in range(SETTLING_CALLS):
         call()
+        beats.step(calls + number + 1)
     found: list[int] = []
     until = time.perf_counter() + round_s
     while len(found) < ROUND_CALLS or time.perf_counter() < until:
         before = time.perf_counter_ns()
         call()
         found.append(time.perf_counter_ns() - before)
+        beats.step(calls + SETTLING_CALLS + len(found))
     return found
 
 
-def _warm_call(job: dict[str, Any]) -> Callable[[], None]:
+def _warm_call(job: dict[str, Any], beats: Beats) -> Callable[[], None]:
     settings = job["settings"]
+    beats.phase(LOADING)
     session, images = _load(job), _images(job, job["batch"])
     timing = _timing(session, images, settings)
     call = timing.call if timing else session.timed(images)
-    latency.warm_up(call, warmup_s=settings["warmup_s"], warmup_max_s=settings["warmup_max_s"])
+    beats.phase(WARM_UP, settings["warmup_max_s"], "s")
+    latency.warm_up(
+        call, warmup_s=settings["warmup_s"], warmup_max_s=settings["warmup_max_s"], warming=beats.step
+    )
     return call
 
 

@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from pipeline.errors import ModelError
+from pipeline.json_files import write_json
 from stages.data.preprocessing import Preprocessing
 from stages.models import weights
 from stages.models.borrowed import Borrowed, assemble
@@ -26,7 +27,7 @@ CARD = "model.json"
 
 @dataclass(frozen=True)
 class ModelCard:
-    """The facts of `model.json` (docs/artefacts.md).
+    """The facts of `model.json` (docs/reference/artefacts.md).
 
     role: teacher, student or baseline. model, options, stem: as in the profile. val_top1: per cent, of
     the kept epoch; None if no epoch was trained. best_epoch counts from 1; 0: the starting weights.
@@ -93,8 +94,7 @@ def save(folder: Path, model: nn.Module, card: ModelCard) -> None:
         # A clone: tied tensors share memory, which the format refuses.
         state[name] = plain.clone(memory_format=torch.contiguous_format)
     save_file(state, folder / WEIGHTS, metadata={"format": "pt"})
-    text = json.dumps(card.as_json(), indent=2, ensure_ascii=False) + "\n"
-    (folder / CARD).write_text(text, encoding="utf-8")
+    write_json(folder / CARD, card.as_json())
 
 
 def load(folder: Path) -> tuple[nn.Module, ModelCard]:

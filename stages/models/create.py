@@ -7,14 +7,13 @@ import difflib
 import functools
 import warnings
 from collections.abc import Iterator
-from pathlib import Path
 
 import timm
 import torch
 import torchvision
 from torch import nn
 
-from pipeline.errors import ModelError
+from pipeline.errors import ModelError, first_line
 from stages.models import small_mlp as _small_mlp  # noqa: F401 - puts its networks into timm's registry
 from stages.models import weights
 from stages.models.cifar import registry as _cifar  # noqa: F401 - the same
@@ -49,7 +48,7 @@ def create(settings: ModelSettings, *, classes: int, channels: int, image_size: 
     """
     model = _architecture(settings, classes, channels, image_size, pretrained=settings.pretrained)
     if settings.checkpoint is not None:
-        file = Path(settings.checkpoint).expanduser()
+        file = weights.file_of(settings.checkpoint)
         weights.put(model, weights.read(file), where=f"{file} into {settings.model}")
     return model
 
@@ -69,8 +68,7 @@ def check(settings: ModelSettings, *, classes: int | None, channels: int | None,
         _pretrained_is_published(settings.model)
     state = None
     if settings.checkpoint is not None:
-        file = Path(settings.checkpoint).expanduser()
-        state = weights.read(file, shapes_only=True)
+        state = weights.read(weights.file_of(settings.checkpoint), shapes_only=True)
     model = _laid_out(settings, classes, channels, image_size)
     if state is not None and known:
         weights.fit(model, state, where=f"{settings.checkpoint} into {settings.model}")
@@ -193,7 +191,7 @@ def _options_are_taken(settings: ModelSettings) -> Iterator[None]:
         raise ModelError(
             f"{settings.model} cannot be built with these options",
             where="options: " + (", ".join(f"{k}={v!r}" for k, v in settings.options.items()) or "none"),
-            why=_first_line(error),
+            why=first_line(error),
             hint="correct or remove the keys under `options`; an image size that the architecture does "
             "not take is set by data.image_size",
         ) from error
@@ -221,7 +219,7 @@ def _download(name: str) -> Iterator[None]:
         # OSError and differ between its versions.
         raise ModelError(
             f"the pretrained weights of {name} could not be had",
-            why=f"{type(error).__name__}: {_first_line(error)}",
+            why=f"{type(error).__name__}: {first_line(error)}",
             hint="with no network: download them elsewhere and name the file with the key `checkpoint`, "
             "fill the library's cache (HF_HOME, TORCH_HOME), or set `pretrained: false`",
         ) from error
@@ -257,7 +255,7 @@ def _takes_images(
     except (RuntimeError, ValueError, AssertionError, IndexError, ZeroDivisionError) as error:
         raise ModelError(
             f"{settings.model} does not take images of {image_size} pixels",
-            why=_first_line(error),
+            why=first_line(error),
             hint=remedy,
         ) from error
     if features.logits.shape != (1, classes):
@@ -272,7 +270,3 @@ def _takes_images(
             why=f"its final map is {features.map.shape[2]}x{features.map.shape[3]}",
             hint=remedy,
         )
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]

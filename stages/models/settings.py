@@ -41,7 +41,8 @@ class ModelSettings(Settings):
     pretrained: bool = setting(False, "start from the library's pretrained weights (they are downloaded)")
     checkpoint: str | None = setting(
         None,
-        "start from this file of weights (.safetensors, or a state dict saved by torch)",
+        "start from this file of weights (.safetensors, or a state dict saved by torch); "
+        "`~` and $VARIABLES are expanded",
         keyed=False,
     )
 

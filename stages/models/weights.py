@@ -11,7 +11,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from pipeline.errors import ModelError
+from pipeline.errors import ModelError, first_line
+from pipeline.paths import expand
 
 ENVELOPES = ("state_dict", "model_state_dict", "model")
 """Keys under which training programs put the state dict inside their checkpoint."""
@@ -20,6 +21,19 @@ PREFIXES = ("module.", "_orig_mod.")
 """What DataParallel and torch.compile put before every name."""
 
 SHOWN = 5
+
+
+def file_of(checkpoint: str) -> Path:
+    """Expand the path that the key `checkpoint` has; see `pipeline.paths.expand`. Raises ModelError."""
+    try:
+        return expand(checkpoint)
+    except ValueError as error:
+        raise ModelError(
+            "the checkpoint is not there",
+            where=checkpoint,
+            why=str(error),
+            hint="correct the key `checkpoint`, or remove it to start from random weights",
+        ) from error
 
 
 def read(file: Path, *, shapes_only: bool = False) -> dict[str, Tensor]:
@@ -53,7 +67,7 @@ def read(file: Path, *, shapes_only: bool = False) -> dict[str, Tensor]:
         raise ModelError(
             "the checkpoint cannot be read: it is damaged, or no file of weights",
             where=str(file),
-            why=_first_line(error),
+            why=first_line(error),
             hint="copy the file again",
         ) from error
     return _unprefixed(_state_dict(content, file))
@@ -72,7 +86,7 @@ def _read_safetensors(file: Path, shapes_only: bool) -> dict[str, Tensor]:
         raise ModelError(
             "the checkpoint cannot be read: it is damaged, or no safetensors file",
             where=str(file),
-            why=_first_line(error),
+            why=first_line(error),
             hint="copy the file again",
         ) from error
 
@@ -192,7 +206,3 @@ def _listed(label: str, names: list[str]) -> str:
         return ""
     more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
     return f"{len(names)} {label} ({', '.join(names[:SHOWN])}{more})"
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]

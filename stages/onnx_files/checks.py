@@ -10,7 +10,7 @@ import onnx
 import onnxruntime as ort
 from onnx import TensorProto, numpy_helper
 
-from pipeline.errors import StageError
+from pipeline.errors import StageError, first_line
 from stages.onnx_files.exporting import SINGLE_FILE_LIMIT, serialised
 from stages.onnx_files.metadata import BATCH, INPUT, LOGITS, PROBABILITIES, feed, image_shape
 from stages.onnx_files.sessions import open_session
@@ -44,7 +44,7 @@ def prove_graph(model: onnx.ModelProto, card: Mapping[str, Any], *, role: str, o
         raise StageError(
             f"{name} is not valid ONNX.",
             where="stage export",
-            why=_first_line(error),
+            why=first_line(error),
             hint="choose another export.opset (20 is accepted most widely)",
         ) from error
     _require_running(content, card, name, opset)
@@ -99,7 +99,7 @@ def _require_running(content: bytes, card: Mapping[str, Any], name: str, opset: 
         raise StageError(
             f"{name} is refused by the installed ONNX Runtime {ort.__version__}.",
             where="stage export",
-            why=_first_line(error),
+            why=first_line(error),
             hint=f"set export.opset below {opset}, or update onnxruntime",
         ) from error
     generator = np.random.default_rng(0)
@@ -112,7 +112,7 @@ def _require_running(content: bytes, card: Mapping[str, Any], name: str, opset: 
             raise StageError(
                 f"{name} declares a dynamic batch but does not run at batch {batch}.",
                 where="stage export",
-                why=_first_line(error),
+                why=first_line(error),
                 hint=_EXPORT_AGAIN,
             ) from error
         for output, value in zip(outputs, found, strict=True):
@@ -137,7 +137,3 @@ def _shape(value: onnx.ValueInfoProto) -> tuple[object, ...]:
 
 def _told(shapes: Mapping[str, tuple[object, ...]]) -> str:
     return ", ".join(f"{name} ({', '.join(str(dim) for dim in shape)})" for name, shape in shapes.items())
-
-
-def _first_line(error: Exception) -> str:
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

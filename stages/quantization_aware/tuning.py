@@ -15,6 +15,7 @@ import torch
 from lightning_fabric import Fabric
 from torch import nn
 
+from pipeline.hashing import hash_file
 from pipeline.stage import Context, Metrics
 from stages.data.load import DataSet, load
 from stages.data.preprocessing import Preprocessing
@@ -29,7 +30,7 @@ from stages.quantization_aware.simulating import simulate
 from stages.quantizing.settings import SECTION, recipe_of
 from stages.training import batches, loop
 from stages.training.augment import seed_of
-from stages.training.checkpoint import Checkpoints, file_digest, identity_of
+from stages.training.checkpoint import Checkpoints, identity_of
 from stages.training.fabric import launch
 from stages.training.settings import RecipeSettings
 from stages.training.supply import Normalise, Supply, training_supply
@@ -147,8 +148,8 @@ def _identity(context: Context, job: Job) -> str:
         distill=settings.distill,
         own=settings.quantize.distill,
     )
-    files = {name: file_digest(context.inputs[name] / cards.WEIGHTS) for name in ("train", "distill")}
-    return f"{SECTION} {job.name} {identity_of(counted, int8=file_digest(job.int8), **files)}"
+    files = {name: hash_file(context.inputs[name] / cards.WEIGHTS) for name in ("train", "distill")}
+    return f"{SECTION} {job.name} {identity_of(counted, int8=hash_file(job.int8), **files)}"
 
 
 def _export(network: nn.Module, job: Job) -> None:

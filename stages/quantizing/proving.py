@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 import onnx
 
 from pipeline.errors import StageError
+from pipeline.hashing import hash_bytes
 from pipeline.stage import Progress
 from stages.onnx_files.float_layers import float_layers
 from stages.onnx_files.lint import tensorrt_ready
@@ -38,7 +38,7 @@ def figures_of(
     figures = {
         "file": made.recipe.file,
         "size_bytes": len(written),
-        "sha256": hashlib.sha256(written).hexdigest(),
+        "sha256": hash_bytes(written),
         **count_nodes(made.model),
         "float_layers": float_layers(made.model, made.kept_float),
         "agreement": parity["top1_agreement"],

@@ -3,7 +3,8 @@
     python -m stages.runtimes.probe tensorrt_rtx
 
 A TensorRT without a driver hands out objects whose next call crashes the process; so the question is put
-where a crash is an answer. Prints one JSON line. Standard library alone until the package itself.
+where a crash is an answer. Prints one JSON line. Until the package itself, only the standard library and
+light modules of kdpipe are imported.
 """
 
 from __future__ import annotations
@@ -12,16 +13,18 @@ import ctypes
 import functools
 import importlib
 import json
-import os
 import subprocess
 import sys
 from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
-TIMEOUT_S = 120.0
+from pipeline.child_process import environment, python_command
+from pipeline.heartbeat import Silence, run_while_alive
 
-ROOT = Path(__file__).resolve().parents[2]
+TIMEOUT_S = 120.0
+"""Enough to import a package and try it on a network of one operator, whatever the user's model."""
+
+TIMEOUT_S = 120.0
 
 
 @functools.cache
@@ -41,27 +44,29 @@ def ask(package: str) -> dict[str, Any]:
     return {"error": f"the {package} package ended its process with status {done.returncode}: {end}"}
 
 
+def run_module_while_alive(
+    module: str, *words: str, doing: str, silence: Silence | None = None
+) -> subprocess.CompletedProcess[str]:
+    """Like `run_module`, for work whose length depends on the model. Raises Hung if it uses no CPU time."""
+    command = python_command(module, *words)
+    return run_while_alive(command, doing=doing, silence=silence, env=environment())
+
+
 def run_module(module: str, *words: str, timeout_s: float) -> subprocess.CompletedProcess[str] | None:
-    """`python -m module words`, run to its end in a process of its own, whatever becomes of it there; None
+    """`python -P -m module words`, run to its end in a process of its own, whatever becomes of it there; None
     if it took longer. What it prints is kept as text, bytes that are none replaced."""
     try:
         return subprocess.run(
-            [sys.executable, "-m", module, *words],
+            python_command(module, *words),
             capture_output=True,
             text=True,
             errors="replace",
             timeout=timeout_s,
-            env=child_environment(),
+            env=environment(),
             check=False,
         )
     except subprocess.TimeoutExpired:
         return None
-
-
-def child_environment() -> dict[str, str]:
-    """The environment in which a Python subprocess finds these modules."""
-    paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
-    return {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
 
 
 def answer(package: str) -> dict[str, Any]:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 from pathlib import Path
+
+from pipeline.hashing import hash_bytes, hash_file
 
 NOT_SHIPPED = ("timing.cache",)
 """Files that only speed up the next build; the build stage sets them aside."""
@@ -27,15 +28,10 @@ def what_ships(folder: Path) -> Shipped:
         for path in folder.rglob("*")
         if path.is_file() and path.name not in NOT_SHIPPED
     )
-    digests = [file_sha256(folder / name) for name in names]
+    digests = [hash_file(folder / name) for name in names]
     if len(names) == 1:
         whole = digests[0]
     else:
         lines = "".join(f"{digest}  {name}\n" for name, digest in zip(names, digests, strict=True))
-        whole = hashlib.sha256(lines.encode()).hexdigest()
+        whole = hash_bytes(lines)
     return Shipped(tuple(names), sum((folder / name).stat().st_size for name in names), whole)
-
-
-def file_sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

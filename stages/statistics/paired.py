@@ -8,7 +8,9 @@ from statistics import NormalDist
 import numpy as np
 from scipy.special import bdtr  # type: ignore[import-untyped]
 
-Interval = tuple[float, float]
+from stages.statistics.percentiles import Interval, bootstrap_ci_ns
+
+RESAMPLES = 1000
 
 HALVINGS = 60
 """Bisections of -1..1: far below the 1e-9 that a share of images can mean."""
@@ -71,20 +73,5 @@ def percentile_interval(ns: np.ndarray, percent: int, written: Interval | None) 
         raise ValueError(f"{n} samples do not carry an interval of p{percent}")
     low = ordered[max(0, int(np.count_nonzero(below <= 0.025)) - 1)]
     high = ordered[int(enough[0])]
-    drawn = written or _by_blocks(ns, percent)
+    drawn = written or bootstrap_ci_ns(ns, (percent,), resamples=RESAMPLES)[0]
     return min(float(low), drawn[0]), max(float(high), drawn[1])
-
-
-def _by_blocks(ns: np.ndarray, percent: int, resamples: int = 1000) -> Interval:
-    """Moving-block bootstrap of the nearest-rank percentile; blocks of about n^(1/3) samples."""
-    n = len(ns)
-    length = max(1, round(n ** (1.0 / 3.0)))
-    rank = math.ceil(percent / 100.0 * n) - 1
-    rng = np.random.default_rng(0)
-    found = np.empty(resamples)
-    for index in range(resamples):
-        starts = rng.integers(0, n - length + 1, size=math.ceil(n / length))
-        drawn = ns[(starts[:, None] + np.arange(length)).ravel()[:n]]
-        found[index] = np.partition(drawn, rank)[rank]
-    low, high = np.quantile(found, [0.025, 0.975], method="inverted_cdf")
-    return float(low), float(high)

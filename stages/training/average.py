@@ -13,27 +13,34 @@ class Average:
     """The average of a network's weights and running statistics.
 
     The decay rises as (1 + updates) / (10 + updates) up to `decay`, so that a short training is
-    not an average with its random start. Counters are copied, not averaged.
+    not an average with its random start. Counters are copied, not averaged. A tensor that the network
+    has under several names (tied weights, a shared layer) is averaged and swapped once.
+
+    values: the average under every name of the network's state dict; tied names share one tensor.
     """
 
     def __init__(self, network: nn.Module, decay: float) -> None:
         self.decay = decay
-        # The network's own tensors, by name: they stay the same objects throughout the training.
-        self._live: dict[str, Tensor] = dict(network.state_dict(keep_vars=True))
-        self.values = {name: value.detach().clone() for name, value in self._live.items()}
-        self._floats = [name for name, value in self.values.items() if value.is_floating_point()]
+        # The network's own tensors: they stay the same objects throughout the training.
+        named: dict[str, Tensor] = dict(network.state_dict(keep_vars=True))
+        live = {id(tensor): tensor for tensor in named.values()}
+        averages = {number: tensor.detach().clone() for number, tensor in live.items()}
+        self.values = {name: averages[id(tensor)] for name, tensor in named.items()}
+        self._pairs = [(tensor, averages[number]) for number, tensor in live.items()]
+        self._averaged = [pair for pair in self._pairs if pair[0].is_floating_point()]
+        self._copied = [pair for pair in self._pairs if not pair[0].is_floating_point()]
 
     @torch.no_grad()
     def update(self, updates: int) -> None:
         """Takes in the network's weights after its `updates`-th update (from 1)."""
         decay = min(self.decay, (1 + updates) / (10 + updates))
         torch._foreach_lerp_(
-            [self.values[name] for name in self._floats],
-            [self._live[name] for name in self._floats],
+            [average for _, average in self._averaged],
+            [live for live, _ in self._averaged],
             1.0 - decay,
         )
-        for name in self.values.keys() - set(self._floats):
-            self.values[name].copy_(self._live[name])
+        for live, average in self._copied:
+            average.copy_(live)
 
     def load(self, values: dict[str, Tensor]) -> None:
         """Goes on from the values of a checkpoint."""
@@ -50,6 +57,5 @@ class Average:
             self._swap()
 
     def _swap(self) -> None:
-        for name, value in self.values.items():
-            live = self._live[name]
-            live.data, value.data = value.data, live.data
+        for live, average in self._pairs:
+            live.data, average.data = average.data, live.data

@@ -7,7 +7,6 @@ foreign file is never trained on.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import pickle
@@ -18,6 +17,8 @@ from typing import Any
 
 import torch
 
+from pipeline.hashing import hash_bytes, hash_file
+from pipeline.paths import expand
 from pipeline.stage import Progress
 from stages.fields import Settings
 from stages.models.settings import ModelSettings
@@ -70,7 +71,7 @@ class Checkpoints:
             torch.save({"identity": self.identity, "state": state}, file)
             file.flush()
             os.fsync(file.fileno())
-        whole = self.folder / f"epoch-{epoch:06d}-{file_digest(half)}.pt"
+        whole = self.folder / f"epoch-{epoch:06d}-{hash_file(half)}.pt"
         half.replace(whole)
         for path in self.folder.iterdir():
             if path != whole and (path.name.startswith("half-") or path.suffix == ".pt"):
@@ -80,7 +81,7 @@ class Checkpoints:
 
     def _read(self, path: Path) -> State | None:
         try:
-            if file_digest(path) != path.stem.rpartition("-")[2]:
+            if hash_file(path) != path.stem.rpartition("-")[2]:
                 self.progress.note(f"checkpoint {path.name} is damaged and was not used")
                 return None
             found = torch.load(path, map_location="cpu", weights_only=True)
@@ -96,20 +97,12 @@ class Checkpoints:
 def identity_of(settings: SimpleNamespace, **more: str) -> str:
     """SHA-256 of all that makes two trainings the same: the settings that count, and `more`."""
     facts: dict[str, Any] = {name: _keyed(value) for name, value in vars(settings).items()}
-    return hashlib.sha256(
-        json.dumps({**facts, **more}, sort_keys=True, default=str).encode("utf-8")
-    ).hexdigest()
+    return hash_bytes(json.dumps({**facts, **more}, sort_keys=True, default=str))
 
 
 def weights_digest(model: ModelSettings) -> str:
     """SHA-256 of the file of weights a network starts from; empty without one."""
-    return file_digest(Path(model.checkpoint).expanduser()) if model.checkpoint else ""
-
-
-def file_digest(path: Path) -> str:
-    """SHA-256 of a file's content, hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return hash_file(expand(model.checkpoint)) if model.checkpoint else ""
 
 
 def _keyed(value: Any) -> Any:

@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import inspect
 import logging
 import multiprocessing
 import os
-import threading
+import sys
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from multiprocessing.connection import Connection
 from types import SimpleNamespace
 from typing import Any
 
@@ -21,10 +23,13 @@ import torch
 from lightning_fabric import Fabric
 from lightning_fabric.plugins.environments import LightningEnvironment
 from lightning_fabric.strategies import DDPStrategy
+from torch.nn.parallel import DistributedDataParallel
 
 from pipeline import machine
-from pipeline.errors import KdpipeError, MachineCannot, StageError, UsageError
-from pipeline.stage import Context, Metrics
+from pipeline.child_process import safe_path
+from pipeline.errors import EXIT_INTERRUPTED, KdpipeError, MachineCannot, StageError, UsageError
+from pipeline.stage import Context, Metrics, Silent
+from stages.training import pipes
 from stages.training.settings import ComputeSettings
 
 Work = Callable[[Fabric, Context], Metrics]
@@ -111,6 +116,8 @@ def make(compute: Compute, *, precision: str | None = None) -> Fabric:
     # Fabric tells at INFO level what kdpipe tells itself.
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
     logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
+    # PyTorch warns of every process that it ends because another one failed.
+    logging.getLogger("torch.multiprocessing.spawn").setLevel(logging.ERROR)
     several = compute.devices > 1
     if compute.kind == "cpu":
         devices: Any = compute.devices
@@ -132,8 +139,14 @@ def _together() -> DDPStrategy:
         # Some networks hold parameters that a step does not use (a norm before a pooling left out).
         find_unused_parameters=True,
         # Running statistics are the first process's, which judges and keeps; memory banks are alike.
-        broadcast_buffers=False,
+        **{_sync_of_buffers(): False},
     )
+
+
+def _sync_of_buffers() -> str:
+    """DDP's name for copying the first process's buffers to the others before every step."""
+    known = inspect.signature(DistributedDataParallel).parameters
+    return "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"
 
 
 @contextlib.contextmanager
@@ -185,8 +198,8 @@ def reproducible(compute: Compute, seed: int, *, true_fp32: bool = False) -> Ite
 def launch(work: Work, context: Context) -> Metrics:
     """Runs `work(fabric, context)` reproducibly: here for one device, else in a process a device.
 
-    The first process's metrics and its errors (a KdpipeError) come back, and its progress is
-    passed on. Reads `context.settings.compute` and `.seed`.
+    The first process's metrics come back and its progress is passed on. A KdpipeError of any process
+    is raised here (of several, that of the lowest rank). Reads `context.settings.compute` and `.seed`.
     """
     compute = resolve(context.settings.compute)
     if compute.devices == 1:
@@ -195,80 +208,64 @@ def launch(work: Work, context: Context) -> Metrics:
     return _launch_several(compute, work, context)
 
 
-class _QueueProgress:
-    """Progress from another process: what is told goes into a queue that the parent empties."""
-
-    def __init__(self, queue: Any) -> None:
-        self.queue = queue
-
-    def update(self, done: float, total: float, unit: str = "", **figures: float | str) -> None:
-        self.queue.put(("update", (done, total, unit), figures))
-
-    def note(self, text: str) -> None:
-        self.queue.put(("note", (text,), {}))
-
-
 def _launch_several(compute: Compute, work: Work, context: Context) -> Metrics:
-    queue = multiprocessing.get_context("spawn").SimpleQueue()
+    receiver = pipes.Receiver(compute.devices, context.progress)
     others = replace(
         context,
         settings=_portable(context.settings),
         inputs=dict(context.inputs),
-        progress=_QueueProgress(queue),
+        progress=Silent(),
     )
-    teller = threading.Thread(target=_pass_on, args=(queue, context.progress), daemon=True)
-    teller.start()
-    children = set(multiprocessing.active_children())
+    # Bound beforehand: Fabric searches a call's arguments for modules and refuses frozen classes.
+    bound = functools.partial(
+        _in_process, compute=compute, work=work, context=others, writers=receiver.writers
+    )
+    running = set(multiprocessing.active_children())
     port = os.environ.get("MASTER_PORT")
+    metrics: Metrics = {}
+    failure: Exception | None = None
     try:
-        # Bound beforehand: Fabric searches a call's arguments for modules and refuses frozen classes.
-        bound = functools.partial(_in_process, compute=compute, work=work, context=others)
-        outcome = make(compute).launch(bound)
+        with safe_path():
+            metrics = make(compute).launch(bound)
     except Exception as error:
-        raise StageError(
-            f"A training process of {compute.devices} failed",
-            why=str(error).strip() or type(error).__name__,
-            hint="--set compute.devices=1 to see whether it is the network or the devices",
-        ) from error
+        failure = error
     finally:
         # An interrupt must not leave processes behind that train on.
-        for child in set(multiprocessing.active_children()) - children:
-            child.terminate()
+        pipes.end([child for child in multiprocessing.active_children() if child not in running])
+        receiver.close()
         if port is None:
             os.environ.pop("MASTER_PORT", None)
-        queue.put(None)
-        teller.join(timeout=10)
-    if isinstance(outcome, KdpipeError):
-        raise outcome
-    return outcome
+    if receiver.refusal is not None:
+        raise receiver.refusal
+    if receiver.errors:
+        raise receiver.errors[min(receiver.errors)]
+    if failure is not None:
+        raise StageError(
+            f"A training process of {compute.devices} failed",
+            why=str(failure).strip() or type(failure).__name__,
+            hint="--set compute.devices=1 to see whether it is the network or the devices",
+        ) from failure
+    return metrics
 
 
-def _in_process(fabric: Fabric, *, compute: Compute, work: Work, context: Context) -> Metrics | KdpipeError:
+def _in_process(
+    fabric: Fabric, *, compute: Compute, work: Work, context: Context, writers: Sequence[Connection]
+) -> Metrics:
+    """Runs the work in one of several processes; a KdpipeError of any of them is sent before it ends all."""
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
-    if fabric.global_rank != 0:
-        context = replace(context, progress=_Unheard())
+    sender = pipes.Sender(writers[fabric.global_rank])
+    if fabric.global_rank == 0:
+        context = replace(context, progress=sender)
     with reproducible(compute, context.settings.seed), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*find_unused_parameters=True.*")
         try:
             return work(fabric, context)
         except KdpipeError as error:
-            if fabric.global_rank != 0:
-                raise
-            return error
-
-
-class _Unheard:
-    def update(self, done: float, total: float, unit: str = "", **figures: float | str) -> None:
-        pass
-
-    def note(self, text: str) -> None:
-        pass
-
-
-def _pass_on(queue: Any, progress: Any) -> None:
-    while (told := queue.get()) is not None:
-        name, arguments, figures = told
-        getattr(progress, name)(*arguments, **figures)
+            sender.failed(error)
+            raise
+        except KeyboardInterrupt:
+            # PyTorch takes an interrupted process for a finished one, and would wait for its result.
+            sys.exit(EXIT_INTERRUPTED)
 
 
 def _portable(settings: SimpleNamespace) -> SimpleNamespace:

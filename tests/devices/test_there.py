@@ -5,18 +5,21 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from pipeline.devices.files import deliver, items_of
 from pipeline.devices.link import ANSWER, Link
 from pipeline.errors import StageError
 from stages.devices.program import program
+from tests.traps import TRAPS, lay_traps
 
 LONG_AGO = 1_000_000_000
 
@@ -49,7 +52,7 @@ def test_a_measurement_outlives_the_link_and_stays_the_only_one(pyz: Path) -> No
     images = home / "bundle" / "golden" / "inputs.npy"
     images.parent.mkdir(parents=True)
     os.mkfifo(images)  # the process that measures waits for its images
-    asked = {"limit_s": 500, "target": "onnxruntime-fp32", "place": "measured/x/onnxruntime-fp32"}
+    asked: dict[str, Any] = {"target": "onnxruntime-fp32", "place": "measured/x/onnxruntime-fp32"}
     asked |= {"bundle": "bundle", "onnx": None, "images": None, "timings": "timings"}
     child = call(pyz, "measure", **asked)
     with images.open("wb"):  # opens once there is a reader
@@ -94,3 +97,29 @@ def test_a_fault_of_the_disk_is_told_and_not_taken_for_damage(tmp_path: Path) ->
         deliver(link, items_of(sources), "releases/x", told.append)
     assert "cannot read or write" in caught.value.what
     assert told == []
+
+
+def _python(version: str) -> str:
+    """The Python of that version on this machine, or "" if it has none that starts."""
+    found = shutil.which(f"python{version}")
+    if not found or subprocess.run([found, "--version"], capture_output=True, check=False).returncode:
+        return ""
+    return found
+
+
+@pytest.mark.parametrize("python", [sys.executable, "3.10"], ids=["this Python", "Python 3.10"])
+def test_nothing_in_the_home_folder_is_imported(
+    python: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    python = _python(python) if python == "3.10" else python
+    if not python:
+        pytest.skip("this machine has no Python 3.10")
+    monkeypatch.setenv("HOME", str(lay_traps(tmp_path / "home", *TRAPS, "hashlib.py", "tensorrt.py")))
+    monkeypatch.delenv("PYTHONPATH", raising=False)
+    settings = {"url": "local", "python": python, "folder": "kdpipe"}
+    with Link("board", settings, program()) as link:
+        link.reach()
+        told = link.facts()
+    assert "of the working folder" not in json.dumps(told)
+    if python == sys.executable:
+        assert told["numpy"]["version"] == np.__version__

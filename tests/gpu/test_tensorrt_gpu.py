@@ -17,6 +17,7 @@ from stages.runtimes.base import Session, Source
 from stages.runtimes.images import natural_images
 from stages.runtimes.on_gpu import GpuSession
 from stages.runtimes.settings import BuildSettings
+from tests.errors import raises
 from tests.stages.runtimes.networks import source_of
 
 pytestmark = [
@@ -118,7 +119,7 @@ def test_phases_by_cuda_events_fit_the_wall(runtime: Any, cuda_graph: bool, tmp_
 def test_a_batch_outside_the_profile_says_which_key_to_change(runtime: Any, tmp_path: Path) -> None:
     source = source_of("cnn")
     _, session = _built(runtime, source, tmp_path / "built")
-    with pytest.raises(StageError, match="does not take this batch") as caught:
+    with raises(StageError, what="does not take this batch") as caught:
         session.logits(natural_images(source.image_shape, 9))
     assert "--set build.batch_max=9" in caught.value.hint
 

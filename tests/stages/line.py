@@ -10,6 +10,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+from pipeline.running.plan import for_settings
 from pipeline.stage import Context, Metrics, StageRecord
 from stages import STAGES
 from stages.settings import ProfileBase, profile_model
@@ -78,7 +79,8 @@ class Line:
 
     def stage(self, name: str, output: Path) -> Metrics:
         """Runs one stage on the artefacts in this line's folder into `output`."""
-        spec = next(stage for stage in STAGES if stage.name == name)
+        declared = next(stage for stage in STAGES if stage.name == name)
+        spec = for_settings(declared, self.profile.model_dump(mode="json"))
         output.mkdir(parents=True)
         work = output.with_name(f"{output.name}.work")
         work.mkdir(exist_ok=True)

@@ -16,6 +16,7 @@ from pipeline.stage import Context, Silent
 from stages import build
 from stages.runtimes.images import natural_images
 from stages.runtimes.settings import BuildSettings
+from tests.errors import raises
 from tests.stages.runtimes.networks import SIZES, artefacts
 from tests.stages.runtimes.plugins import install_plugin, numpy_runtime
 
@@ -115,6 +116,7 @@ def test_equal_work_gives_equal_content(tmp_path: Path) -> None:
         assert str(tmp_path).encode() not in (tmp_path / "first" / "output" / file).read_bytes()
 
 
+@pytest.mark.process
 def test_an_engine_without_a_gpu_is_built_and_said_not_to_be_checked(tmp_path: Path) -> None:
     pytest.importorskip("tensorrt_rtx")
     _, rows, notes = _run(tmp_path, _settings("tensorrt_rtx-fp16", batch_opt=2))
@@ -180,7 +182,7 @@ def test_a_target_that_computes_something_else_does_not_ship(
     install_plugin(plugin_folder, "wrong", numpy_runtime("wrong", scale=-1.0))
     settings = _settings(("wrong-fp32", required))
     if required:
-        with pytest.raises(StageError, match="does not compute what its source computes"):
+        with raises(StageError, what="does not compute what its source computes"):
             _run(tmp_path, settings)
         return
     metrics, rows, _ = _run(tmp_path, settings)
@@ -251,7 +253,7 @@ def test_a_file_that_the_builder_refuses(required: bool, tmp_path: Path) -> None
     (inputs["quantize"] / "student.int8.signed.onnx").write_bytes(b"not a model")
     settings = _settings(("openvino-int8", required), "onnxruntime-fp32")
     if required:
-        with pytest.raises(StageError, match="OpenVINO refuses"):
+        with raises(StageError, what="OpenVINO refuses"):
             _run(tmp_path, settings, inputs=inputs)
         return
     _, rows, _ = _run(tmp_path, settings, inputs=inputs)
@@ -264,7 +266,7 @@ def test_a_missing_int8_file_fails_the_stage(tmp_path: Path) -> None:
     inputs = artefacts(tmp_path / "inputs", student="cnn")
     shutil.rmtree(inputs["quantize"])
     inputs["quantize"].mkdir()
-    with pytest.raises(StageError, match="is missing") as caught:
+    with raises(StageError, what="is missing") as caught:
         _run(tmp_path, _settings("onnxruntime-int8"), inputs=inputs)
     assert caught.value.hint == "kdpipe quantize PROFILE"
 
@@ -283,9 +285,9 @@ def test_only_batches_that_the_targets_take_are_tried(tmp_path: Path) -> None:
 
 
 def test_unknown_runtimes_and_precisions_are_refused_before_anything_runs() -> None:
-    with pytest.raises(UsageError, match="unknown runtime 'onnxrt'"):
+    with raises(UsageError, what="unknown runtime 'onnxrt'"):
         build.check(_settings("onnxrt-fp32"))
-    with pytest.raises(UsageError, match="openvino does not offer fp16") as caught:
+    with raises(UsageError, what="openvino does not offer fp16") as caught:
         build.check(_settings("onnxruntime-fp32", "openvino-fp16"))
     assert "openvino-fp32, openvino-bf16, openvino-int8" in caught.value.hint
     build.check(_settings("tensorrt-fp16", "tensorrt_rtx-int8"))

@@ -15,6 +15,7 @@ from pipeline.errors import ModelError, StageError, UsageError
 from stages import distill, train
 from stages.models import card as cards
 from stages.training import checkpoint
+from tests.errors import raises
 from tests.stages.training import tiny
 
 METHODS = [{"name": "msdcrd", "learn_tau": True}, {"name": "kd", "weight": 0.5}]
@@ -194,17 +195,17 @@ def test_the_teacher_changes_the_student(teacher: Path, distilled: Path) -> None
 
 
 def test_no_epoch_with_random_weights_is_refused() -> None:
-    with pytest.raises(UsageError, match="random"):
+    with raises(UsageError, what="random"):
         distill.check(tiny.settings("distill", distill={"epochs": 0}))
 
 
 def test_a_stage_that_the_student_lacks_is_found_before_anything_runs() -> None:
     methods = [{"name": "msdcrd", "layers": [99]}]
-    with pytest.raises(ModelError, match="99"):
+    with raises(ModelError, what="99"):
         distill.check(tiny.settings("distill", distill={"methods": methods}))
 
 
 def test_a_teacher_of_other_images_is_refused(teacher: Path, tmp_path: Path) -> None:
     settings = tiny.settings("distill", data={"image_size": 24})
-    with pytest.raises(StageError, match="other images"):
+    with raises(StageError, what="other images"):
         distill.run(tiny.context(tmp_path, settings, inputs={"train": teacher}))

@@ -22,6 +22,7 @@ from pipeline.errors import StageError
 from stages import export
 from stages.models.card import load as load_network
 from stages.onnx_files.metadata import feed, read_metadata
+from tests.errors import raises
 from tests.stages.onnx_files.trained import BRANCHY, MOBILENET, SILENT, TINY, artefact, digits, export_context
 from tests.stages.onnx_files.trained_files import Notes, exported
 
@@ -181,7 +182,7 @@ def test_the_plain_graph_takes_normalised_images_and_gives_logits_alone() -> Non
 
 def test_beyond_the_tolerance_nothing_is_written(tmp_path: Path) -> None:
     context = export_context(tmp_path / "out", artefact(TINY), artefact(TINY), tolerance=1e-12)
-    with pytest.raises(StageError, match="does not compute what PyTorch computes") as caught:
+    with raises(StageError, what="does not compute what PyTorch computes") as caught:
         export.run(context)
     assert re.search(r"off by \S+, \S+ of the logits' standard deviation", caught.value.why)
     assert "predictions agree" in caught.value.why
@@ -201,7 +202,7 @@ def test_without_proofs_the_files_are_written_and_the_failure_is_noted(tmp_path:
 def test_a_network_that_says_the_same_of_every_image_proves_nothing(tmp_path: Path) -> None:
     silent = artefact(SILENT, epochs=0)
     context = export_context(tmp_path / "out", artefact(TINY), silent)
-    with pytest.raises(StageError, match="same logits for every image") as caught:
+    with raises(StageError, what="same logits for every image") as caught:
         export.run(context)
     assert "untrained" in caught.value.why
     assert list(context.output.iterdir()) == []
@@ -210,7 +211,7 @@ def test_a_network_that_says_the_same_of_every_image_proves_nothing(tmp_path: Pa
 def test_a_student_with_a_branch_beside_its_network_is_refused(tmp_path: Path) -> None:
     branchy = artefact(BRANCHY, epochs=1)
     context = export_context(tmp_path / "out", artefact(TINY), branchy)
-    with pytest.raises(StageError, match="do not depend on") as caught:
+    with raises(StageError, what="do not depend on") as caught:
         export.run(context)
     assert "45 of" in caught.value.why
     assert "projector.weight" in caught.value.why
@@ -233,7 +234,7 @@ def test_more_parameters_than_the_card_says_are_refused(tmp_path: Path) -> None:
     card = json.loads((changed / "model.json").read_text())
     card["parameters"] -= 45
     (changed / "model.json").write_text(json.dumps(card))
-    with pytest.raises(StageError, match="something beside its network"):
+    with raises(StageError, what="something beside its network"):
         export.run(export_context(tmp_path / "out", artefact(TINY), changed))
 
 

@@ -17,6 +17,7 @@ from stages import distill, train
 from stages.data.load import load
 from stages.models import card as cards
 from stages.models.macs import macs
+from tests.errors import raises
 from tests.stages.line import Line, profile
 from tests.stages.training import tiny
 
@@ -138,19 +139,19 @@ def test_remembered_features_and_augmented_views_reach_the_teacher_at_its_size(
 
 
 def test_a_student_of_another_size_than_the_data_is_refused_before_anything_runs() -> None:
-    with pytest.raises(UsageError, match="student of 24 pixels") as caught:
+    with raises(UsageError, what="student of 24 pixels") as caught:
         distill.check(tiny.settings("distill", student={"image_size": 24}))
     assert "data.image_size=24" in caught.value.hint
     distill.check(tiny.settings("distill", student={"image_size": 16}))
 
 
 def test_constants_of_other_channels_are_found_before_anything_runs() -> None:
-    with pytest.raises(ModelError, match="3 values of mean and std"):
+    with raises(ModelError, what="3 values of mean and std"):
         train.check(tiny.settings("train", teacher={"mean": [0.5] * 3, "std": [0.5] * 3}))
 
 
 def test_a_teacher_s_own_size_that_leaves_nothing_of_the_image_is_found() -> None:
     told = {"model": "vgg11_bn", "image_size": 8}
-    with pytest.raises(ModelError, match="of 8 pixels") as caught:
+    with raises(ModelError, what="of 8 pixels") as caught:
         train.check(tiny.settings("train", teacher=told))
     assert "its image_size" in caught.value.hint

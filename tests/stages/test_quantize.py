@@ -22,6 +22,7 @@ from stages.onnx_files.lint import tensorrt_ready
 from stages.onnx_files.metadata import feed, read_metadata
 from stages.onnx_files.quantized_proof import paired_accuracy, quantization_fault
 from stages.runtimes.settings import TargetSettings
+from tests.errors import raises
 from tests.stages.onnx_files.trained import digits
 from tests.stages.onnx_files.trained_files import (
     BOTH,
@@ -69,7 +70,7 @@ def test_only_what_the_targets_need_is_made(targets: list[str], files: list[str]
 
 
 def test_an_unknown_runtime_is_a_fault_of_the_profile() -> None:
-    with pytest.raises(UsageError, match="onnxruntim"):
+    with raises(UsageError, what="onnxruntim"):
         quantize.needed_recipes([TargetSettings(name="onnxruntim-int8")])
 
 
@@ -232,7 +233,7 @@ def test_excluded_nodes_stay_float() -> None:
 
 def test_a_pattern_that_matches_nothing_names_what_is_near() -> None:
     context = quantize_context(exported_cnn(), exclude=["frist.0/Conv*"])
-    with pytest.raises(UsageError, match=r"frist\.0/Conv") as caught:
+    with raises(UsageError, what=r"frist\.0/Conv") as caught:
         quantize.run(context)
     assert "first.0/Conv" in caught.value.hint
     assert list(context.output.iterdir()) == []
@@ -273,11 +274,11 @@ def test_poor_agreement_is_said_loudly_and_is_no_failure() -> None:
 
 def test_agreement_below_the_profile_s_limit_fails_unless_proofs_are_off() -> None:
     bad: dict[str, Any] = {"method": "percentile", "percentile": 51.0}
-    with pytest.raises(StageError, match="predicts other classes than the float file") as caught:
+    with raises(StageError, what="predicts other classes than the float file") as caught:
         quantize.run(quantize_context(exported(), **bad))
     assert "expected at least 50 % (quantize.agreement)" in caught.value.why
     bad["agreement"] = 90.0
-    with pytest.raises(StageError, match="predicts other classes than the float file") as caught:
+    with raises(StageError, what="predicts other classes than the float file") as caught:
         quantize.run(quantize_context(exported(), **bad))
     assert "expected at least 90 % (quantize.agreement)" in caught.value.why
     assert "kdpipe debug PROFILE" in caught.value.hint

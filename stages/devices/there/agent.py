@@ -3,12 +3,14 @@
     python program.pyz VERB     the request is one JSON document on standard input
     python program.pyz receive REQUEST      standard input is the file's bytes
 
-The answer is the last line on standard output that begins with `ANSWER`: shells and libraries may print
-before it. A fault is an answer as well: {"fault": {what, where, why, hint}}.
+While a target is measured, lines that begin with `BEAT` say how far it is. The answer is the last line on
+standard output that begins with `ANSWER`: shells and libraries may print before it. A fault is an answer as
+well: {"fault": {what, where, why, hint}}.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -17,8 +19,10 @@ from collections.abc import Callable
 from typing import Any
 
 from pipeline.errors import KdpipeError
+from pipeline.heartbeat import Beat
 
 ANSWER = "\x1ekdpipe "
+BEAT = "\x1ekdpipe-beat "
 
 
 def main() -> int:
@@ -32,8 +36,13 @@ def main() -> int:
 
         return worker.main(sys.argv[2])
     request = json.loads(sys.argv[2] if verb == "receive" else sys.stdin.buffer.read() or b"{}")
+
+    def tell(beat: Beat) -> None:
+        with contextlib.suppress(OSError):  # the link broke: what was begun goes on
+            os.write(channel, f"\n{BEAT}{beat.line()}\n".encode())
+
     try:
-        answer = VERBS[verb](request)
+        answer = _measure(request, tell) if verb == "measure" else VERBS[verb](request)
     except KdpipeError as error:
         answer = {"fault": error.as_json()}
     except OSError as error:
@@ -70,10 +79,10 @@ def _of_releases(name: str) -> Callable[[dict[str, Any]], dict[str, Any]]:
     return call
 
 
-def _measure(request: dict[str, Any]) -> dict[str, Any]:
+def _measure(request: dict[str, Any], tell: Callable[[Beat], None]) -> dict[str, Any]:
     from stages.devices.there import jobs
 
-    return jobs.measure(request)
+    return jobs.measure(request, tell)
 
 
 VERBS: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
@@ -88,5 +97,4 @@ VERBS: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
     "switch": _of_releases("switch"),
     "discard": _of_releases("discard"),
     "releases": _of_releases("releases"),
-    "measure": _measure,
 }

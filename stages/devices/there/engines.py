@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import hashlib
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,7 +10,9 @@ from typing import Any
 import numpy as np
 
 from pipeline.errors import StageError
-from pipeline.stage import Silent
+from pipeline.hashing import hash_bytes
+from pipeline.heartbeat import Beats
+from pipeline.json_files import write_json
 from stages.devices.there import cuda, facts, session, trtexec, trtexec_program
 from stages.measuring import latency
 from stages.measuring.contention import Watch
@@ -26,15 +26,17 @@ ENGINE = "model.engine"
 TIMINGS = "timing.cache"
 
 
-def build(job: dict[str, Any], output: Path) -> dict[str, Any]:
+def build(job: dict[str, Any], output: Path, beats: Beats) -> dict[str, Any]:
     """Builds the engine into `output`; what was built, by what, and `runs_why_not` (null if it runs here).
 
     Raises Unavailable where nothing here can build it, StageError with the builder's own messages.
     """
     package = job["runtime"]
+    # A builder is asked for its progress, but its steps take from no time to many minutes.
+    beats.phase("building the engine", 100.0, "%", by_cpu=True)
     told = probe.ask(package)
     if told.get("builds"):
-        built = _by_python(job, output, told)
+        built = _by_python(job, output, told, beats)
     elif package == "tensorrt" and (program := facts.trtexec()):
         built = {**trtexec.build(trtexec_program.inspect(program), job, output), "runs_why_not": None}
     else:
@@ -50,9 +52,9 @@ def build(job: dict[str, Any], output: Path) -> dict[str, Any]:
         "gpu": told.get("device", {}).get("name"),
         "compute_capability": told.get("device", {}).get("compute_capability"),
         "size_bytes": len(engine),
-        "sha256": hashlib.sha256(engine).hexdigest(),
+        "sha256": hash_bytes(engine),
     }
-    (output / "engine.json").write_text(json.dumps(sidecar, indent=2) + "\n", encoding="utf-8")
+    write_json(output / "engine.json", sidecar)
     return {**sidecar, "runs_why_not": built["runs_why_not"]}
 
 
@@ -63,7 +65,20 @@ def load(job: dict[str, Any], folder: Path) -> session.Session:
     return trtexec.TrtExec(job, folder, trtexec_program.inspect(str(facts.trtexec())))
 
 
-def _by_python(job: dict[str, Any], output: Path, told: dict[str, Any]) -> dict[str, Any]:
+class _Building:
+    """Passes a builder's progress on as beats."""
+
+    def __init__(self, beats: Beats) -> None:
+        self._beats = beats
+
+    def update(self, done: float, total: float, unit: str = "", **figures: float | str) -> None:
+        self._beats.step(done, total, detail=str(figures.get("phase", "")))
+
+    def note(self, text: str) -> None:
+        print(text)
+
+
+def _by_python(job: dict[str, Any], output: Path, told: dict[str, Any], beats: Beats) -> dict[str, Any]:
     """Builds by the package, as the line does; timings of this GPU, driver and version are kept for the
     next build."""
     settings, package = job["build"], job["runtime"]
@@ -86,7 +101,11 @@ def _by_python(job: dict[str, Any], output: Path, told: dict[str, Any]) -> dict[
     )
     onnx = Path(job["onnx"])
     built = tensorrt_process.run(
-        specification, onnx.read_bytes(), label=job["target"], where=job["target"], progress=Silent()
+        specification,
+        onnx.read_bytes(),
+        label=job["target"],
+        where=job["target"],
+        progress=_Building(beats),
     )
     if keeps and timings.is_file():
         (output / TIMINGS).write_bytes(timings.read_bytes())
@@ -115,10 +134,10 @@ class TensorRt:
         self.facts = {"version": trt.__version__, "threads": 1, "transfers": "included", "cuda_graph": False}
 
     def sample(
-        self, images: np.ndarray, settings: dict[str, Any], watch: Watch
+        self, images: np.ndarray, settings: dict[str, Any], watch: Watch, beats: Beats
     ) -> tuple[latency.Samples, float]:
         call, _ = self._bind(session.as_input(images, self._job))
-        return session.sample_calls(call, settings, watch)
+        return session.sample_calls(call, settings, watch, beats)
 
     def logits(self, images: np.ndarray) -> np.ndarray:
         call, results = self._bind(session.as_input(images, self._job))

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import machine
+from pipeline.child_process import python_code
 from stages.devices.there import trtexec_program
 from stages.runtimes import probe
 
@@ -24,6 +25,7 @@ TRTEXEC_PLACES = (
 """Where the SDK's packages put it, beside the PATH; the first is JetPack's and Debian's."""
 
 TIMEOUT_S = 120.0
+"""Enough to import a package, also from a slow card."""
 
 _IMPORT = """
 import json, sys
@@ -84,7 +86,7 @@ def trtexec() -> str | None:
 def _version(package: str) -> dict[str, Any]:
     try:
         told = subprocess.run(
-            [sys.executable, "-c", _IMPORT, package],
+            python_code(_IMPORT, package),
             capture_output=True,
             text=True,
             check=False,

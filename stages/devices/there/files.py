@@ -10,7 +10,6 @@ from __future__ import annotations
 import base64
 import contextlib
 import fcntl
-import hashlib
 import json
 import os
 import shutil
@@ -21,6 +20,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from pipeline.errors import StageError
+from pipeline.hashing import hash_file
 
 CHUNK = 1 << 20
 WAIT_S = 15.0
@@ -66,7 +66,7 @@ def receive(request: dict[str, Any]) -> dict[str, Any]:
         received = file.tell()
         if received < size:
             return {"received": received, "whole": False}
-        if file_sha256(part) != sha256:
+        if hash_file(part) != sha256:
             part.unlink()
             raise StageError("A file arrived damaged", where=sha256, why="its SHA-256 is another")
         part.replace(shelf / sha256)
@@ -90,7 +90,7 @@ def assemble(request: dict[str, Any]) -> dict[str, Any]:
             if source is None:
                 raise StageError("A file is missing", where=path, why="it was not received")
             shutil.copyfile(source, target)
-            if file_sha256(target) != sha256:
+            if hash_file(target) != sha256:
                 received.unlink(missing_ok=True)
                 raise StageError(
                     "A file is damaged on the device", where=path, hint="run the same command again"
@@ -134,7 +134,7 @@ def keep_newest(request: dict[str, Any]) -> dict[str, Any]:
 def listing(folder: Path) -> dict[str, dict[str, Any]]:
     """Every file below a folder: `sha256` and `size` by relative path."""
     return {
-        path.relative_to(folder).as_posix(): {"sha256": file_sha256(path), "size": path.stat().st_size}
+        path.relative_to(folder).as_posix(): {"sha256": hash_file(path), "size": path.stat().st_size}
         for path in sorted(folder.rglob("*"))
         if path.is_file()
     }
@@ -151,14 +151,6 @@ def inside(folder: Path, name: str) -> Path:
     if not parts or parts[0] == "/" or ".." in parts:
         raise StageError("A name leads out of kdpipe's folder", where=name)
     return folder.joinpath(*parts)
-
-
-def file_sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(CHUNK):
-            digest.update(chunk)
-    return digest.hexdigest()
 
 
 def flush(path: Path) -> None:
@@ -212,7 +204,7 @@ def _known(folder: Path) -> dict[str, Path]:
 
 
 def _is(path: Path | None, sha256: str) -> bool:
-    return path is not None and path.is_file() and file_sha256(path) == sha256
+    return path is not None and path.is_file() and hash_file(path) == sha256
 
 
 def _changed(path: Path) -> int:

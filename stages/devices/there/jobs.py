@@ -1,58 +1,152 @@
-"""One target measured on the device, in a process of its own; done once however often it is asked for."""
+"""One target measured on the device, in a process of its own; done once however often it is asked for.
+
+The process that measures writes its beats into a file, because it outlives a link that broke: whoever waits
+for it, the call that started it or a later one, reads them there and applies the heartbeat rule
+(`pipeline.heartbeat`).
+"""
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import json
+import os
+import select
+import signal
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from pipeline.errors import StageError
-from stages.devices.there.files import flush, inside, listing, locked, root
+from pipeline.heartbeat import LOOK_S, Beat, Heartbeat, Hung, Silence, beat_of, cpu_seconds
+from stages.devices.there.files import flush, inside, listing, root
 
 LAST_LINES = 8
 
+TELL_EVERY_S = 5.0
+"""The host hears at least so often that the process that measures is watched."""
 
-def measure(request: dict[str, Any]) -> dict[str, Any]:
-    """The files of the result (`sha256`, `size` by path) in the folder `place`.
+Tell = Callable[[Beat], None]
+
+
+def measure(request: dict[str, Any], tell: Tell) -> dict[str, Any]:
+    """Measure a target into the folder `place`, or wait for the process that does so already.
 
     A link that broke leaves the measurement running: the next request waits for it and takes its result.
     The process that measures holds the lock as well, so that no second one begins beside it if this one dies.
-    Raises StageError with the process's last words if it ends without one.
+
+    Args:
+        request: what to measure; `silence`: the limits of the heartbeat, if they are not the usual ones.
+        tell: takes how far the measurement is, often enough to prove that it is watched.
+
+    Returns:
+        The `files` of the result: `sha256` and `size` by path.
+
+    Raises:
+        StageError: the process hung, or ended without a result; with its last words.
     """
     folder = root(request)
     place = inside(folder, request["place"])
     place.mkdir(parents=True, exist_ok=True)
-    with place.with_suffix(".lock").open("ab") as file, locked(file.fileno(), place.name, request["limit_s"]):
+    watcher = _Watcher(place, Silence(**request.get("silence") or {}), tell)
+    with place.with_suffix(".lock").open("ab") as file:
+        try:
+            watcher.wait(lambda: _take(file.fileno()))
+        except Hung as why:
+            _end_other(watcher, place)
+            raise _hung(request["target"], str(why)) from None
         if not (place / "result.json").is_file():
-            _work(folder, place, request, file.fileno())
+            _work(folder, place, request, file.fileno(), watcher)
     return {"files": listing(place)}
 
 
-def _work(folder: Path, place: Path, request: dict[str, Any], lock: int) -> None:
+class _Watcher:
+    """Reads the beats of the process that measures into `place`, passes them on, and judges them."""
+
+    def __init__(self, place: Path, silence: Silence, tell: Tell) -> None:
+        self.file = place.with_suffix(".beats")
+        self._silence, self._tell = silence, tell
+        self.begin()
+
+    def begin(self) -> None:
+        """Start with a new file of beats."""
+        self.pid: int | None = None
+        self._heartbeat = Heartbeat(self._silence, time.monotonic())
+        self._read, self._told, self._told_at = 0, Beat(""), 0.0
+
+    def wait(self, ended: Callable[[], bool]) -> None:
+        """Watch until `ended`, which waits for up to `LOOK_S`. Raises Hung."""
+        while not ended():
+            for line in self._lines():
+                self._take(line)
+            now = time.monotonic()
+            # Without a process to look at nothing computes: it is not known who holds the lock.
+            self._heartbeat.look(now, 0.0 if self.pid is None else cpu_seconds(self.pid))
+            if self._heartbeat.hung:
+                raise Hung(self._heartbeat.words())
+            if self._heartbeat.last != self._told or now - self._told_at >= TELL_EVERY_S:
+                self._told, self._told_at = self._heartbeat.last, now
+                self._tell(self._told)
+
+    def _take(self, line: str) -> None:
+        beat = beat_of(line)
+        if beat:
+            self._heartbeat.beat(beat, time.monotonic())
+        else:
+            with contextlib.suppress(ValueError, TypeError, KeyError):
+                self.pid = int(json.loads(line)["pid"])
+
+    def _lines(self) -> list[str]:
+        """Whole lines that were written since the last look."""
+        try:
+            with self.file.open("rb") as stream:
+                if stream.seek(0, os.SEEK_END) < self._read:  # another process has begun a new file
+                    self.begin()
+                stream.seek(self._read)
+                whole, end, _ = stream.read().rpartition(b"\n")
+        except OSError:
+            return []
+        self._read += len(whole + end)
+        return whole.decode(errors="replace").splitlines()
+
+
+def _work(folder: Path, place: Path, request: dict[str, Any], lock: int, watcher: _Watcher) -> None:
     job = place.with_suffix(".job.json")
     named = {name: request[name] for name in ("bundle", "onnx", "images", "timings")}
     paths = {name: str(inside(folder, path)) if path else None for name, path in named.items()}
-    job.write_text(json.dumps({**request, **paths, "output": str(place)}), encoding="utf-8")
+    paths |= {"output": str(place), "beats": str(watcher.file)}
+    job.write_text(json.dumps({**request, **paths}), encoding="utf-8")
     log = place / "log.txt"
+    watcher.file.write_bytes(b"")
+    watcher.begin()
+    open_while_it_runs, its_end = os.pipe()
     with log.open("wb") as said:
         try:
-            status = subprocess.run(
+            process = subprocess.Popen(
                 [sys.executable, sys.argv[0], "work", str(job)],
                 stdin=subprocess.DEVNULL,
                 stdout=said,
                 stderr=said,
-                check=False,
-                timeout=request["limit_s"],
-                pass_fds=(lock,),
-            ).returncode
-        except subprocess.TimeoutExpired:
-            raise StageError(
-                f"Measuring {request['target']} hung on the device",
-                why=f"no result within {request['limit_s']:.0f} s",
-                hint="run the same command again; if it hangs again, leave the target out",
-            ) from None
+                pass_fds=(lock, its_end),
+                start_new_session=True,  # to end it with all that it has started
+            )
+        finally:
+            os.close(its_end)
+        watcher.pid = process.pid
+        try:
+            watcher.wait(lambda: bool(select.select([open_while_it_runs], [], [], LOOK_S)[0]))
+        except BaseException as error:
+            _kill(process.pid)
+            if isinstance(error, Hung):
+                raise _hung(request["target"], str(error)) from None
+            raise
+        finally:
+            os.close(open_while_it_runs)
+            status = process.wait()
+            watcher.file.unlink(missing_ok=True)
     unfinished = place / "unfinished.json"
     if status or not unfinished.is_file():
         lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
@@ -64,3 +158,35 @@ def _work(folder: Path, place: Path, request: dict[str, Any], lock: int) -> None
         )
     flush(unfinished)
     unfinished.replace(place / "result.json")
+
+
+def _take(lock: int) -> bool:
+    """Whether the lock is ours now; waits a while if it is not."""
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        time.sleep(min(LOOK_S, 0.2))
+        return False
+    return True
+
+
+def _end_other(watcher: _Watcher, place: Path) -> None:
+    """Ends the process that measures into `place` for a call that is no more; none but that."""
+    with contextlib.suppress(OSError):
+        words = Path(f"/proc/{watcher.pid}/cmdline").read_bytes().split(b"\0")
+        if watcher.pid and os.fsencode(place.with_suffix(".job.json")) in words:
+            _kill(watcher.pid)
+
+
+def _kill(pid: int) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(pid, signal.SIGKILL)
+
+
+def _hung(target: str, why: str) -> StageError:
+    return StageError(
+        f"Measuring {target} hung on the device",
+        where=f"target {target}",
+        why=why,
+        hint="run the same command again; if it hangs again, leave the target out",
+    )

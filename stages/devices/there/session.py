@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from pipeline.heartbeat import Beats
 from stages.measuring import latency
 from stages.measuring.contention import Watch
 
@@ -23,7 +24,7 @@ class Session(Protocol):
     clock: str
 
     def sample(
-        self, images: np.ndarray, settings: dict[str, Any], watch: Watch
+        self, images: np.ndarray, settings: dict[str, Any], watch: Watch, beats: Beats
     ) -> tuple[latency.Samples, float | None]:
         """Latencies of one inference on these images, and that of the first call (ms)."""
 
@@ -32,14 +33,24 @@ class Session(Protocol):
 
 
 def sample_calls(
-    call: Callable[[], None], settings: dict[str, Any], watch: Watch
+    call: Callable[[], None], settings: dict[str, Any], watch: Watch, beats: Beats
 ) -> tuple[latency.Samples, float]:
     """The samples, and the latency of the very first call in milliseconds."""
+    beats.phase("the first inference")
     before = time.perf_counter()
     call()
     first_ms = round((time.perf_counter() - before) * 1e3, 3)
     asked = {name: settings[name] for name in SAMPLING}
-    return latency.sample(call, watch=watch, **asked), first_ms
+    beats.phase("warm-up", settings["warmup_max_s"], "s")
+    samples = latency.sample(
+        call,
+        watch=watch,
+        between=lambda: beats.phase("sampling", settings["duration_s"], "s"),
+        warming=beats.step,
+        sampling=beats.step,
+        **asked,
+    )
+    return samples, first_ms
 
 
 def as_input(images: np.ndarray, job: dict[str, Any]) -> np.ndarray:

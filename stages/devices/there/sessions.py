@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from pipeline import machine
+from pipeline.heartbeat import Beats
 from stages.devices.there import engines
 from stages.devices.there.session import Session, Unavailable, as_input, sample_calls
 from stages.measuring import latency
@@ -65,7 +66,7 @@ class OnnxRuntime:
         }
 
     def sample(
-        self, images: np.ndarray, settings: dict[str, Any], watch: Watch
+        self, images: np.ndarray, settings: dict[str, Any], watch: Watch, beats: Beats
     ) -> tuple[latency.Samples, float]:
         binding = self._session.io_binding()
         bound = as_input(images, self._job)  # the binding holds its bare address
@@ -73,7 +74,7 @@ class OnnxRuntime:
         for output in self._outputs:
             binding.bind_output(output, "cpu")
         run = self._session.run_with_iobinding
-        return sample_calls(lambda: run(binding), settings, watch)
+        return sample_calls(lambda: run(binding), settings, watch, beats)
 
     def logits(self, images: np.ndarray) -> np.ndarray:
         found: np.ndarray = self._session.run(["logits"], {self._input: as_input(images, self._job)})[0]
@@ -110,7 +111,7 @@ class OpenVino:
         }
 
     def sample(
-        self, images: np.ndarray, settings: dict[str, Any], watch: Watch
+        self, images: np.ndarray, settings: dict[str, Any], watch: Watch, beats: Beats
     ) -> tuple[latency.Samples, float]:
         request = self._compiled.create_infer_request()
         bound = self._openvino.Tensor(as_input(images, self._job), shared_memory=True)
@@ -120,7 +121,7 @@ class OpenVino:
             request.start_async()
             request.wait()
 
-        return sample_calls(call, settings, watch)
+        return sample_calls(call, settings, watch, beats)
 
     def logits(self, images: np.ndarray) -> np.ndarray:
         results = self._compiled({0: as_input(images, self._job)})

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from pipeline.errors import StageError
+from pipeline.heartbeat import Beats
 from stages.devices.there import session
 from stages.devices.there.trtexec_program import Program
 from stages.measuring import latency
@@ -87,9 +88,10 @@ class TrtExec:
         }
 
     def sample(
-        self, images: np.ndarray, settings: dict[str, Any], watch: Watch
+        self, images: np.ndarray, settings: dict[str, Any], watch: Watch, beats: Beats
     ) -> tuple[latency.Samples, None]:
         """Samples as trtexec exports them; it does not tell CPU time, so contention is not judged."""
+        beats.phase("sampling by trtexec", detail=f"batch {len(images)}")
         told = self._infer(
             images,
             "exportTimes",

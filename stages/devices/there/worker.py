@@ -20,6 +20,7 @@ import numpy as np
 
 from pipeline import machine
 from pipeline.errors import KdpipeError
+from pipeline.heartbeat import Beats
 from stages.devices import carried
 from stages.devices.there import engines, sessions
 from stages.devices.there.session import Session, Unavailable
@@ -31,7 +32,9 @@ def main(job_file: str) -> int:
     job = json.loads(Path(job_file).read_text(encoding="utf-8"))
     output = Path(job["output"])
     try:
-        result = work(job, output)
+        with Path(job["beats"]).open("a", encoding="utf-8", buffering=1) as stream:
+            stream.write(json.dumps({"pid": os.getpid()}) + "\n")
+            result = work(job, output, Beats(stream.write))
     except Unavailable as why:
         result = {"why_not": str(why), "built": job["onnx"] is None, "latency": []}
     except KdpipeError as error:
@@ -41,14 +44,15 @@ def main(job_file: str) -> int:
     return 0
 
 
-def work(job: dict[str, Any], output: Path) -> dict[str, Any]:
+def work(job: dict[str, Any], output: Path, beats: Beats) -> dict[str, Any]:
     """Raises Unavailable where the target cannot run here."""
     bundle = Path(job["bundle"])
     folder, built = bundle / "models" / job["target"], {}
     if job["onnx"]:
-        folder, built = output, engines.build(job, output)
+        folder, built = output, engines.build(job, output, beats)
         if built["runs_why_not"]:
             return {"why_not": built.pop("runs_why_not"), "built": True, "build": built, "latency": []}
+    beats.phase("loading the target")
     images = np.load(bundle / "golden" / "inputs.npy", allow_pickle=False)
     idle = _memory("VmRSS")
     load_before = machine.load_average()
@@ -59,6 +63,7 @@ def work(job: dict[str, Any], output: Path) -> dict[str, Any]:
     allowed = set(machine.allowed_cores())
     for threads in settings["threads"]:
         cores = _bind(allowed, threads, pinned=settings["pin"])
+        beats.phase("loading the target", detail=f"threads {threads}")
         before = time.perf_counter()
         session = sessions.load(job, folder, threads)
         loads.append((time.perf_counter() - before) * 1e3)
@@ -68,7 +73,7 @@ def work(job: dict[str, Any], output: Path) -> dict[str, Any]:
                 continue
             taken = np.ascontiguousarray(images[np.arange(batch) % len(images)])
             watch = Watch(cores, threads)
-            samples, first_ms = session.sample(taken, settings, watch)
+            samples, first_ms = session.sample(taken, settings, watch, beats)
             entries.append(
                 {
                     "batch": batch,
@@ -81,10 +86,13 @@ def work(job: dict[str, Any], output: Path) -> dict[str, Any]:
             )
     assert session is not None
     peak = _memory("VmHWM")
-    np.save(output / "logits.npy", np.concatenate([*_logits(session, images, job)]).astype(np.float32))
+    beats.phase("golden outputs", len(images), "images", every_s=0.0)
+    np.save(output / "logits.npy", np.concatenate([*_logits(session, images, job, beats)]).astype(np.float32))
     if job["images"]:
         test_images = np.load(job["images"], mmap_mode="r", allow_pickle=False)
-        predictions = [part.argmax(axis=1) for part in _logits(session, test_images, job)]
+        beats.phase("accuracy", len(test_images), "images", every_s=0.0)
+        predictions = [part.argmax(axis=1) for part in _logits(session, test_images, job, beats)]
+        beats.phase("writing the results")
         np.save(output / "predictions.npy", np.concatenate(predictions).astype(np.int32))
     return {
         "why_not": None,
@@ -102,14 +110,16 @@ def work(job: dict[str, Any], output: Path) -> dict[str, Any]:
     }
 
 
-def _logits(session: Session, images: np.ndarray, job: dict[str, Any]) -> Iterator[np.ndarray]:
+def _logits(session: Session, images: np.ndarray, job: dict[str, Any], beats: Beats) -> Iterator[np.ndarray]:
     """The logits of uint8 images (n, H, W, C) by batches, each (batch, classes)."""
     step = min(job["settings"]["accuracy_batch"], job["batch_max"])
     for start in range(0, len(images), step):
         part = np.ascontiguousarray(images[start : start + step])
         # An engine takes no batch below its smallest: images go round, and their answers are left out.
         fed = part[np.arange(max(len(part), job["batch_min"])) % len(part)]
-        yield session.logits(fed)[: len(part)]
+        logits = session.logits(fed)[: len(part)]
+        beats.step(start + len(part))
+        yield logits
 
 
 def _bind(allowed: set[int], threads: int, *, pinned: bool) -> tuple[int, ...]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import importlib.util
 import re
 import shutil
-import subprocess
 import tempfile
 from dataclasses import replace
 from pathlib import Path
@@ -18,15 +17,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pipeline.errors import StageError
+from pipeline.heartbeat import Hung, Silence, run_while_alive
 from stages.runtimes.base import Source
 
 if TYPE_CHECKING:
     import onnx
 
 PARAM, WEIGHTS = "model.param", "model.bin"
-
-PNNX_LIMIT_S = 600.0
-"""Conversions take seconds; one that takes this long hangs."""
 
 WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 
@@ -47,10 +44,13 @@ def network_alone(source: Source) -> onnx.ModelProto:
     return alone
 
 
-def convert(model: onnx.ModelProto, source: Source, output: Path, work: Path) -> str:
+def convert(
+    model: onnx.ModelProto, source: Source, output: Path, work: Path, silence: Silence | None = None
+) -> str:
     """Writes `model.param` and `model.bin`; returns in words what pnnx left unconverted, else "".
 
-    Raises StageError with pnnx's last words if it fails, or if it does not end.
+    silence: how long pnnx may use no CPU time; how long it takes in all depends on the network.
+    Raises StageError with pnnx's last words if it fails, or if it hangs.
     """
     import onnx
 
@@ -61,17 +61,9 @@ def convert(model: onnx.ModelProto, source: Source, output: Path, work: Path) ->
         shape = f"inputshape=[1,{channels},{height},{width}]f32"
         command = [str(_pnnx()), "model.onnx", shape, f"fp16={int(source.precision == 'fp16')}"]
         try:
-            done = subprocess.run(
-                command,
-                cwd=folder,
-                capture_output=True,
-                text=True,
-                errors="replace",
-                timeout=PNNX_LIMIT_S,
-                check=False,
-            )
-        except subprocess.TimeoutExpired:
-            raise _failed(source, f"no result within {PNNX_LIMIT_S:.0f} s") from None
+            done = run_while_alive(command, doing="converting", silence=silence, cwd=folder)
+        except Hung as why:
+            raise _failed(source, f"it hung: {why}") from None
         made = [Path(folder, f"model.ncnn.{end}") for end in ("param", "bin")]
         if done.returncode != 0 or not all(file.is_file() for file in made):
             last = "\n".join(done.stderr.strip().splitlines()[-5:]) or "it said nothing"

@@ -11,31 +11,41 @@ from __future__ import annotations
 import functools
 import re
 import signal
+import subprocess
 import sys
 from pathlib import Path
 
+from pipeline.heartbeat import Hung, Silence
 from stages.runtimes.base import Source
-from stages.runtimes.probe import run_module
+from stages.runtimes.probe import run_module, run_module_while_alive
+
+MODULE = "stages.runtimes.ncnn.trial"
 
 TIMEOUT_S = 120.0
+"""Enough to import the package."""
 
 
 @functools.cache
 def why_not_importable() -> str:
     """Why the package cannot be imported, or "" if it can; asked once a process."""
-    return _try()
+    done = run_module(MODULE, timeout_s=TIMEOUT_S)
+    return f"ncnn did not answer within {TIMEOUT_S:.0f} s" if done is None else _why_not(done)
 
 
-def run_once(folder: Path, source: Source) -> str:
-    """Why the target in `folder` cannot be loaded and run, or "" if it can."""
+def run_once(folder: Path, source: Source, silence: Silence | None = None) -> str:
+    """Why the target in `folder` cannot be loaded and run, or "" if it can.
+
+    silence: how long ncnn may use no CPU time; how long it takes in all depends on the network.
+    """
     height, width, channels = source.image_shape
-    return _try(str(folder), source.precision, str(channels), str(height), str(width))
+    words = (str(folder), source.precision, str(channels), str(height), str(width))
+    try:
+        return _why_not(run_module_while_alive(MODULE, *words, doing="running it once", silence=silence))
+    except Hung as why:
+        return f"ncnn hung: {why}"
 
 
-def _try(*words: str) -> str:
-    done = run_module("stages.runtimes.ncnn.trial", *words, timeout_s=TIMEOUT_S)
-    if done is None:
-        return f"ncnn did not answer within {TIMEOUT_S:.0f} s"
+def _why_not(done: subprocess.CompletedProcess[str]) -> str:
     if done.returncode == 0:
         return ""
     missing = sorted(set(re.findall(r"^layer (\S+) not exists or registered", done.stderr, re.MULTILINE)))

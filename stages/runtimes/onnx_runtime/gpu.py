@@ -5,13 +5,14 @@ Light until something is built or loaded.
 
 from __future__ import annotations
 
-import hashlib
 import importlib.util
 import json
 from pathlib import Path
 from typing import Any
 
 from pipeline.errors import StageError
+from pipeline.hashing import hash_file
+from pipeline.json_files import write_json
 from pipeline.machine import installed_versions
 from stages.runtimes.base import Ability
 from stages.runtimes.onnx_runtime import gpu_trial as onnx_runtime_trial
@@ -59,7 +60,7 @@ def write_sidecar(folder: Path, provider: str, options: dict[str, str]) -> None:
         "compute_capability": device.get("compute_capability"),
         "engines": engine_digests(folder),
     }
-    (folder / SIDECAR).write_text(json.dumps(sidecar, indent=2) + "\n", encoding="utf-8")
+    write_json(folder / SIDECAR, sidecar)
 
 
 def read_sidecar(folder: Path, version: str, capability: str) -> dict[str, Any]:
@@ -99,6 +100,4 @@ def read_sidecar(folder: Path, version: str, capability: str) -> dict[str, Any]:
 
 def engine_digests(folder: Path) -> dict[str, str]:
     """SHA-256 of each of TensorRT's engines in a target's folder, by name."""
-    return {
-        file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in sorted(folder.glob("*.engine"))
-    }
+    return {file.name: hash_file(file) for file in sorted(folder.glob("*.engine"))}

@@ -21,6 +21,7 @@ from typing import Any
 from stages.runtimes.probe import cuda_device, run_module
 
 TIMEOUT_S = 180.0
+"""Enough to load CUDA's libraries and run a network of one operator, whatever the user's model."""
 
 
 @functools.cache

@@ -250,7 +250,7 @@ def _keep_timings(config: Any, specification: Specification, tell: Any) -> None:
     cache = config.get_timing_cache() if specification.timings else None
     if cache is None:
         return
-    part = Path(f"{specification.timings}.{os.getpid()}.part")
+    part = Path(f"{specification.timings}.{os.urandom(6).hex()}.part")
     try:
         part.write_bytes(bytes(memoryview(cache.serialize())))
         part.replace(specification.timings)

@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import queue
 import subprocess
-import sys
 import threading
 import time
 from collections import deque
@@ -16,9 +15,9 @@ from contextlib import suppress
 from dataclasses import asdict
 from typing import IO, Any
 
+from pipeline.child_process import environment, python_command
 from pipeline.errors import StageError
 from pipeline.stage import Progress
-from stages.runtimes import probe
 from stages.runtimes.tensorrt import faults as tensorrt_faults
 from stages.runtimes.tensorrt.build import Specification
 from stages.runtimes.tensorrt.phases import to_go_s
@@ -44,11 +43,11 @@ def run(
     Raises StageError with the parser's, the builder's or the dead process's own messages.
     """
     child = subprocess.Popen(
-        [sys.executable, "-m", "stages.runtimes.tensorrt.build"],
+        python_command("stages.runtimes.tensorrt.build"),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
-        env=probe.child_environment(),
+        env=environment(),
     )
     lines: queue.Queue[bytes | None] = queue.Queue()
     last_words: deque[str] = deque(maxlen=LAST_WORDS)

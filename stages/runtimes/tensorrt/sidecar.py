@@ -6,7 +6,6 @@ this system, this version and this GPU. Light.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import StageError
+from pipeline.hashing import hash_bytes, hash_file
+from pipeline.json_files import write_json
 from stages.runtimes.tensorrt.build import Specification
 
 ENGINE = "model.engine"
@@ -62,9 +63,9 @@ def write(
         "optimization_level": specification.optimization_level,
         "workspace_mb": specification.workspace_mb,
         "size_bytes": len(engine),
-        "sha256": hashlib.sha256(engine).hexdigest(),
+        "sha256": hash_bytes(engine),
     }
-    (folder / SIDECAR).write_text(json.dumps(sidecar, indent=2) + "\n", encoding="utf-8")
+    write_json(folder / SIDECAR, sidecar)
     return sidecar
 
 
@@ -76,7 +77,7 @@ def read(folder: Path, here: Here) -> dict[str, Any]:
     """
     try:
         sidecar: dict[str, Any] = json.loads((folder / SIDECAR).read_text(encoding="utf-8"))
-        digest = hashlib.sha256((folder / ENGINE).read_bytes()).hexdigest()
+        digest = hash_file(folder / ENGINE)
     except (OSError, ValueError) as error:
         raise StageError(
             "the engine or its sidecar cannot be read", where=folder.name, why=str(error), hint=REBUILD

@@ -22,9 +22,12 @@ from pipeline.cluster import folders as cluster_folders
 from pipeline.cluster.cluster import Cluster, resources
 from pipeline.cluster.folders import marker, unseen, wait_for
 from pipeline.errors import Fault, GateMissed, KdpipeError, ProfileError, StageError, UsageError
-from pipeline.running.runner import in_process, run
+from pipeline.profile.loading import load
+from pipeline.running.runner import in_process, prepare_run, run, run_stages
 from pipeline.stage import Context, Stage
 from pipeline.store.store import Store
+from stages import STAGES as REAL_STAGES
+from tests.errors import raises
 from tests.pipeline.command_line import PROFILE, SMALL, call, document, environment
 from tests.pipeline.kitchen import STAGES, Notebook, small_profile
 from tests.pipeline.smallhouse import STAGES as SMALL_STAGES
@@ -76,7 +79,7 @@ def test_files_that_do_not_arrive(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     (tmp_path / "sub" / "one").write_text("1")
     wait_for("train", tmp_path, {"sub/one": 1})
     monkeypatch.setattr(cluster_folders, "VISIBLE_WITHIN_S", 0.0)
-    with pytest.raises(StageError, match="two"):
+    with raises(StageError, why="two"):
         wait_for("train", tmp_path, {"sub/one": 1, "two": 1})
 
 
@@ -173,17 +176,19 @@ class TestRunningCluster:
         monkeypatch.setenv("RAY_ADDRESS", head[0])
         profile = small_profile(tmp_path, refine__fault=fault)
         store = Store(tmp_path / "store")
-        with closing(Cluster("ray", profile)) as cluster, pytest.raises(KdpipeError) as caught:
-            run(profile, store, Notebook(), stages=STAGES, only="refine", execute=cluster.execute)
-        assert type(caught.value) is kind
-        assert [result.status for result in caught.value.results] == ["ran", "failed"]  # type: ignore[attr-defined]
+        with closing(Cluster("ray", profile)) as cluster:
+            outcome = run_stages(
+                prepare_run(profile, store, Notebook(), stages=STAGES, only="refine", execute=cluster.execute)
+            )
+        assert type(outcome.error) is kind
+        assert [result.status for result in outcome.results] == ["ran", "failed"]
         if fault == "crash":
-            assert "ZeroDivisionError: no such luck" in caught.value.why
+            assert "ZeroDivisionError: no such luck" in outcome.error.why
             [log] = (tmp_path / "store" / "logs").iterdir()
             assert "on the cluster:" in log.read_text()
             assert "refine.py" in log.read_text()
         else:
-            assert caught.value.what == "refine cannot do this after all"
+            assert outcome.error.what == "refine cannot do this after all"
 
     def test_as_a_client(self, home: Path, head: tuple[str, str]) -> None:
         pytest.importorskip("grpc", reason="ray[client] is not installed")
@@ -243,3 +248,29 @@ def test_gpus_and_cores_are_those_that_one_node_has(tmp_path: Path) -> None:
     assert asked({"CPU": 16, "GPU": 4}, devices=1) == {"num_cpus": 4, "num_gpus": 1}
     assert asked({"CPU": 16, "GPU": 4}, device="cpu", threads=2) == {"num_cpus": 2, "num_gpus": 0}
     assert asked({}) == {"num_cpus": 1, "num_gpus": 0}
+
+
+@pytest.mark.parametrize(
+    ("device", "devices", "gpus"),
+    [
+        ("auto", 1, 1),
+        ("cuda", 1, 1),
+        ("cuda", 2, 2),
+        ("cuda:0", 1, 1),
+        ("cuda:0", 2, 2),
+        ("cuda:1", 1, 2),
+        ("cuda:1", 2, 3),
+        ("cuda:9", 1, 4),
+        ("cpu", 1, 0),
+        ("mps", 1, 0),
+    ],
+)
+def test_each_spelling_of_a_device_asks_for_its_gpus(
+    home: Path, device: str, devices: int, gpus: int
+) -> None:
+    overrides = [f"compute.device={device}", f"compute.devices={devices}"]
+    profile = load(home / PROFILE, overrides)
+    [train] = [stage for stage in REAL_STAGES if stage.name == "train"]
+    [node] = [{"Alive": True, "Resources": {"CPU": 8, "GPU": 4}}]
+    assert resources(train, profile, [node])["num_gpus"] == gpus
+    assert resources(train, profile, [{"Alive": True, "Resources": {"CPU": 8}}])["num_gpus"] == 0

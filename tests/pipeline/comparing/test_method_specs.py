@@ -10,6 +10,7 @@ import pytest
 
 from pipeline.comparing.method_specs import Entry, read_specs
 from pipeline.errors import UsageError
+from tests.errors import raises
 
 
 def methods(*texts: str) -> dict[str, list[dict[str, Any]]]:
@@ -56,7 +57,7 @@ def test_a_file_of_methods(tmp_path: Path) -> None:
         "kd": [{"name": "kd"}],
     }
     file.write_text("kd: [{name: kd, weight: 3}]\n")
-    with pytest.raises(UsageError, match="two different lists"):
+    with raises(UsageError, why="two different lists"):
         read_specs([f"@{file}", "kd"])
 
 

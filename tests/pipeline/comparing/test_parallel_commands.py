@@ -64,7 +64,7 @@ def test_a_job_keeps_to_its_cores(capsys: pytest.CaptureFixture[str]) -> None:
     before = os.sched_getaffinity(0)
     try:
         core = min(before)
-        assert main([str(core), "--version"]) == 0
+        assert main([str(core), "-", "--version"]) == 0
         assert os.sched_getaffinity(0) == {core}
     finally:
         os.sched_setaffinity(0, before)

@@ -6,6 +6,7 @@ import io
 import os
 import pty
 import re
+import sys
 import threading
 import time
 from pathlib import Path
@@ -19,6 +20,7 @@ from pipeline.errors import Fault, GateMissed, ProfileError, UsageError
 from pipeline.running.plan import Decision, Reason
 from pipeline.running.run_state import StageResult
 from pipeline.stage import Stage
+from tests.errors import raises
 
 STAGE = Stage(name="build", summary="Build.", module="x", version=1, inputs=(), reads=())
 NAMES = ("train", "build", "quantize")
@@ -71,6 +73,20 @@ def wait_for(stream: io.StringIO, pattern: str) -> None:
         time.sleep(0.01)
 
 
+def wait_for_thread(function: str) -> threading.Thread:
+    """The other thread that is in this function, at a lock, once there is one."""
+    deadline = time.monotonic() + 20
+    while time.monotonic() < deadline:
+        for thread in threading.enumerate():
+            frame = sys._current_frames().get(thread.ident or 0)
+            while frame is not None and thread is not threading.current_thread():
+                if frame.f_code.co_name == function:
+                    return thread
+                frame = frame.f_back
+        time.sleep(0.01)
+    raise AssertionError(f"no thread is in {function}")
+
+
 def stale(name: str = "build") -> Decision:
     return Decision(
         stage=Stage(name=name, summary="", module="x", version=1, inputs=(), reads=()),
@@ -110,7 +126,7 @@ class TestStreams:
 
     def test_an_unknown_level_is_refused(self) -> None:
         console, _, _ = plain_console(KDPIPE_LOG="loud")
-        with pytest.raises(UsageError, match="KDPIPE_LOG"):
+        with raises(UsageError, what="KDPIPE_LOG"):
             console.check_environment()
 
     def test_silence_keeps_errors_and_documents(self) -> None:
@@ -343,6 +359,24 @@ class TestLiveProgress:
         with ConsoleListener(console, NAMES, QUICK) as listener:
             listener.progress("build")
             terminal.wait_for("still building, 1 s")
+
+    def test_a_timer_that_comes_late_draws_nothing(self) -> None:
+        terminal = Terminal()
+        console = Console(io.StringIO(), terminal.stream, {"TERM": "xterm"})
+        # Another writer holds the lock while the timer and the end of the run come together.
+        with console._lock, ConsoleListener(console, NAMES, QUICK):
+            timer = wait_for_thread("_tell_preparing")
+        timer.join(timeout=10)
+        assert terminal.text() == ""
+
+    def test_a_thread_that_comes_late_draws_nothing(self) -> None:
+        terminal = Terminal()
+        console = Console(io.StringIO(), terminal.stream, {"TERM": "xterm"})
+        with console._lock, ConsoleListener(console, NAMES, QUICK) as listener:
+            listener.progress("build")
+            thread = wait_for_thread("redraw")
+        thread.join(timeout=10)
+        assert terminal.text() == ""
 
 
 class TestPace:

@@ -9,7 +9,7 @@ from xml.etree import ElementTree as Xml
 import pytest
 
 from pipeline.console.gates_text import github_annotations
-from pipeline.console.junit import junit
+from pipeline.junit import junit
 
 
 def judgement(status: str, said: str = "too slow", **more: Any) -> dict[str, Any]:

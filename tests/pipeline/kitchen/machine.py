@@ -1,4 +1,4 @@
-"""What judge depends on beside its inputs."""
+"""What judge depends on beside its inputs, and a condition on what refine reads."""
 
 from __future__ import annotations
 
@@ -7,3 +7,7 @@ from types import SimpleNamespace
 
 def machine(settings: SimpleNamespace) -> dict[str, str]:
     return {"machine": settings.judge.machine}
+
+
+def many_rounds(settings: SimpleNamespace) -> bool:
+    return bool(settings.refine.rounds >= 9)

@@ -10,12 +10,15 @@ from typing import Any
 
 import pytest
 
+from pipeline.console.json_documents import reason_in_words
 from pipeline.errors import DataError, UsageError
 from pipeline.running.plan import Decision, Reason, decide, make_plan, needed, to_keep
-from pipeline.running.runner import run
+from pipeline.running.runner import in_process, run
+from pipeline.stage import Conditional, Context, Metrics, Stage
 from pipeline.store.cleaning import clean
 from pipeline.store.manifest import SCHEMA_VERSION
 from pipeline.store.store import Store
+from tests.errors import raises
 from tests.pipeline.kitchen import NAMES, STAGES, Notebook, SmallProfile, small_profile
 from tests.pipeline.stores import listing
 
@@ -157,6 +160,117 @@ def test_another_version_is_told(profile: SmallProfile, done: Store) -> None:
     assert plan["refine"].reasons == (Reason("version", "version", 1, 2),)
 
 
+def with_libraries(*names: str, patch_releases: bool = True) -> tuple[Stage, ...]:
+    """The kitchen, whose stage refine says that these distributions shape its output."""
+    return tuple(
+        replace(stage, libraries=names, patch_releases=patch_releases) if stage.name == "refine" else stage
+        for stage in STAGES
+    )
+
+
+def install(folder: Path, monkeypatch: pytest.MonkeyPatch, **versions: str) -> None:
+    """Distributions of these versions, before all others on sys.path."""
+    folder.mkdir()
+    for name, version in versions.items():
+        (folder / f"{name}-{version}.dist-info").mkdir()
+    monkeypatch.syspath_prepend(str(folder))
+
+
+def test_another_version_of_a_library_is_told(
+    profile: SmallProfile, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stages = with_libraries("stove", "oven-glove", "no-such-thing")
+    install(tmp_path / "before", monkeypatch, stove="2.14.1+cu130", oven_glove="1.0")
+    run(profile, store, Notebook(), stages=stages)
+    assert planned(profile, store, stages=stages)["refine"].status == "hit"
+    install(tmp_path / "same", monkeypatch, stove="2.14.1+cpu")
+    assert planned(profile, store, stages=stages)["refine"].status == "hit", "a build of the same release"
+    install(tmp_path / "after", monkeypatch, stove="2.14.2", no_such_thing="3.0")
+    plan = planned(profile, store, stages=stages)
+    assert plan["refine"].reasons == (
+        Reason("library", "no-such-thing", None, "3.0"),
+        Reason("library", "stove", "2.14.1", "2.14.2"),
+    )
+    assert [reason_in_words(reason, "to") for reason in plan["refine"].reasons] == [
+        "library no-such-thing: not installed to 3.0",
+        "library stove: 2.14.1 to 2.14.2",
+    ]
+    assert plan["gather"].status == plan["aside"].status == "hit"
+
+
+def test_patch_releases_count_only_where_the_stage_says_so(
+    profile: SmallProfile, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stages = with_libraries("stove", patch_releases=False)
+    install(tmp_path / "before", monkeypatch, stove="2.14.1")
+    run(profile, store, Notebook(), stages=stages)
+    install(tmp_path / "patch", monkeypatch, stove="2.14.2")
+    assert planned(profile, store, stages=stages)["refine"].status == "hit"
+    install(tmp_path / "minor", monkeypatch, stove="2.15.0a0+git1234")
+    (reason,) = planned(profile, store, stages=stages)["refine"].reasons
+    assert reason == Reason("library", "stove", "2.14", "2.15")
+
+
+def test_an_artefact_from_before_libraries_counted_says_that_kdpipe_changed(
+    profile: SmallProfile, done: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    install(tmp_path / "installed", monkeypatch, stove="2.14.1")
+    plan = planned(profile, done, stages=with_libraries("stove"))
+    (reason,) = plan["refine"].reasons
+    assert (reason.kind, reason.key) == ("version", "libraries")
+    assert reason_in_words(reason, "to").startswith("kdpipe's own version")
+    assert plan["gather"].status == plan["aside"].status == "hit", "their keys are as they were"
+    newer = tuple(replace(stage, version=2) for stage in with_libraries("stove"))
+    assert planned(profile, done, stages=newer)["refine"].reasons[0] == Reason("version", "version", 1, 2)
+    kinds = [reason.kind for reason in planned(profile, done, stages=newer)["refine"].reasons]
+    assert kinds.count("version") == 1
+    edited = planned(profile.edited(refine__rounds=9), done, stages=with_libraries("stove"))["refine"]
+    assert Reason("profile", "refine.rounds", 4, 9) in edited.reasons, "what else changed is told as well"
+
+
+def test_a_section_that_another_kdpipe_reads_is_no_change_of_the_profile(
+    profile: SmallProfile, done: Store
+) -> None:
+    fewer = tuple(replace(stage, reads=("refine",)) if stage.name == "refine" else stage for stage in STAGES)
+    (reason,) = planned(profile, done, stages=fewer)["refine"].reasons
+    assert reason == Reason("version", "sections", ["refine", "seed"], ["refine"])
+    assert reason_in_words(reason, "to").startswith("kdpipe's own version")
+
+
+def with_condition() -> tuple[Stage, ...]:
+    """The kitchen, whose stage refine reads `aside` and needs a library if it works for 9 rounds."""
+    more = Conditional("tests.pipeline.kitchen.machine:many_rounds", reads=("aside",), libraries=("pytest",))
+    return tuple(replace(stage, conditional=more) if stage.name == "refine" else stage for stage in STAGES)
+
+
+def test_what_is_read_under_a_condition_counts_only_then(profile: SmallProfile, store: Store) -> None:
+    stages = with_condition()
+    run(profile, store, Notebook(), stages=stages)
+    other = profile.edited(aside__text="y")
+    assert planned(other, store, stages=stages)["refine"].status == "hit"
+    many = profile.edited(refine__rounds=9)
+    (reason,) = planned(many, store, stages=stages)["refine"].reasons
+    assert reason == Reason("profile", "refine.rounds", 4, 9), "what comes with it is no reason of its own"
+    run(many, store, Notebook(), stages=stages)
+    assert planned(many, store, stages=stages)["refine"].status == "hit"
+    (reason,) = planned(many.edited(aside__text="y"), store, stages=stages)["refine"].reasons
+    assert reason == Reason("profile", "aside.text", "x", "y")
+
+
+def test_a_stage_is_given_no_section_that_is_not_keyed(profile: SmallProfile, store: Store) -> None:
+    given: dict[int, set[str]] = {}
+
+    def watch(stage: Stage, context: Context) -> Metrics:
+        if stage.name == "refine":
+            given[context.settings.refine.rounds] = set(vars(context.settings))
+        return in_process(stage, context)
+
+    for rounds in (4, 9):
+        edited = profile.edited(refine__rounds=rounds)
+        run(edited, store, Notebook(), stages=with_condition(), execute=watch)
+    assert given == {4: {"seed", "refine"}, 9: {"seed", "refine", "aside"}}
+
+
 def test_damage_is_told_and_left_alone(profile: SmallProfile, done: Store) -> None:
     path = planned(profile, done)["refine"].path
     assert path
@@ -200,9 +314,9 @@ def test_until_and_only(profile: SmallProfile, store: Store) -> None:
 
 
 def test_an_unknown_stage_gets_a_suggestion(profile: SmallProfile, store: Store) -> None:
-    with pytest.raises(UsageError, match="did you mean 'refine'"):
+    with raises(UsageError, what="did you mean 'refine'"):
         planned(profile, store, until="refin")
-    with pytest.raises(UsageError, match="takes no part"):
+    with raises(UsageError, what="takes no part"):
         planned(profile, store, until="gather", force=["tell"])
 
 

@@ -19,9 +19,10 @@ from hypothesis import strategies as st
 
 from pipeline.errors import KdpipeError, MachineCannot, StageError, UsageError
 from pipeline.running.plan import make_plan
-from pipeline.running.runner import StageResult, run
+from pipeline.running.runner import StageResult, prepare_run, run, run_stages
 from pipeline.store.manifest import MANIFEST
 from pipeline.store.store import Store
+from tests.errors import raises
 from tests.pipeline.kitchen import NAMES, STAGES, Notebook, SmallProfile, runs_of, small_profile
 from tests.pipeline.stores import listing
 
@@ -57,10 +58,17 @@ def failing(profile: SmallProfile, store: Store, **more: Any) -> tuple[BaseExcep
     return caught.value, notebook
 
 
-def results_of(error: BaseException) -> list[StageResult]:
-    """The results that the runner gives an error on its way."""
-    results: list[StageResult] = error.results  # type: ignore[attr-defined]
-    return results
+def ended(profile: SmallProfile, store: Store) -> tuple[BaseException, Notebook, list[StageResult]]:
+    """The error that ends a run, and the results that its state holds afterwards."""
+    notebook = Notebook()
+    state = prepare_run(profile, Store(store.root), notebook, stages=STAGES)
+    error: BaseException | None
+    try:
+        error = run_stages(state).error
+    except KeyboardInterrupt as interrupt:
+        error = interrupt
+    assert error is not None
+    return error, notebook, state.results()
 
 
 # What runs
@@ -149,7 +157,7 @@ def test_data_that_changes_while_a_stage_runs_is_not_cached(
             (tmp_path / "data" / "train.npz").write_bytes(b"9 9 9 9")
             return super().progress(stage_name)
 
-    with pytest.raises(StageError, match="changed while stage gather"):
+    with raises(StageError, what="changed while stage gather"):
         run(profile, store, Meddler(), stages=STAGES)
     assert not store.root.exists()
 
@@ -177,7 +185,7 @@ def test_a_failing_stage_leaves_the_store_as_it_was(
         for name in ("tmp", "locks", "work"):
             (store.root / name).rmdir()
     before = listing(store.root)
-    caught, notebook = failing(profile.edited(refine__fault=fault), store)
+    caught, notebook, results = ended(profile.edited(refine__fault=fault), store)
     assert isinstance(caught, error)
     assert words in caught.what
     left = [
@@ -186,7 +194,7 @@ def test_a_failing_stage_leaves_the_store_as_it_was(
     assert left == [path for path in before if path != "work"]
     if error is UsageError or fault == "no checkpoint":
         assert listing(store.root) == before, "there is no checkpoint to keep"
-    assert status_of(results_of(caught)) == {
+    assert status_of(results) == {
         "gather": "skipped" if fault == "refuse early" else "hit",
         "refine": "failed",
         "aside": "skipped",
@@ -230,8 +238,8 @@ def test_a_crash_is_told_with_its_traceback_in_a_log(profile: SmallProfile, stor
 
 def test_checkpoints_outlive_a_failure_and_an_interrupt(profile: SmallProfile, store: Store) -> None:
     for fault in ("keep checkpoint", "interrupt"):
-        caught, _ = failing(profile.edited(refine__fault=fault), store)
-        assert status_of(results_of(caught))["refine"] == "failed"
+        _, _, results = ended(profile.edited(refine__fault=fault), store)
+        assert status_of(results)["refine"] == "failed"
         assert [path.name for path in store.root.glob("work/*/*")] == ["checkpoint.txt"]
         assert listing(store.root / "tmp") == listing(store.root / "locks") == []
     results = bring(profile, store)
@@ -244,12 +252,12 @@ def test_what_the_machine_cannot_build_is_told_at_the_end_and_each_time(
 ) -> None:
     needy = profile.edited(judge__cannot=["tensorrt-fp16", "tensorrt-int8"])
     for status in ("ran", "hit"):
-        caught, _ = failing(needy, store)
+        caught, _, results = ended(needy, store)
         assert isinstance(caught, MachineCannot)
         assert "tensorrt-fp16, tensorrt-int8" in caught.what
         assert caught.hint == "buy one"
         assert "no such machine" in caught.why
-        assert status_of(results_of(caught)) == dict.fromkeys(NAMES, status)
+        assert status_of(results) == dict.fromkeys(NAMES, status)
 
 
 # What is damaged

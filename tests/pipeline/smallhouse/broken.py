@@ -1,6 +1,7 @@
 """A command that an extension brought, with a defect."""
 
-from pipeline.commands.base import Command, json_option, store_option
+from pipeline.commands.base import Command
+from pipeline.commands.options import json_option, store_option
 
 
 def _break(store: str | None) -> None:

@@ -12,6 +12,7 @@ from pipeline.store.cleaning import Item, clean, usage
 from pipeline.store.keys import sha256_of
 from pipeline.store.locks import this_process
 from pipeline.store.store import Store
+from tests.errors import raises
 from tests.pipeline.stores import listing, put
 
 
@@ -30,7 +31,14 @@ def test_the_scratch_folders_of_the_dead_are_swept_up(store: Store) -> None:
             (folder / "output").mkdir(parents=True)
         assert store.sweep() == [dead]
         assert listing(store.root / "tmp") == sorted(
-            ["1.1.00ff.other.host", "1.1.00ff.other.host/output", "stranger", "stranger/output", mine.name]
+            [
+                "1.1.00ff.other.host",
+                "1.1.00ff.other.host/output",
+                "stranger",
+                "stranger/output",
+                mine.name,
+                f"{mine.name}.lock",
+            ]
         )
 
 
@@ -126,14 +134,14 @@ def test_a_dry_run_only_tells(full: Store) -> None:
 def test_clean_keeps_out_of_a_run(full: Store) -> None:
     other = Store(full.root)
     other.prepare()
-    with pytest.raises(UsageError, match="A run is using"):
+    with raises(UsageError, what="A run is using"):
         clean(full, everything=True)
     other.release()
     clean(full, everything=True)
 
 
 def test_clean_needs_a_store(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="not a kdpipe store"):
+    with raises(UsageError, what="not a kdpipe store"):
         clean(Store(tmp_path / "nowhere"))
     assert clean(Store(tmp_path / "nowhere"), dry_run=True) == []
     assert listing(tmp_path) == []
@@ -145,6 +153,6 @@ def test_clean_does_not_follow_a_link_out_of_the_store(tmp_path: Path, store: St
     (store.root / "work").rename(outside) if (store.root / "work").exists() else outside.mkdir()
     (outside / f"train-{sha256_of(1)}").mkdir()
     (store.root / "work").symlink_to(outside)
-    with pytest.raises(UsageError, match="lies elsewhere"):
+    with raises(UsageError, what="lies elsewhere"):
         clean(store, everything=True)
     assert listing(outside) == [f"train-{sha256_of(1)}"]

@@ -6,6 +6,7 @@ from typing import Any
 
 import fsspec
 import pytest
+from fsspec.implementations.memory import MemoryFileSystem
 
 from pipeline.errors import UsageError
 from pipeline.running.runner import StageResult, run
@@ -152,8 +153,79 @@ def test_a_remote_that_fails_later_is_told_once_and_work_goes_on(
     notebook = Saboteur()
     results = run(profile, Store(tmp_path / "one"), notebook, stages=STAGES, remote=Remote(place.as_uri()))
     assert {result.status for result in results} == {"ran"}
-    (trouble,) = [note for note in notebook.notes if "goes on without it" in note]
-    assert place.as_uri() in trouble
+    troubles = [note for note in notebook.notes if "goes on without" in note]
+    assert [note.partition(" fails ")[0] for note in troubles] == [
+        f"remote {place.as_uri()}: the push",
+        f"remote {place.as_uri()}: the pull",
+    ]
+
+
+class Faulty(MemoryFileSystem):  # type: ignore[misc,unused-ignore]
+    """Files in memory as `faulty://`, where some operations are refused."""
+
+    protocol = "faulty"
+    fault = ""
+
+    def put_file(self, *arguments: Any, **options: Any) -> None:
+        if self.fault in ("read only", "gone"):
+            raise PermissionError(f"{self.fault}: put_file")
+        super().put_file(*arguments, **options)
+
+    def cat_file(self, path: str, *arguments: Any, **options: Any) -> bytes:
+        if self.fault == "gone" or (self.fault == "unreadable" and path.endswith(MANIFEST)):
+            raise ConnectionError(f"{self.fault}: cat_file")
+        found: bytes = super().cat_file(path, *arguments, **options)
+        return found
+
+
+@pytest.fixture
+def faulty(monkeypatch: pytest.MonkeyPatch) -> str:
+    fsspec.register_implementation("faulty", Faulty, clobber=True)
+    Faulty.store.clear()
+    monkeypatch.setattr(Faulty, "fault", "")
+    return "faulty://bucket"
+
+
+def test_a_machine_that_may_only_read_goes_on_pulling(
+    profile: SmallProfile, tmp_path: Path, faulty: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bring(profile, tmp_path / "one", Remote(faulty))
+    for path in [path for path in Faulty.store if "/artefacts/gather/" in path]:
+        del Faulty.store[path]
+    monkeypatch.setattr(Faulty, "fault", "read only")
+    status, _, notes = bring(profile, tmp_path / "two", Remote(faulty))
+    assert status == {**dict.fromkeys(NAMES, "hit"), "gather": "ran"}
+    (refused,) = [note for note in notes if "read only" in note]
+    assert refused.startswith(f"remote {faulty}: the push fails (PermissionError: ")
+    assert refused.endswith("this run goes on without pushing")
+    assert [note for note in notes if "pulled" in note] == [
+        f"{name}: pulled from {faulty}" for name in NAMES if name != "gather"
+    ]
+
+
+def test_a_remote_that_cannot_be_read_is_pushed_to(
+    profile: SmallProfile, tmp_path: Path, faulty: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Faulty, "fault", "unreadable")
+    _, _, notes = bring(profile, tmp_path / "one", Remote(faulty))
+    (refused,) = [note for note in notes if "unreadable" in note]
+    assert "the pull fails" in refused
+    assert [note for note in notes if "pushed" in note] == [f"{name}: pushed to {faulty}" for name in NAMES]
+
+
+def test_a_remote_that_cannot_be_reached_is_not_tried_again(
+    profile: SmallProfile, tmp_path: Path, faulty: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Cutter(Notebook):
+        def started(self, decision: Any, /) -> None:
+            super().started(decision)
+            monkeypatch.setattr(Faulty, "fault", "gone")
+
+    notebook = Cutter()
+    run(profile, Store(tmp_path / "one"), notebook, stages=STAGES, remote=Remote(faulty))
+    assert [note for note in notebook.notes if "gone" in note] == [
+        f"remote {faulty} fails (PermissionError: gone: put_file); this run goes on without it"
+    ]
 
 
 @pytest.mark.parametrize("url", ["nosuch://bucket/x", "file:///proc/version/x", "s3://bucket/prefix"])

@@ -13,6 +13,7 @@ from pipeline.store.cleaning import clean, usage
 from pipeline.store.keys import content_digest, sha256_of
 from pipeline.store.locks import this_process
 from pipeline.store.store import Store
+from tests.errors import raises
 from tests.pipeline.stores import PROFILE, listing, put
 
 
@@ -169,7 +170,7 @@ def fifo(folder: Path) -> None:
 def test_links_are_not_accepted(store: Store, mischief: Callable[[Path], None]) -> None:
     with store.scratch() as folder:
         mischief(folder)
-        with pytest.raises(StageError, match="cannot be kept"):
+        with raises(StageError, what="cannot be kept"):
             store.publish(
                 folder,
                 stage="s",
@@ -221,9 +222,9 @@ def test_the_newest_of_the_same_profile_comes_first(store: Store) -> None:
 def test_a_strangers_folder_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "work").mkdir()
     (tmp_path / "work" / "thesis.txt").write_text("years")
-    with pytest.raises(UsageError, match="not a kdpipe store"):
+    with raises(UsageError, what="not a kdpipe store"):
         Store(tmp_path).prepare()
-    with pytest.raises(UsageError, match="not a kdpipe store"):
+    with raises(UsageError, what="not a kdpipe store"):
         clean(Store(tmp_path), everything=True)
     assert listing(tmp_path) == ["work", "work/thesis.txt"]
 
@@ -245,9 +246,9 @@ def test_a_store_of_another_version_is_refused(store: Store) -> None:
 
 def test_a_file_is_no_store(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(UsageError, match="not a folder"):
+    with raises(UsageError, what="not a folder"):
         Store(tmp_path / "file").check()
-    with pytest.raises(UsageError, match="cannot be used"):
+    with raises(UsageError, what="cannot be used"):
         Store(tmp_path / "file" / "below").prepare()
 
 

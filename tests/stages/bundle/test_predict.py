@@ -87,10 +87,11 @@ def test_arrays_of_another_shape_are_refused(tmp_path: Path) -> None:
 def test_an_array_without_an_image_is_told_in_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    facts = {"image_size": 16, "channels": 3, "resize": "bilinear"}
+    facts = {"image_size": 16, "channels": 3, "resize": "bilinear", "scale": 1 / 255, "mean": [0], "std": [1]}
     manifest = {
         "default_target": "onnxruntime-fp32",
-        "targets": {"onnxruntime-fp32": {}},
+        "input": "uint8_nhwc",
+        "targets": {"onnxruntime-fp32": {"runtime": "onnxruntime"}},
         "preprocessing": facts,
     }
     (tmp_path / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")

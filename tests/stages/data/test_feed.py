@@ -8,6 +8,7 @@ from pipeline.errors import DataError
 from stages.data.feed import batches
 from stages.data.load import Split, load
 from stages.data.settings import DigitsSettings, ImageFolderSettings
+from tests.errors import raises
 from tests.stages.data.conftest import MakeFolder
 
 
@@ -55,7 +56,7 @@ def test_a_file_that_vanishes_is_named(tmp_path: Path, make_folder: MakeFolder) 
     split = on_disk(make_folder(tmp_path, {"a": 10, "b": 10}))
     for path in (tmp_path / "b").iterdir():
         path.unlink()
-    with pytest.raises(DataError, match="cannot be read") as caught:
+    with raises(DataError, what="cannot be read") as caught:
         list(batches(split, 4))
     assert str(tmp_path / "b") in caught.value.where
 

@@ -18,6 +18,7 @@ from stages.data.settings import (
     NpzSettings,
     TorchvisionSettings,
 )
+from tests.errors import raises
 from tests.stages.data.conftest import MakeFolder, some_images, write_idx
 
 
@@ -92,11 +93,11 @@ def test_missing_sets_and_single_classes_are_refused(tmp_path: Path, make_folder
         with pytest.raises(DataError):
             fingerprint(settings, digest)
     make_folder(tmp_path, {"a": 3})
-    with pytest.raises(DataError, match="one class"):
+    with raises(DataError, what="one class"):
         of_folder(tmp_path)
     (tmp_path / "b").mkdir()
     (tmp_path / "b" / "gone.png").symlink_to(tmp_path / "nowhere")
-    with pytest.raises(DataError, match="cannot be read"):
+    with raises(DataError, what="cannot be read"):
         of_folder(tmp_path)
 
 

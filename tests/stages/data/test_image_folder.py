@@ -10,6 +10,7 @@ from pipeline.errors import DataError
 from stages.data import load as loading
 from stages.data.load import check, load
 from stages.data.settings import ImageFolderSettings
+from tests.errors import raises
 from tests.stages.data.conftest import MakeFolder, all_pixels
 
 
@@ -176,12 +177,12 @@ def test_of_a_large_folder_every_header_is_read(
     image.write_bytes(whole[:-40])
     check(folder(tmp_path))
     image.write_bytes(b"")
-    with pytest.raises(DataError, match="cannot be read"):
+    with raises(DataError, what="cannot be read"):
         check(folder(tmp_path))
     image.write_bytes(whole)
     decoded = tmp_path / "a" / "image004.png"
     decoded.write_bytes(decoded.read_bytes()[:-40])
-    with pytest.raises(DataError, match="cannot be read"):
+    with raises(DataError, what="cannot be read"):
         check(folder(tmp_path))
 
 
@@ -210,5 +211,5 @@ def test_a_channel_without_contrast_is_refused(tmp_path: Path) -> None:
 
 def test_constants_that_do_not_fit_the_channels_are_refused(tmp_path: Path, make_folder: MakeFolder) -> None:
     make_folder(tmp_path, {"a": 4, "b": 4})
-    with pytest.raises(DataError, match="1 values, the images 3 channels"):
+    with raises(DataError, why="1 values, the images 3 channels"):
         check(folder(tmp_path, mean=[0.5], std=[0.5]))

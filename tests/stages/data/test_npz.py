@@ -8,6 +8,7 @@ from pipeline.errors import DataError
 from stages.data.fingerprint import fingerprint
 from stages.data.load import check, load
 from stages.data.settings import NpzSettings
+from tests.errors import raises
 from tests.stages.data.conftest import all_pixels, digest, some_images
 
 LABELS = np.tile(np.arange(3), 10)
@@ -82,7 +83,7 @@ def test_a_missing_array_and_a_cut_file_are_told(tmp_path: Path) -> None:
 
 def test_classes_that_share_a_name_are_refused(tmp_path: Path) -> None:
     write(tmp_path)
-    with pytest.raises(DataError, match="same name"):
+    with raises(DataError, what="same name"):
         load(NpzSettings(name="npz", root=str(tmp_path), classes=["a", "b", "a"]))
 
 
@@ -145,11 +146,11 @@ def test_which_file_is_meant_must_be_clear(tmp_path: Path) -> None:
         check(NpzSettings(name="npz", root=str(tmp_path)))
     assert "train.npz: no such file" in caught.value.why
     for name in ("one two.npz", "three.npz"):
-        with pytest.raises(DataError, match="npz is not there"):
+        with raises(DataError, what="npz is not there"):
             check(NpzSettings(name="npz", root=str(tmp_path)))
         np.savez(tmp_path / name, **arrays("keras", column=False))  # type: ignore[arg-type]
     (tmp_path / "test.npz").unlink()
-    with pytest.raises(DataError, match="not clear which npz file") as caught:
+    with raises(DataError, what="not clear which npz file") as caught:
         check(NpzSettings(name="npz", root=str(tmp_path)))
     assert caught.value.why.endswith("one two.npz, three.npz")
     assert caught.value.hint == f"name it: --set 'data.root={tmp_path / 'one two.npz'}'"

@@ -14,6 +14,7 @@ from stages.data.fingerprint import fingerprint
 from stages.data.load import check, load
 from stages.data.registry import plugin_kind, plugin_names
 from stages.settings import profile_model
+from tests.errors import raises
 from tests.stages.data.conftest import all_pixels
 
 PACKAGE = '''
@@ -110,7 +111,7 @@ def test_a_broken_plugin_is_named_with_its_package(name: str, told: str) -> None
 def test_nothing_installed_means_nothing_found() -> None:
     assert "stripes" not in plugin_names()
     assert plugin_kind("stripes") is None
-    with pytest.raises(DataError, match="unknown kind of data set: stripes"):
+    with raises(DataError, what="unknown kind of data set: stripes"):
         fingerprint(SimpleNamespace(name="stripes"), lambda path: hashlib.sha256(bytes(path)).hexdigest())
 
 

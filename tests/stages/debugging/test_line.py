@@ -16,6 +16,7 @@ from pipeline.stage import Context, Silent
 from stages import build
 from stages.debugging.line import debug_line
 from stages.runtimes.settings import BuildSettings, TargetSettings
+from tests.errors import raises
 from tests.stages.onnx_files.trained import MOBILENET, TINY, artefact, digits_settings, folder
 from tests.stages.onnx_files.trained_files import exported, quantized
 
@@ -101,5 +102,5 @@ def test_a_wrong_weight_of_the_exported_file_is_found_beside_pytorch(place: str,
 
 
 def test_a_target_that_the_profile_does_not_have_is_a_mistake(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="no target openvino-fp16"):
+    with raises(UsageError, what="no target openvino-fp16"):
         _debug(tmp_path / "out", target="openvino-fp16")

@@ -14,6 +14,7 @@ import pytest
 from pipeline.errors import UsageError
 from stages.debugging.pair import debug_pair
 from stages.onnx_files.graphs import chunks, read_graph
+from tests.errors import raises
 from tests.stages.debugging import faults
 from tests.stages.onnx_files.trained_files import exported, quantized
 
@@ -133,7 +134,7 @@ def test_what_does_not_fit_is_told(
     make: Callable[[Path], tuple[Path, list[str]]], what: str, tmp_path: Path
 ) -> None:
     suspect, inputs = make(tmp_path)
-    with pytest.raises(UsageError, match=what) as caught:
+    with raises(UsageError, what=what) as caught:
         debug_pair(suspect, faults.student(), inputs, None, tmp_path / "case")
     assert caught.value.hint
     assert not (tmp_path / "case").exists()

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from pipeline.heartbeat import Beats
 from stages.measuring import worker
 from stages.measuring.launch import Subject
 from stages.measuring.settings import MeasureSettings
@@ -75,6 +76,7 @@ def test_an_engine_for_larger_batches_is_given_none_that_is_smaller(
         images=tmp_path / "images.npy",
         work=tmp_path / "work",
     )
-    worker.accuracy(subject.job(MeasureSettings(accuracy_batch=batch), "accuracy", threads=1), tmp_path)
+    job = subject.job(MeasureSettings(accuracy_batch=batch), "accuracy", threads=1)
+    worker.accuracy(job, tmp_path, Beats(lambda line: None))
     logits = np.load(tmp_path / "logits.npy")
     np.testing.assert_array_equal(logits, pixels.reshape(images, -1)[:, :3])

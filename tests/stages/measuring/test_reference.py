@@ -18,6 +18,7 @@ from pipeline.errors import StageError
 from stages.measuring import pairs, reference
 from stages.measuring.launch import Subject
 from stages.measuring.settings import MeasureSettings
+from tests.errors import raises
 from tests.stages.onnx_files.trained_files import Notes
 from tests.stages.runtimes.networks import exported
 
@@ -64,7 +65,7 @@ def manifest(**targets: str) -> str:
     ],
 )
 def test_a_manifest_that_is_no_bundle_s_is_told(tmp_path: Path, text: str) -> None:
-    with pytest.raises(StageError, match="cannot be used") as caught:
+    with raises(StageError, what="cannot be used") as caught:
         reference.subjects(packed(tmp_path, text), CARD, tmp_path / "images.npy", tmp_path / "work")
     assert "manifest.json" in caught.value.why
     assert "mine.tar.zst" in caught.value.where
@@ -112,7 +113,7 @@ def test_an_earlier_target_that_does_not_load_is_left_out_and_told(student: Subj
     assert note.startswith("t-fp32 of the reference bundle is not timed: ")
     assert "cannot load a built target" in note
     other = replace(student, target={**student.target, "target": "t-int8", "precision": "int8"})
-    with pytest.raises(StageError, match="cannot load a built target"):  # its own fault is one still
+    with raises(StageError, what="cannot load a built target"):  # its own fault is one still
         pairs.measure([student, replace(other, folder=broken)], QUICK, tmp_path, notes)
 
 

@@ -16,6 +16,7 @@ from pipeline.errors import StageError
 from stages.measuring import launch, turns
 from stages.measuring.launch import Subject
 from stages.measuring.settings import MeasureSettings
+from tests.errors import raises
 from tests.stages.runtimes.networks import exported
 
 
@@ -35,22 +36,22 @@ def damaged(tmp_path: Path) -> Subject:
 
 
 def test_a_file_that_cannot_be_loaded_ends_the_turns_with_its_fault(damaged: Subject) -> None:
-    with pytest.raises(StageError, match="cannot load a built target"):
+    with raises(StageError, what="cannot load a built target"):
         turns.run(damaged, damaged, MeasureSettings(), batch=1, threads=1)
     told = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True).stdout
     assert str(damaged.work) not in told, "no worker is left"
 
 
 def test_a_file_that_cannot_be_loaded_ends_a_measurement_with_its_fault(damaged: Subject) -> None:
-    with pytest.raises(StageError, match="cannot load a built target") as caught:
-        launch.run(damaged, MeasureSettings(), "latency", planned_s=1.0, batch=1, threads=1)
+    with raises(StageError, what="cannot load a built target") as caught:
+        launch.run(damaged, MeasureSettings(), "latency", batch=1, threads=1)
     assert caught.value.hint
 
 
 def test_a_worker_that_dies_says_how(damaged: Subject) -> None:
     (damaged.folder / "images.npy").unlink()
-    with pytest.raises(StageError, match="ended without a result") as caught:
-        launch.run(damaged, MeasureSettings(), "latency", planned_s=1.0, batch=1, threads=1)
+    with raises(StageError, what="ended without a result") as caught:
+        launch.run(damaged, MeasureSettings(), "latency", batch=1, threads=1)
     assert "images.npy" in caught.value.why
 
 
@@ -94,7 +95,7 @@ def test_turns_on_busy_cores_are_told_to_be_contended(good: Subject, busy_cores:
 
 def test_service_under_load_on_busy_cores_is_told_to_be_contended(good: Subject, busy_cores: None) -> None:
     settings = MeasureSettings(warmup_s=0.05, warmup_max_s=0.5, arrival_rates=[100.0], arrivals_s=1.5)
-    entry, _ = launch.run(good, settings, "open_loop", planned_s=6.0, batch=1, threads=1, rate_per_s=100.0)
+    entry, _ = launch.run(good, settings, "open_loop", batch=1, threads=1, rate_per_s=100.0)
     assert "contended" in entry["flags"]
     assert entry["health"]["contended_by"]
     assert entry["health"]["others_share"] > 0.1

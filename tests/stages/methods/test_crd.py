@@ -22,6 +22,7 @@ from stages.training.checkpoint import Checkpoints
 from stages.training.settings import ComputeSettings, TrainSettings
 from stages.training.supply import Supply, training_supply
 from stages.training.tasks import Distillation
+from tests.errors import raises
 from tests.stages.methods import made
 from tests.stages.methods.reference import Vector, dot, module, unit
 from tests.stages.training import tiny
@@ -270,5 +271,5 @@ def test_training_brings_the_loss_down(shared: bool) -> None:
 
 
 def test_one_class_is_refused() -> None:
-    with pytest.raises(ModelError, match="two classes"):
+    with raises(ModelError, what="two classes"):
         crd(torch.zeros(4, dtype=torch.int64))

@@ -18,6 +18,7 @@ from stages.models.features import Features
 from stages.models.observer import Observer
 from stages.models.settings import ModelSettings
 from stages.training.tasks import RunningTeacher
+from tests.errors import raises
 from tests.stages.methods import made, reference_unlike
 
 Sizes = list[tuple[int, int, int]]
@@ -175,7 +176,7 @@ def test_the_fused_network_ends_in_the_teacher_s_last_stage(architecture: str) -
 
 def test_what_cannot_be_fused_is_refused() -> None:
     one = made.features(made.maps(2, 4, 4, 4), ends=(made.maps(2, 4, 4, 4),))
-    with pytest.raises(ModelError, match="fbt needs a teacher with at least 2 stage ends"):
+    with raises(ModelError, what="fbt needs a teacher with at least 2 stage ends"):
         method(pair("as many")[0], one)
 
 

@@ -12,6 +12,7 @@ from pipeline.errors import ModelError
 from stages.methods.fitnet import Fitnet
 from stages.methods.settings import FitnetSettings
 from stages.models.features import Features
+from tests.errors import raises
 from tests.stages.methods import made, reference_hints
 
 
@@ -142,9 +143,9 @@ def test_one_image_with_one_pixel_is_normalised_by_what_was_seen_before() -> Non
 def test_a_network_without_such_an_end_is_named(hints: Any) -> None:
     few = shown(made.maps(2, 3, 4, 4)) if hints != "all" else made.features(made.maps(2, 3, 4, 4))
     many = shown(*(made.maps(2, 3, size, size) for size in (16, 8, 4)))
-    with pytest.raises(ModelError, match="student"):
+    with raises(ModelError, what="student"):
         method(few, many, hints=hints)
-    with pytest.raises(ModelError, match="teacher"):
+    with raises(ModelError, what="teacher"):
         method(many, few, hints=hints)
 
 

@@ -14,6 +14,7 @@ from stages.methods.lfcc import Level, Lfcc
 from stages.methods.parts.lowpass import LowPass
 from stages.methods.settings import LfccSettings
 from stages.models.features import Features, Needs
+from tests.errors import raises
 from tests.stages.methods import made
 from tests.stages.methods.reference import Vector, dot, module, surprise, unit
 
@@ -245,7 +246,7 @@ def test_everything_learns_and_the_teacher_does_not(keys: dict[str, Any]) -> Non
 
 def test_a_depth_that_a_network_does_not_have_is_refused() -> None:
     student, teacher = pair()
-    with pytest.raises(ModelError, match="teacher"):
+    with raises(ModelError, what="teacher"):
         lfcc(student, teacher, stages=[-3])
 
 

@@ -12,6 +12,7 @@ from torch import Tensor
 from pipeline.errors import ModelError
 from stages.methods.msdcrd import TAU_RANGE, Msdcrd
 from stages.models.features import Features
+from tests.errors import raises
 from tests.stages.methods import made, reference
 
 SHAPES = {
@@ -164,7 +165,7 @@ def test_before_the_activation(selection: str) -> None:
 
 
 def test_networks_without_stage_ends_are_refused() -> None:
-    with pytest.raises(ModelError, match="stage ends"):
+    with raises(ModelError, what="stage ends"):
         made.method(*pair("alike"), layers="ends")
 
 
@@ -176,7 +177,7 @@ def test_projector_none_needs_equal_channels() -> None:
     assert loss(method, student, teacher, labels).item() == pytest.approx(
         expected(method, student, teacher, labels), rel=2e-5
     )
-    with pytest.raises(ModelError, match="student_linear"):
+    with raises(ModelError, hint="student_linear"):
         made.method(*pair("teacher larger"), projector="none")
 
 
@@ -353,14 +354,14 @@ def test_a_selection_without_a_linear_head_is_refused() -> None:
     student, teacher = pair("alike")
     bent = made.spec(teacher).__class__(**{**vars(made.spec(teacher)), "head_is_linear_on_pooled": False})
     for selection in ("sdd", "topk"):
-        with pytest.raises(ModelError, match="selection: dedup"):
+        with raises(ModelError, hint="selection: dedup"):
             Msdcrd(made.settings(selection=selection), made.spec(student), bent)
 
 
 def test_a_network_without_a_map_is_refused() -> None:
     student, teacher = pair("alike")
     blind = made.spec(teacher).__class__(**{**vars(made.spec(teacher)), "map": (0, 0, 0)})
-    with pytest.raises(ModelError, match="teacher's architecture shows no map"):
+    with raises(ModelError, what="teacher's architecture shows no map"):
         Msdcrd(made.settings(), made.spec(student), blind)
 
 

@@ -20,6 +20,7 @@ from stages.models.features import Features
 from stages.models.observer import Observer
 from stages.models.settings import ModelSettings
 from stages.training.tasks import RunningTeacher
+from tests.errors import raises
 from tests.stages.methods import made, reference, reference_unlike
 
 Sizes = list[tuple[int, int, int]]
@@ -252,7 +253,7 @@ def test_real_teachers_are_prompted(architecture: str) -> None:
 
 def test_one_stage_end_is_too_few() -> None:
     one = made.features(made.maps(2, 4, 4, 4), ends=(made.maps(2, 4, 4, 4),))
-    with pytest.raises(ModelError, match="pat needs a teacher with at least 2 stage ends"):
+    with raises(ModelError, what="pat needs a teacher with at least 2 stage ends"):
         method(pair("as many")[0], one)
 
 

@@ -18,6 +18,7 @@ from stages.methods.msdcrd import Msdcrd
 from stages.methods.settings import KdSettings, MethodSettings
 from stages.models.features import Needs
 from stages.settings import profile_model
+from tests.errors import raises
 from tests.stages.methods import made
 
 ROOT = Path(__file__).parents[3]
@@ -47,7 +48,7 @@ def test_settings_import_no_torch() -> None:
 
 
 def test_the_plug_in_of_the_documentation_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    text = (ROOT / "docs" / "methods.md").read_text(encoding="utf-8")
+    text = (ROOT / "docs" / "reference" / "methods.md").read_text(encoding="utf-8")
     files = dict(re.findall(r"^`(\w+\.(?:py|toml))`:\n\n```\w+\n(.*?)^```", text, re.M | re.S))
     for name in ("cosine_settings.py", "cosine_method.py"):
         (tmp_path / name).write_text(files[name])
@@ -94,5 +95,5 @@ def test_a_plug_in_that_names_no_method_is_told_so(target: str, word: str) -> No
         name: Literal["broken"] = "broken"
 
     spec = made.spec(made.features(made.maps(2, 4, 4, 4)))
-    with pytest.raises(ModelError, match=word):
+    with raises(ModelError, what=word):
         registry.make(Broken(), spec, spec)

@@ -10,6 +10,7 @@ from pipeline.errors import ModelError
 from stages.methods.reviewkd import Fusion, Reviewkd
 from stages.methods.settings import ReviewkdSettings
 from stages.models.features import Features, Needs
+from tests.errors import raises
 from tests.stages.methods import made, reference_hints
 
 
@@ -146,7 +147,7 @@ def test_pairs_are_made_from_the_deepest() -> None:
 def test_networks_without_ends_are_refused() -> None:
     bare, whole = made.features(made.maps(2, 3, 4, 4)), maps_of(3, (4, 2), seed=1)
     for student, teacher in ((bare, whole), (whole, bare)):
-        with pytest.raises(ModelError, match="reviewkd"):
+        with raises(ModelError, what="reviewkd"):
             method(student, teacher)
 
 

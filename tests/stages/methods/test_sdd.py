@@ -16,6 +16,7 @@ from stages.models.create import create
 from stages.models.features import Features
 from stages.models.settings import ModelSettings
 from stages.training.tasks import Distillation
+from tests.errors import raises
 from tests.stages.methods import made, reference, reference_logits
 
 SHAPES = {
@@ -89,7 +90,7 @@ def test_a_network_whose_head_cannot_judge_parts_is_refused(role: str) -> None:
         key: made.spec(seen) for key, seen in zip(("student", "teacher"), pair("one pixel"), strict=True)
     }
     specs[role] = dataclasses.replace(specs[role], head_is_linear_on_pooled=False)
-    with pytest.raises(ModelError, match=f"with this {role}"):
+    with raises(ModelError, what=f"with this {role}"):
         Sdd(SddSettings(name="sdd"), **specs)
 
 

@@ -21,6 +21,7 @@ from stages.models.settings import ModelSettings
 from stages.onnx_files.exporting import export_network
 from stages.onnx_files.settings import ExportSettings
 from stages.training.tasks import Distillation
+from tests.errors import raises
 from tests.stages.methods import made, reference_hints
 from tests.stages.training import tiny
 
@@ -58,7 +59,7 @@ def test_equal_maps_lose_nothing_and_answer_alike() -> None:
 @pytest.mark.parametrize(("channels", "side"), [(4, 4), (5, 8)])
 def test_a_student_without_the_projector_is_refused(channels: int, side: int) -> None:
     student, teacher = made.features(made.maps(2, channels, side, side)), made.features(made.maps(2, 5, 4, 4))
-    with pytest.raises(ModelError, match="projector"):
+    with raises(ModelError, what="projector"):
         Simkd(SIMKD, made.spec(student), made.spec(teacher))
 
 
@@ -67,7 +68,7 @@ def test_only_a_method_that_asks_for_it_builds_the_student_anew() -> None:
     assert isinstance(build(KdSettings(name="kd"), SIMKD), BorrowedHead)
     assert not registry.builds_student([KdSettings(name="kd")])
     assert registry.builds_student([KdSettings(name="kd"), SIMKD])
-    with pytest.raises(ModelError, match="already"):
+    with raises(ModelError, what="already"):
         build(SIMKD, SIMKD)
 
 
@@ -91,7 +92,7 @@ class OddSettings(MethodSettings):
 
 
 def test_a_student_that_no_card_can_describe_is_refused() -> None:
-    with pytest.raises(ModelError, match="no card can describe"):
+    with raises(ModelError, what="no card can describe"):
         build(OddSettings())
 
 
@@ -196,7 +197,7 @@ def test_a_student_without_a_map_is_found_before_anything_runs() -> None:
     settings = tiny.settings(
         "distill", student={"model": "torchvision/resnet18"}, distill={"methods": [{"name": "simkd"}]}
     )
-    with pytest.raises(ModelError, match="no projector"):
+    with raises(ModelError, what="no projector"):
         distill.check(settings)
 
 
@@ -207,5 +208,5 @@ def test_no_epoch_leaves_the_projector_random_and_is_refused(tmp_path: Path) -> 
     settings = tiny.settings(
         "distill", student={"checkpoint": str(file)}, distill={"methods": [{"name": "simkd"}], "epochs": 0}
     )
-    with pytest.raises(UsageError, match="random"):
+    with raises(UsageError, what="random"):
         distill.check(settings)

@@ -10,6 +10,7 @@ from pipeline.errors import ModelError
 from stages.methods.settings import UhkdSettings
 from stages.methods.uhkd import SpectralDistance, Uhkd
 from stages.models.features import Features
+from tests.errors import raises
 from tests.stages.methods import made, reference, reference_unlike
 
 Sizes = list[tuple[int, int, int]]
@@ -117,5 +118,5 @@ def test_an_optimiser_finds_a_student_that_is_a_mixture_of_the_teacher_s_channel
 
 def test_a_network_without_stage_ends_is_refused() -> None:
     without, teacher = made.features(made.maps(2, 3, 4, 4)), pair("alike")[1]
-    with pytest.raises(ModelError, match="uhkd needs a student"):
+    with raises(ModelError, what="uhkd needs a student"):
         method(without, teacher)

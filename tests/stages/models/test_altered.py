@@ -13,6 +13,7 @@ from stages.models.create import create
 from stages.models.features import Change, Features, Needs
 from stages.models.observer import Observer
 from stages.models.settings import ModelSettings
+from tests.errors import raises
 
 SIZE = 64
 ENDS = Needs(ends=True, teacher_again=True)
@@ -164,7 +165,7 @@ def test_a_change_may_be_of_another_precision_and_the_networks_mode_stays() -> N
     ],
 )
 def test_changes_that_cannot_be(needs: Needs, changes: dict[int, Any], said: str) -> None:
-    with pytest.raises(ModelError, match=said):
+    with raises(ModelError, what=said):
         Observer(made("resnet18", {}), needs).altered(images(), changes)
 
 
@@ -173,8 +174,8 @@ def test_a_network_whose_stages_are_not_maps_cannot_be_altered() -> None:
     torch.manual_seed(0)
     network = create(ModelSettings(model="pit_ti_224"), classes=5, channels=3, image_size=224).eval()
     observer = Observer(network, ENDS)
-    with pytest.raises(ModelError, match="cannot be replaced"):
+    with raises(ModelError, what="cannot be replaced"):
         observer.altered(torch.zeros(1, 3, 224, 224), {0: torch.zeros_like})
-    with pytest.raises(ModelError, match="cannot be replaced"):
+    with raises(ModelError, what="cannot be replaced"):
         observer.require_alterable(224, 3)
     Observer(made("resnet18", {}), ENDS).require_alterable(SIZE, 3)

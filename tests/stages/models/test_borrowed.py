@@ -16,6 +16,7 @@ from stages.models.features import Needs
 from stages.models.observer import Observer
 from stages.models.resampling import AreaResample
 from stages.models.settings import ModelSettings
+from tests.errors import raises
 
 STUDENTS: list[tuple[str, dict[str, Any], str]] = [
     ("test_efficientnet", {}, "standard"),
@@ -165,7 +166,7 @@ def test_the_student_is_left_in_its_mode_and_its_statistics_as_they_were() -> No
 @pytest.mark.parametrize("name", ["test_vit", "mobilenetv3_small_050"])
 def test_a_teacher_whose_head_is_more_than_a_linear_layer_lends_nothing(name: str) -> None:
     lender = network(name, stem="small" if name != "test_vit" else "standard")
-    with pytest.raises(ModelError, match="cannot be borrowed"):
+    with raises(ModelError, what="cannot be borrowed"):
         borrow(network("test_byobnet"), lender, reduction=2, image_sizes=(32, 32), channels=1)
 
 
@@ -190,7 +191,7 @@ class Folding(nn.Module):
 
 def test_a_student_that_does_not_show_its_map_is_refused() -> None:
     for student in (network("torchvision/squeezenet1_1"), Folding()):
-        with pytest.raises(ModelError, match="no projector"):
+        with raises(ModelError, what="no projector"):
             take_apart(student, image_size=32, channels=1)
 
 

@@ -12,6 +12,7 @@ from safetensors.torch import save_file
 from pipeline.errors import ModelError
 from stages.models.create import check, create
 from stages.models.settings import ModelSettings
+from tests.errors import raises
 
 
 def made(
@@ -89,7 +90,7 @@ def test_an_unknown_name_is_answered_with_near_ones(model: str, near: str) -> No
 
 @pytest.mark.parametrize("model", ["hf-hub:somebody/something", "torchvision/", "local-dir:/nowhere"])
 def test_sources_other_than_names_are_refused(model: str) -> None:
-    with pytest.raises(ModelError, match="no architecture"):
+    with raises(ModelError, what="no architecture"):
         looked_at(model)
 
 
@@ -102,12 +103,12 @@ def test_an_option_that_the_architecture_does_not_take() -> None:
 
 @pytest.mark.parametrize("option", ["num_classes", "in_chans", "pretrained", "features_only"])
 def test_an_option_that_is_told_elsewhere(option: str) -> None:
-    with pytest.raises(ModelError, match=option):
+    with raises(ModelError, what=option):
         looked_at("resnet18", options={option: 1})
 
 
 def test_a_network_that_is_no_classifier() -> None:
-    with pytest.raises(ModelError, match="no classifier"):
+    with raises(ModelError, what="no classifier"):
         looked_at("vit_tiny_patch16_224", options={"global_pool": "", "depth": 1})
     with pytest.raises(ModelError) as caught:
         looked_at("resnet18", options={"global_pool": ""})
@@ -141,7 +142,7 @@ def test_a_download_that_fails_is_one_plain_error(monkeypatch: pytest.MonkeyPatc
 
 def test_pretrained_weights_that_nobody_publishes() -> None:
     unpublished = next(name for name in timm.list_models() if not timm.is_model_pretrained(name))
-    with pytest.raises(ModelError, match="no pretrained weights"):
+    with raises(ModelError, what="no pretrained weights"):
         looked_at(unpublished, pretrained=True)
 
 
@@ -209,7 +210,7 @@ def test_a_checkpoint_of_another_architecture_names_the_tensors(
         assert "missing (conv1.weight" in caught.value.why
         assert " unexpected (" in caught.value.why
         assert "and" in caught.value.why
-        with pytest.raises(ModelError, match="another number of classes") as caught:
+        with raises(ModelError, what="another number of classes") as caught:
             look("mobilenetv3_small_050", classes=7, stem="small", **keys)
         assert "5 outputs" in caught.value.why
         assert "7 classes" in caught.value.why
@@ -236,6 +237,6 @@ def test_a_checkpoint_that_cannot_be_read(tmp_path: Path) -> None:
         "code.pt": "more than tensors",
     }.items():
         for look in (made, looked_at):
-            with pytest.raises(ModelError, match=word) as caught:
+            with raises(ModelError, what=word) as caught:
                 look("resnet18", checkpoint=str(tmp_path / name))
             assert name in caught.value.where

@@ -12,6 +12,7 @@ from stages.models.create import create
 from stages.models.features import Needs
 from stages.models.observer import Observer
 from stages.models.settings import ModelSettings
+from tests.errors import raises
 
 SIZE = 64
 
@@ -172,10 +173,10 @@ def test_the_deepest_stage_of_a_token_network_is_after_the_norm() -> None:
 
 
 def test_a_stage_that_is_not_there() -> None:
-    with pytest.raises(ModelError, match="no stage 5") as caught:
+    with raises(ModelError, what="no stage 5") as caught:
         Observer(made("resnet18"), Needs(stages=(5,)))
     assert "0 to 4" in caught.value.why
-    with pytest.raises(ModelError, match="shows no stages"):
+    with raises(ModelError, what="shows no stages"):
         Observer(made("torchvision/resnet18"), Needs(stages=(1,)))
 
 
@@ -189,7 +190,7 @@ def test_networks_that_show_no_map_still_give_logits() -> None:
     assert features.embedding.shape == (2, 1024)
     spec = observer.spec(SIZE, 3)
     assert not spec.head_is_linear_on_pooled
-    with pytest.raises(ModelError, match="the student's architecture shows no map"):
+    with raises(ModelError, what="the student's architecture shows no map"):
         spec.shape_of(None, "student")
 
 
@@ -197,7 +198,7 @@ def test_a_head_that_is_not_linear_on_the_map_judges_no_part_of_it() -> None:
     network = made("mobilenetv3_small_050").eval()
     with torch.no_grad():
         shown = Observer(network)(images()).map
-    with pytest.raises(ModelError, match="cannot judge parts"):
+    with raises(ModelError, what="cannot judge parts"):
         Observer(network).local_logits(shown.flatten(2).transpose(1, 2))
 
 

@@ -17,6 +17,7 @@ from stages.data.preprocessing import SCALE, Preprocessing
 from stages.models.feeding import Resize, fed, resize_to
 from stages.models.settings import ModelSettings
 from stages.training.supply import Normalise
+from tests.errors import raises
 
 DATA = Preprocessing(16, 3, "bilinear", True, SCALE, (0.4, 0.5, 0.6), (0.2, 0.25, 0.3))
 CPU = torch.device("cpu")
@@ -107,7 +108,7 @@ def test_the_card_tells_the_size_and_the_images_alike() -> None:
 
 
 def test_constants_for_other_channels_are_refused() -> None:
-    with pytest.raises(ModelError, match=r"1 values of mean and std for images of 3"):
+    with raises(ModelError, what=r"1 values of mean and std for images of 3"):
         fed(ModelSettings(model="resnet18", mean=[0.5], std=[0.5]), DATA)
 
 

@@ -11,6 +11,7 @@ from stages.models.create import create, names
 from stages.models.features import Needs
 from stages.models.observer import Observer
 from stages.models.settings import ModelSettings
+from tests.errors import raises
 
 MLPS = ["small_mixer", "small_resmlp"]
 
@@ -37,5 +38,5 @@ def test_options_change_width_depth_and_patch(name: str) -> None:
 def test_they_are_listed_and_have_no_pretrained_weights() -> None:
     assert set(MLPS) <= set(names())
     assert not any(timm.is_model_pretrained(name) for name in MLPS)
-    with pytest.raises(ModelError, match="no pretrained weights"):
+    with raises(ModelError, what="no pretrained weights"):
         create(ModelSettings(model="small_mixer", pretrained=True), classes=10, channels=3, image_size=32)

@@ -15,6 +15,7 @@ from stages.models.create import create
 from stages.models.features import Needs
 from stages.models.observer import Observer
 from stages.models.settings import ModelSettings
+from tests.errors import raises
 
 ENDS = Needs(ends=True)
 VIT = {"depth": 6, "embed_dim": 48}
@@ -244,5 +245,5 @@ def test_of_equal_blocks_the_ends_are_those_of_four_stages() -> None:
 
 
 def test_a_network_without_stages_has_no_ends() -> None:
-    with pytest.raises(ModelError, match="shows no stages"):
+    with raises(ModelError, what="shows no stages"):
         Observer(made("torchvision/resnet18", 64), ENDS)

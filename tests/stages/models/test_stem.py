@@ -8,6 +8,7 @@ from pipeline.errors import ModelError
 from stages.models.create import create
 from stages.models.observer import Observer
 from stages.models.settings import ModelSettings
+from tests.errors import raises
 
 FAMILIES = [
     "resnet18",
@@ -102,6 +103,6 @@ def test_it_does_not_depend_on_the_image_size() -> None:
     ],
 )
 def test_architectures_without_such_a_stem_say_what_to_do(model: str) -> None:
-    with pytest.raises(ModelError, match="has no small stem") as caught:
+    with raises(ModelError, what="has no small stem") as caught:
         made(model)
     assert "patch_size" in caught.value.hint

@@ -12,6 +12,7 @@ from pipeline.errors import ModelError
 from stages.models import weights
 from stages.models.create import check, create
 from stages.models.settings import ModelSettings
+from tests.errors import raises
 
 
 def made(model: str, classes: int = 5) -> torch.nn.Module:
@@ -39,7 +40,7 @@ def test_it_is_read(tmp_path: Path, model: str, own: str, theirs: str) -> None:
     check(settings, classes=5, channels=3, image_size=32)
     read = create(settings, classes=5, channels=3, image_size=32).state_dict()
     assert all(torch.equal(read[name], tensor) for name, tensor in state.items())
-    with pytest.raises(ModelError, match="another number of classes") as caught:
+    with raises(ModelError, what="another number of classes") as caught:
         create(settings, classes=6, channels=3, image_size=32)
     assert "5 outputs" in caught.value.why
 

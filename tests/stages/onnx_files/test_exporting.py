@@ -17,6 +17,7 @@ from pipeline.errors import StageError
 from stages.onnx_files.checks import prove_graph
 from stages.onnx_files.exporting import Exported, export_network
 from stages.onnx_files.parity import find_parity, parity_fault
+from tests.errors import raises
 
 SIDE = 32
 
@@ -143,7 +144,7 @@ def test_a_network_that_branches_on_values_is_refused_with_the_innermost_cause(
             pooled = images.mean((2, 3))
             return self.head(pooled) if float(pooled.sum()) > 0 else self.head(-pooled)
 
-    with pytest.raises(StageError, match="student made up cannot be exported") as caught:
+    with raises(StageError, what="student made up cannot be exported") as caught:
         _export(Branching())
     assert "data-dependent" in caught.value.why
     assert "\n" not in caught.value.why
@@ -162,7 +163,7 @@ def test_a_batch_fixed_in_the_code_is_found_out() -> None:
     def export_and_prove() -> None:
         prove_graph(_export(Fixed()).model, _card("fixed"), role="student", opset=20)
 
-    with pytest.raises(StageError, match="batch"):
+    with raises(StageError, why="batch"):
         export_and_prove()
 
 
@@ -170,14 +171,14 @@ def test_weights_that_are_not_numbers_are_named() -> None:
     network = _small()
     with torch.no_grad():
         next(network.parameters())[0] = float("nan")
-    with pytest.raises(StageError, match="not all finite") as caught:
+    with raises(StageError, what="not all finite") as caught:
         _export(network)
     assert "0.weight" in caught.value.where
 
 
 def test_another_operator_set_than_asked_for_is_found_out() -> None:
     exported = _export(_small(), 20)
-    with pytest.raises(StageError, match="another operator set"):
+    with raises(StageError, what="another operator set"):
         prove_graph(exported.model, _card("small"), role="student", opset=21)
 
 

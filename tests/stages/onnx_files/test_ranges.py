@@ -12,6 +12,7 @@ from onnx import TensorProto, helper
 from pipeline.errors import StageError
 from stages.onnx_files.histograms import ENTROPY_BINS, entropy_bins
 from stages.onnx_files.ranges import Method, find_ranges, float_activations
+from tests.errors import raises
 
 NAMES = ["minmax", "moving_average", "percentile", "entropy"]
 
@@ -97,13 +98,13 @@ def test_a_dead_tensor_is_told_and_stays_harmless(method: str) -> None:
 
 
 def test_values_that_are_not_finite_name_their_tensor() -> None:
-    with pytest.raises(StageError, match="not finite") as caught:
+    with raises(StageError, what="not finite") as caught:
         _find([np.full(1000, 200.0)], "minmax", operator="Exp")
     assert "middle" in caught.value.where
 
 
 def test_blank_images_are_no_calibration() -> None:
-    with pytest.raises(StageError, match="ever changes"):
+    with raises(StageError, what="ever changes"):
         _find([np.zeros(1000)] * 3, "minmax")
 
 

@@ -26,6 +26,7 @@ from stages.onnx_files.sessions import open_session
 from stages.quantization_aware.reading import read_rounding
 from stages.runtimes.settings import BuildSettings
 from stages.training import checkpoint
+from tests.errors import raises
 from tests.stages.onnx_files.trained import digits
 from tests.stages.onnx_files.trained_files import Notes
 from tests.stages.quantization_aware import coarse
@@ -169,13 +170,13 @@ def test_a_fine_tune_that_would_not_pass_the_proof_is_not_kept() -> None:
 
 
 def test_a_fine_tune_that_diverges_says_which_key_to_change() -> None:
-    with pytest.raises(StageError, match="diverged") as caught:
+    with raises(StageError, what="diverged") as caught:
         quantize.run(coarse.context(epochs=1, learning_rate=1e30))
     assert "quantize.distill.learning_rate" in caught.value.hint
 
 
 def test_a_batch_larger_than_the_training_set_is_refused() -> None:
-    with pytest.raises(UsageError, match="larger") as caught:
+    with raises(UsageError, what="larger") as caught:
         quantize.run(coarse.context(batch_size=5000))
     assert caught.value.where == "quantize.distill.batch_size"
 
@@ -245,7 +246,7 @@ def test_a_batch_that_cannot_be_made_is_refused_before_anything_runs(
 ) -> None:
     settings = coarse.context(**said).settings
     settings.compute = settings.compute.model_copy(update={"devices": devices})
-    with pytest.raises(UsageError, match=match) as caught:
+    with raises(UsageError, what=match) as caught:
         quantize.check(settings)
     assert caught.value.where == "quantize.distill.batch_size"
 

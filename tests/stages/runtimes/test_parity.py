@@ -13,6 +13,7 @@ from pipeline.errors import StageError
 from stages.runtimes import parity
 from stages.runtimes.images import natural_images
 from stages.runtimes.shipping import what_ships
+from tests.errors import raises
 from tests.stages.runtimes.networks import source_of
 
 
@@ -49,7 +50,7 @@ def test_equal_logits_pass() -> None:
     ids=["classes reversed", "scaled", "not a number", "one row only", "wrong at batch 7"],
 )
 def test_gross_differences_are_refused(change: Callable[[np.ndarray], np.ndarray], message: str) -> None:
-    with pytest.raises(StageError, match=message):
+    with raises(StageError, what=message):
         parity.check(_Distorted(change), source_of("cnn"), (1, 2, 7), "student onnxruntime-fp32")
 
 
@@ -70,7 +71,7 @@ def test_one_image_decided_otherwise_is_one_of_all(tmp_path: Path) -> None:
     agreement = parity.check(_Distorted(swapped), source, (1, 2, 7), "student openvino-int8", limits)
     assert 0.9 < agreement.top1_agreement < 1.0
     limits = parity.Limits(relative=10.0, top1_agreement=0.99)
-    with pytest.raises(StageError, match="predicts other classes"):
+    with raises(StageError, what="predicts other classes"):
         parity.check(_Distorted(swapped), source, (1, 2, 7), "student openvino-int8", limits)
 
 

@@ -8,6 +8,7 @@ import pytest
 
 from pipeline.errors import UsageError
 from stages.runtimes import registry
+from tests.errors import raises
 from tests.stages.runtimes.plugins import install_plugin, numpy_runtime
 
 HEAVY = "('torch', 'numpy', 'onnx', 'onnxruntime', 'openvino', 'tensorrt_rtx', 'ncnn')"
@@ -45,7 +46,7 @@ def test_precision_that_is_not_offered_says_why_and_what_is() -> None:
         registry.check_target("onnxruntime-fp16")
     assert "fp16" in caught.value.why
     assert "onnxruntime-fp32, onnxruntime-int8" in caught.value.hint
-    with pytest.raises(UsageError, match="does not offer bf16") as caught:
+    with raises(UsageError, what="does not offer bf16") as caught:
         registry.check_target("onnxruntime-bf16")
     assert "openvino-bf16" in caught.value.why
     for name in ("tensorrt-fp16", "tensorrt-bf16"):
@@ -60,13 +61,13 @@ def test_third_party_runtime_is_found_by_its_entry_point(plugin_folder: Path) ->
 
 def test_broken_third_party_runtime_is_a_usage_error(plugin_folder: Path) -> None:
     install_plugin(plugin_folder, "broken", "import a_module_that_is_not_there")
-    with pytest.raises(UsageError, match="cannot be imported") as caught:
+    with raises(UsageError, what="cannot be imported") as caught:
         registry.get("broken")
     assert "a_module_that_is_not_there" in caught.value.why
 
 
 def test_third_party_object_without_the_interface_is_a_usage_error(plugin_folder: Path) -> None:
     install_plugin(plugin_folder, "partial", "class RUNTIME:\n    precisions = ('fp32',)")
-    with pytest.raises(UsageError, match="interface") as caught:
+    with raises(UsageError, what="interface") as caught:
         registry.get("partial")
     assert "no load" in caught.value.why

@@ -1,7 +1,10 @@
 from __future__ import annotations
 
+import pytest
 import torch
-from torch import nn
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
 
 from stages.training.average import Average
 
@@ -51,3 +54,84 @@ def test_it_takes_the_networks_place_and_gives_it_back() -> None:
         assert torch.equal(value, trained[name]), name
     # The optimiser holds these very objects.
     assert all(a is b for a, b in zip(parameters, network.parameters(), strict=True))
+
+
+class _Tied(nn.Module):
+    """Three layers of which any two may be one layer, share a parameter, or share running statistics."""
+
+    def __init__(self, ties: set[str]) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.second, self.third = (nn.BatchNorm1d(3) for _ in range(3))
+        if "layer" in ties:
+            self.second = self.first
+        if "parameter" in ties:
+            self.third.weight = self.first.weight
+        if "within" in ties:
+            self.third.bias = self.third.weight
+        if "buffer" in ties:
+            self.third.running_mean = self.first.running_mean
+        if "counter" in ties:
+            self.third.num_batches_tracked = self.first.num_batches_tracked
+
+    def forward(self, rows: Tensor) -> Tensor:
+        answers: Tensor = self.third(self.second(self.first(rows)))
+        return answers
+
+
+TIES = ("layer", "parameter", "within", "buffer", "counter")
+
+
+@settings(deadline=None, max_examples=40)
+@given(
+    ties=st.sets(st.sampled_from(TIES)),
+    actions=st.lists(st.sampled_from(("update", "judge")), min_size=1, max_size=12),
+)
+def test_tied_tensors_are_averaged_and_given_back_like_any_other(ties: set[str], actions: list[str]) -> None:
+    network = _Tied(ties)
+    average = Average(network, 0.9)
+    objects = network.state_dict(keep_vars=True)
+    expected = {name: value.tolist() for name, value in network.state_dict().items()}
+    updates = 0
+    for action in actions:
+        if action == "update":
+            updates += 1
+            with torch.no_grad():
+                for parameter in network.parameters():
+                    parameter.add_(torch.randn_like(parameter))
+            network(torch.randn(4, 3))
+            average.update(updates)
+            _take_in(expected, network, min(0.9, (1 + updates) / (10 + updates)))
+            continue
+        before = {name: value.clone() for name, value in network.state_dict().items()}
+        with average.in_place():
+            _assert_close(network.state_dict(), expected)
+        for name, value in network.state_dict().items():
+            assert torch.equal(value, before[name]), name
+    _assert_close(average.values, expected)
+    after = network.state_dict(keep_vars=True)
+    assert all(after[name] is tensor for name, tensor in objects.items()), "an optimiser holds these objects"
+
+
+def _take_in(expected: dict[str, list[float] | float], network: nn.Module, decay: float) -> None:
+    """The definition, number by number, for every name on its own."""
+    for name, value in network.state_dict().items():
+        if value.is_floating_point():
+            pairs = zip(expected[name], value.tolist(), strict=True)  # type: ignore[arg-type]
+            expected[name] = [decay * old + (1 - decay) * new for old, new in pairs]
+        else:
+            expected[name] = value.item()
+
+
+def _assert_close(found: dict[str, Tensor], expected: dict[str, list[float] | float]) -> None:
+    assert found.keys() == expected.keys()
+    for name, value in found.items():
+        assert value.tolist() == pytest.approx(expected[name], rel=1e-4, abs=1e-5), name
+
+
+def test_a_checkpoint_of_tied_tensors_is_restored() -> None:
+    average = Average(_Tied({"layer", "parameter"}), 0.5)
+    stored = {name: value + 1 for name, value in average.values.items()}
+    average.load(stored)
+    for name, value in average.values.items():
+        assert torch.equal(value, stored[name]), name

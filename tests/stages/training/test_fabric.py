@@ -1,15 +1,24 @@
 from __future__ import annotations
 
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 
 from pipeline import machine
-from pipeline.errors import MachineCannot, UsageError
+from pipeline.errors import EXIT_INTERRUPTED, MachineCannot, StageError, UsageError
 from stages.training import fabric
 from stages.training.settings import ComputeSettings
-from tests.stages.training import tiny
+from tests.command import environment
+from tests.errors import raises
+from tests.stages.training import tiny, works
 
 
 def test_auto_takes_a_gpu_if_there_is_one() -> None:
@@ -28,7 +37,7 @@ def test_a_missing_gpu_is_named_with_the_remedy() -> None:
 
 
 def test_fp16_on_a_cpu_is_refused() -> None:
-    with pytest.raises(UsageError, match="fp16 needs a CUDA device"):
+    with raises(UsageError, what="fp16 needs a CUDA device"):
         fabric.resolve(ComputeSettings(device="cpu", precision="fp16"))
 
 
@@ -99,14 +108,82 @@ def test_two_processes_train_and_tell_as_one(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_an_error_in_a_process_comes_back_as_it_is(tmp_path: Path) -> None:
-    from pipeline.errors import StageError
+def test_each_process_has_running_statistics_of_its_own(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Without a warning of PyTorch, whose name for the setting has changed."""
+    settings = tiny.settings("train", compute=works.TWO)
+    assert fabric.launch(works.statistics_of_each, tiny.context(tmp_path, settings)) == {"means": [0.0, 0.75]}
+    assert "`broadcast_buffers` is deprecated" not in capfd.readouterr().err
+
+
+def test_a_training_that_diverges_is_refused_alike_by_one_process_and_by_two(tmp_path: Path) -> None:
     from stages import train
 
-    wild = tiny.settings(
-        "train",
-        compute={"devices": 2},
-        train={"learning_rate": 1e30, "optimizer": "sgd"},
+    errors = []
+    for devices in (1, 2):
+        wild = tiny.settings(
+            "train",
+            compute={"devices": devices},
+            train={"learning_rate": 1e30, "optimizer": "sgd", "epochs": 2},
+        )
+        with pytest.raises(StageError, match="diverged") as caught:
+            train.run(tiny.context(tmp_path / str(devices), wild))
+        errors.append(caught.value.as_json())
+    assert errors[0] == errors[1]
+
+
+@pytest.mark.slow
+def test_an_error_of_the_second_process_alone_comes_back_as_it_is(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="Only the second process sees this") as caught:
+        fabric.launch(
+            works.refuse_in_the_second, tiny.context(tmp_path, tiny.settings("train", compute=works.TWO))
+        )
+    assert caught.value.where == "here"
+
+
+@pytest.mark.slow
+def test_a_reporter_that_raises_ends_the_processes(tmp_path: Path) -> None:
+    one = tiny.context(
+        tmp_path, tiny.settings("train", compute=works.TWO), progress=tiny.Recorder(stop_after=0)
     )
-    with pytest.raises(StageError, match="diverged"):
-        train.run(tiny.context(tmp_path, wild))
+    with pytest.raises(tiny.Stopped):
+        fabric.launch(works.report_without_end, one)
+    assert not alive(one.work)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("whole_group", [False, True])
+def test_an_interrupt_ends_every_process(tmp_path: Path, whole_group: bool) -> None:
+    """Even while the terminal takes no progress any more, and the first process waits in mid-message."""
+    program = subprocess.Popen(
+        [sys.executable, "-m", "tests.stages.training.works", str(tmp_path)],
+        env=environment(),
+        start_new_session=True,
+    )
+    try:
+        wait_for(lambda: (tmp_path / "stuck").exists() and len(list((tmp_path / "work").glob("*.pid"))) == 2)
+        if whole_group:
+            os.killpg(program.pid, signal.SIGINT)
+        else:
+            program.send_signal(signal.SIGINT)
+        wait_for(lambda: program.poll() is not None)
+        assert program.returncode == EXIT_INTERRUPTED
+        wait_for(lambda: not alive(tmp_path / "work"))
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(program.pid, signal.SIGKILL)
+        program.wait()
+
+
+def alive(folder: Path) -> list[int]:
+    """The processes that left their number in the folder and still run."""
+    numbers = [int(file.read_text(encoding="ascii") or "0") for file in folder.glob("*.pid")]
+    return [number for number in numbers if number and Path(f"/proc/{number}").exists()]
+
+
+def wait_for(met: Callable[[], bool], limit_s: float = 250.0) -> None:
+    end = time.monotonic() + limit_s
+    while not met():
+        assert time.monotonic() < end, "it does not come to an end"
+        time.sleep(0.05)

@@ -10,6 +10,7 @@ from torch import nn
 from pipeline.errors import UsageError
 from stages.training import recipe as recipes
 from stages.training.settings import TrainSettings
+from tests.errors import raises
 
 
 def _rates(steps: int, **settings: Any) -> list[float]:
@@ -89,7 +90,7 @@ def test_an_unknown_optimiser_is_answered_with_the_nearest_names() -> None:
 
 
 def test_an_optimiser_that_needs_second_derivatives_is_refused() -> None:
-    with pytest.raises(UsageError, match="adahessian"):
+    with raises(UsageError, what="adahessian"):
         recipes.check(TrainSettings(optimizer="adahessian"), "train")
 
 

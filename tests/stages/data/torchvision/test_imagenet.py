@@ -17,6 +17,7 @@ from pipeline.errors import DataError
 from stages.data.fingerprint import fingerprint
 from stages.data.load import check, load
 from stages.data.torchvision import sets as torchvision_sets
+from tests.errors import raises
 from tests.stages.data.conftest import digest, md5, paths_of, settings
 from tests.stages.data.published import write_image
 
@@ -91,13 +92,13 @@ def test_names_that_cannot_be_read_are_told(tmp_path: Path, monkeypatch: pytest.
     write_folders(tmp_path)
     for content in (b"", b"no pickle at all"):
         (tmp_path / "meta.bin").write_bytes(content)
-        with pytest.raises(DataError, match="class names cannot be read"):
+        with raises(DataError, what="class names cannot be read"):
             check(settings("imagenet", tmp_path))
     torch.save(({"n9": ("other",)}, []), tmp_path / "meta.bin")
     assert load(settings("imagenet", tmp_path)).classes == tuple(WORDS)
     write_devkit(tmp_path, monkeypatch)
     (tmp_path / DEVKIT).write_bytes(b"cut short")
-    with pytest.raises(DataError, match="class names cannot be read") as caught:
+    with raises(DataError, what="class names cannot be read") as caught:
         check(settings("imagenet", tmp_path))
     assert caught.value.where == str(tmp_path / DEVKIT)
 
@@ -133,13 +134,13 @@ def test_archives_are_never_unpacked_in_passing_but_the_command_that_does_is_tol
     pack(tmp_path, monkeypatch)
     before = sorted(tmp_path.iterdir())
     for use in (load, check, lambda chosen: fingerprint(chosen, digest)):
-        with pytest.raises(DataError, match="not unpacked") as caught:
+        with raises(DataError, what="not unpacked") as caught:
             use(settings("imagenet", tmp_path))
     assert "ILSVRC2012_img_train.tar and ILSVRC2012_img_val.tar" in caught.value.why
     assert f"put {DEVKIT} beside it" in caught.value.hint
     assert sorted(tmp_path.iterdir()) == before
     write_devkit(tmp_path, monkeypatch)
-    with pytest.raises(DataError, match="not unpacked") as caught:
+    with raises(DataError, what="not unpacked") as caught:
         check(settings("imagenet", tmp_path))
     assert "put" not in caught.value.hint
     obey(caught.value)
@@ -160,13 +161,13 @@ def test_what_is_half_unpacked_is_no_set(tmp_path: Path, monkeypatch: pytest.Mon
         val.extractall(tmp_path / "val", filter="data")
     with tarfile.open(tmp_path / "ILSVRC2012_img_train.tar") as train:
         train.extractall(tmp_path / "train", filter="data")
-    with pytest.raises(DataError, match="only partly unpacked") as caught:
+    with raises(DataError, what="only partly unpacked") as caught:
         fingerprint(settings("imagenet", tmp_path), digest)
     for path in (tmp_path / "train").iterdir():
         path.unlink()
     (tmp_path / "train").rmdir()
     obey(caught.value)
-    with pytest.raises(DataError, match="not sorted into class folders") as caught:
+    with raises(DataError, what="not sorted into class folders") as caught:
         check(settings("imagenet", tmp_path))
     for path in (tmp_path / "val").iterdir():
         path.unlink()
@@ -177,7 +178,7 @@ def test_what_is_half_unpacked_is_no_set(tmp_path: Path, monkeypatch: pytest.Mon
 
 def test_validation_has_no_class_of_its_own(tmp_path: Path) -> None:
     write_image(write_folders(tmp_path) / "val" / "n99999999" / "a.JPEG", 1)
-    with pytest.raises(DataError, match="training images have not") as caught:
+    with raises(DataError, what="training images have not") as caught:
         check(settings("imagenet", tmp_path))
     assert "n99999999" in caught.value.why
 
@@ -185,6 +186,6 @@ def test_validation_has_no_class_of_its_own(tmp_path: Path) -> None:
 def test_it_cannot_be_downloaded(tmp_path: Path) -> None:
     with pytest.raises(ValidationError, match="registered persons only"):
         settings("imagenet", tmp_path, download=True)
-    with pytest.raises(DataError, match="not there") as caught:
+    with raises(DataError, what="not there") as caught:
         fingerprint(SimpleNamespace(name="imagenet", root=str(tmp_path), download=True), digest)
     assert "data.name=imagenette" in caught.value.hint

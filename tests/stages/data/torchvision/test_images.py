@@ -18,6 +18,7 @@ from stages.data.raw import RawSplit
 from stages.data.set_names import GTSRB, IMAGENETTE
 from stages.data.torchvision import sets as torchvision_sets
 from stages.data.torchvision.table import SETS
+from tests.errors import raises
 from tests.stages.data.conftest import all_pixels, digest, md5, paths_of, settings
 from tests.stages.data.published import PUBLISHED, STL10_NAMES, write_stl10
 
@@ -115,14 +116,14 @@ def test_validation_of_gtsrb_takes_whole_tracks_of_every_class(tmp_path: Path) -
 )
 def test_damaged_lists_are_told(tmp_path: Path, name: str, path: str, content: str) -> None:
     (written(name, tmp_path) / path).write_text(content)
-    with pytest.raises(DataError, match="damaged") as caught:
+    with raises(DataError, what="damaged") as caught:
         check(settings(name, tmp_path))
     assert "download=true" in caught.value.hint
 
 
 def test_a_picture_that_a_list_names_must_be_there(tmp_path: Path) -> None:
     (written("dtd", tmp_path) / "dtd" / "dtd" / "images" / "banded" / "banded_0003.jpg").unlink()
-    with pytest.raises(DataError, match="no such file"):
+    with raises(DataError, why="no such file"):
         check(settings("dtd", tmp_path))
 
 
@@ -131,7 +132,7 @@ def test_other_folders_are_not_taken_for_imagenette(tmp_path: Path) -> None:
     for part in ("train", "val"):
         folder = tmp_path / "imagenette2-160" / part
         shutil.copytree(folder / "n01440764", folder / "n00000001")
-    with pytest.raises(DataError, match="not Imagenette") as caught:
+    with raises(DataError, what="not Imagenette") as caught:
         check(settings("imagenette_160", tmp_path))
     assert "n00000001" in caught.value.why
 
@@ -157,7 +158,7 @@ def test_stl10_needs_no_unlabelled_images(tmp_path: Path, monkeypatch: pytest.Mo
     assert np.array_equal(test, [np.asarray(image) for image, _ in theirs])
     assert len(load(settings("stl10", tmp_path / "stl10_binary")).test) == 20
     (tmp_path / "stl10_binary" / "test_y.bin").write_bytes(b"\1" * 20)
-    with pytest.raises(DataError, match="damaged") as caught:
+    with raises(DataError, what="damaged") as caught:
         check(settings("stl10", tmp_path))
     assert "not the official" in caught.value.why
 

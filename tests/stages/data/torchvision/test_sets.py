@@ -17,6 +17,7 @@ from pipeline.errors import DataError
 from stages.data.fingerprint import fingerprint, official_fingerprint
 from stages.data.load import check, load
 from stages.data.torchvision.table import SETS
+from tests.errors import raises
 from tests.stages.data.conftest import all_pixels, digest, md5, settings, some_images, write_idx
 
 DIGITS = np.tile(np.arange(10), 6)
@@ -110,10 +111,10 @@ def test_food101_follows_its_lists(tmp_path: Path) -> None:
     assert data.test.labels.tolist() == [0, 0, 1, 1]
     assert len(data.train) + len(data.validation) == 8
     (base / "images" / "pizza" / "train1.jpg").unlink()
-    with pytest.raises(DataError, match="no such file"):
+    with raises(DataError, why="no such file"):
         check(settings("food101", tmp_path))
     (base / "meta" / "test.json").write_text("{")
-    with pytest.raises(DataError, match="damaged"):
+    with raises(DataError, what="damaged"):
         check(settings("food101", tmp_path))
 
 
@@ -150,7 +151,7 @@ def test_a_missing_set_names_three_ways_to_get_it(tmp_path: Path, name: str) -> 
             ):
                 assert way in caught.value.hint
     if name != "imagenet":
-        with pytest.raises(DataError, match="root is not set"):
+        with raises(DataError, why="root is not set"):
             check(settings(name, None, download=True))
 
 
@@ -229,7 +230,7 @@ def test_a_failed_download_is_told_and_leaves_nothing(
         archive.write_bytes(archive.read_bytes()[:-200])
     else:
         monkeypatch.setattr(datasets.CIFAR10, "url", "http://127.0.0.1:9/cifar-10-python.tar.gz")
-    with pytest.raises(DataError, match="cannot be downloaded") as caught:
+    with raises(DataError, what="cannot be downloaded") as caught:
         load(settings("cifar10", tmp_path / "new" / "root", download=True))
     assert caught.value.why
     assert not (tmp_path / "new").exists()

@@ -6,6 +6,7 @@ import torch
 from pipeline.errors import ModelError
 from stages.methods.parts.blocks import BatchNorm, MapBlocks, cells_as_map, map_as_cells, separable
 from stages.methods.parts.ends import paired
+from tests.errors import raises
 from tests.stages.methods import made
 
 
@@ -50,5 +51,5 @@ def test_the_deepest_ends_are_paired() -> None:
     student, teacher = made.spec(few), made.spec(many)
     assert paired("pat", student, teacher) == [((3, 4, 4), (8, 8, 8)), ((4, 4, 4), (9, 8, 8))]
     assert paired("pat", teacher, student) == [((8, 8, 8), (3, 4, 4)), ((9, 8, 8), (4, 4, 4))]
-    with pytest.raises(ModelError, match="pat needs a student with at least 3 stage ends"):
+    with raises(ModelError, what="pat needs a student with at least 3 stage ends"):
         paired("pat", student, teacher, at_least=3)

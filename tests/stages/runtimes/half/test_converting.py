@@ -15,6 +15,7 @@ from stages.runtimes.images import natural_images
 from stages.runtimes.parity import compare, source_logits
 from stages.runtimes.settings import BuildSettings
 from stages.runtimes.tensorrt.family import prepare
+from tests.errors import raises
 from tests.stages.runtimes.networks import source_of
 
 
@@ -108,14 +109,14 @@ def test_a_weight_that_is_no_number_is_refused_by_name() -> None:
     source = source_of("cnn", "fp16")
     model = onnx.load(str(source.onnx))
     name = _scale_weight(model, 1, float("nan"))
-    with pytest.raises(StageError, match="not a finite number") as caught:
+    with raises(StageError, what="not a finite number") as caught:
         to_half(model, source)
     assert caught.value.where == name
 
 
 def test_a_quantized_file_is_refused() -> None:
     source = replace(source_of("cnn", "int8"), precision="fp16")
-    with pytest.raises(StageError, match="quantized"):
+    with raises(StageError, what="quantized"):
         to_half(onnx.load(str(source.onnx)), source)
 
 
@@ -177,7 +178,7 @@ def test_nodes_that_the_profile_names_stay_in_fp32(name: str, kind: int) -> None
 def test_a_pattern_that_matches_nothing_names_what_is_near() -> None:
     source = source_of("cnn", "fp16")
     model = onnx.load(str(source.onnx))
-    with pytest.raises(UsageError, match=r"build\.keep_float") as caught:
+    with raises(UsageError, what=r"build\.keep_float") as caught:
         to_half(model, source, ["node_Cnov*"])
     assert "node_Conv" in caught.value.hint
     assert "stage build" in caught.value.where
@@ -204,7 +205,7 @@ def test_an_overflow_is_refused_by_the_name_of_the_first_node(monkeypatch: pytes
     model = onnx.load(str(source.onnx))
     _scale_weight(model, 0, 3e4)
     monkeypatch.setattr(precision, "IN_HAND", 1e-9)
-    with pytest.raises(StageError, match="not finite") as caught:
+    with raises(StageError, what="not finite") as caught:
         to_half(model, source)
     first = next(node for node in model.graph.node if node.op_type == "Conv")
     assert caught.value.where.endswith(f"node {first.name}")
@@ -238,7 +239,7 @@ def test_an_overflow_between_two_nodes_shows_in_the_graph_with_its_roundings() -
 
 def test_the_profiles_limit_is_the_proofs() -> None:
     source = source_of("cnn", "bf16")
-    with pytest.raises(StageError, match="computes something else") as caught:
+    with raises(StageError, what="computes something else") as caught:
         prepare(source, BuildSettings(limit_bf16=1e-6))
     assert "1e-06 is the limit (build.limit_bf16)" in caught.value.why
     prepare(source, BuildSettings(limit_bf16=0.3))

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import warnings
@@ -8,24 +9,33 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 import torch
 from torch import nn
 
+from pipeline import heartbeat
+from pipeline.child_process import environment
 from pipeline.errors import StageError
+from pipeline.heartbeat import Silence
 from pipeline.stage import Silent
 from stages.runtimes import parity, registry
 from stages.runtimes.base import Session, Source
 from stages.runtimes.images import natural_images
-from stages.runtimes.probe import child_environment
+from stages.runtimes.ncnn.convert import convert
+from stages.runtimes.ncnn.trial import run_once
 from stages.runtimes.settings import BuildSettings
+from tests.errors import raises
 from tests.stages.runtimes.networks import WithPreprocessing, source_of
 
 RUNTIME = registry.get("ncnn")
 
-pytestmark = pytest.mark.skipif(
-    not RUNTIME.ability_to_build().can, reason=RUNTIME.ability_to_build().why_not or "ncnn"
-)
+pytestmark = [
+    pytest.mark.process,  # pnnx converts in a process of its own
+    pytest.mark.skipif(
+        not RUNTIME.ability_to_build().can, reason=RUNTIME.ability_to_build().why_not or "ncnn"
+    ),
+]
 
 
 def _built(source: Source, folder: Path) -> tuple[dict[str, Any], Session]:
@@ -126,7 +136,7 @@ def test_a_network_with_a_layer_that_ncnn_does_not_have_is_refused_in_a_sentence
     torch.manual_seed(0)
     source = _exported(_Windows(), tmp_path / "windows.onnx", 24)
     (tmp_path / "built").mkdir()
-    with pytest.raises(StageError, match="ncnn cannot run this network") as caught:
+    with raises(StageError, what="ncnn cannot run this network") as caught:
         RUNTIME.build(source, tmp_path / "built", BuildSettings(), Silent(), tmp_path / "work")
     assert "ncnn has no layer for" in caught.value.why
     assert "\n" not in caught.value.why
@@ -136,13 +146,13 @@ def test_a_network_with_a_layer_that_ncnn_does_not_have_is_refused_in_a_sentence
 def test_preprocessing_that_is_not_the_cards_is_refused(tmp_path: Path) -> None:
     source = replace(source_of("cnn"), mean=(0.1, 0.1, 0.1))
     (tmp_path / "built").mkdir()
-    with pytest.raises(StageError, match="cannot be cut off"):
+    with raises(StageError, what="cannot be cut off"):
         RUNTIME.build(source, tmp_path / "built", BuildSettings(), Silent(), tmp_path / "work")
 
 
 def test_images_that_are_neither_grey_nor_rgb_are_refused(tmp_path: Path) -> None:
     source = replace(source_of("cnn"), image_shape=(24, 24, 4))
-    with pytest.raises(StageError, match="grey or RGB"):
+    with raises(StageError, what="grey or RGB"):
         RUNTIME.build(source, tmp_path, BuildSettings(), Silent(), tmp_path / "work")
 
 
@@ -170,8 +180,36 @@ def test_a_damaged_target_is_an_error_and_not_a_crash(damage: str, tmp_path: Pat
         [sys.executable, "-c", code, str(tmp_path / "built")],
         capture_output=True,
         text=True,
-        env=child_environment(),
+        env=environment(),
         check=False,
     )
     assert told.returncode == 0, told.stderr
     assert told.stdout.strip() == "ncnn cannot load a built target kdpipe build PROFILE"
+
+
+def test_a_converter_that_hangs_is_ended_and_one_that_works_on_is_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A stand-in for pnnx: it works for longer than it may be idle, then waits for ever."""
+    place = tmp_path / "pnnx"
+    place.mkdir()
+    (place / "__init__.py").touch()
+    program, worked = place / "pnnx", tmp_path / "worked"
+    program.write_text(
+        f"#!{sys.executable}\nimport pathlib, time\nwhile time.process_time() < 5: pass\n"
+        f"pathlib.Path({str(worked)!r}).touch()\ntime.sleep(3600)\n"
+    )
+    program.chmod(0o755)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(heartbeat, "CPU_STEP_S", 0.02)  # a busy machine gives it a small share
+    source = source_of("cnn")
+    with pytest.raises(StageError, match="pnnx cannot convert") as caught:
+        convert(onnx.load(source.onnx), source, tmp_path, tmp_path / "work", Silence(load_s=4.0))
+    assert caught.value.why.startswith("it hung: converting: no progress and no CPU time used for")
+    assert worked.exists()
+
+
+def test_a_target_that_hangs_when_it_is_loaded_is_told(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "model.param")  # whoever opens it waits for ever
+    why_not = run_once(tmp_path, source_of("cnn"), Silence(load_s=2.0))
+    assert why_not.startswith("ncnn hung: running it once: no progress and no CPU time used for")

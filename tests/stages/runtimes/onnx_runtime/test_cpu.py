@@ -17,6 +17,7 @@ from stages.runtimes.base import Source
 from stages.runtimes.images import as_input, natural_images
 from stages.runtimes.onnx_runtime.cpu import RUNTIME
 from stages.runtimes.settings import BuildSettings
+from tests.errors import raises
 from tests.stages.runtimes.networks import source_of
 from tests.stages.runtimes.plugins import install_nothing_but
 
@@ -146,7 +147,7 @@ def test_a_refused_file_is_a_stage_error_with_the_runtimes_words(tmp_path: Path)
 
 def test_a_damaged_file_is_a_stage_error(tmp_path: Path) -> None:
     (tmp_path / "model.onnx").write_bytes(b"not a model")
-    with pytest.raises(StageError, match="cannot load"):
+    with raises(StageError, what="cannot load"):
         RUNTIME.load(tmp_path, source_of("cnn"), 1)
 
 

@@ -26,6 +26,7 @@ from stages.runtimes.onnx_runtime.gpu_session import assigned_nodes
 from stages.runtimes.onnx_runtime.session import open_session, session_options
 from stages.runtimes.onnx_runtime.tensorrt import profile_options
 from stages.runtimes.settings import BuildSettings
+from tests.errors import raises
 from tests.stages.runtimes.networks import artefacts, source_of
 from tests.stages.runtimes.plugins import install_nothing_but
 
@@ -51,13 +52,14 @@ def test_a_provider_that_the_package_does_not_have_is_an_error(provider: str) ->
     # This is what has to be caught: the package itself goes on, on the CPU.
     quietly = onnxruntime.InferenceSession(str(file), session_options(1), providers=[provider])
     assert quietly.get_providers() == ["CPUExecutionProvider"]
-    with pytest.raises(StageError, match="another provider") as caught:
+    with raises(StageError, what="another provider") as caught:
         open_session(file, session_options(1), [(provider, {})], hint="install it", because=lambda: "so")
     assert caught.value.why == f"found CPUExecutionProvider, expected {provider}: so"
     assert caught.value.hint == "install it"
 
 
 @only_cpu_package
+@pytest.mark.process
 @pytest.mark.parametrize("runtime", ["onnxruntime_cuda", "onnxruntime_tensorrt"])
 def test_the_build_stage_says_what_is_missing_and_what_to_install(runtime: str, tmp_path: Path) -> None:
     (tmp_path / "output").mkdir()
@@ -97,7 +99,7 @@ def test_a_heavy_layer_on_another_provider_is_an_error() -> None:
     counts = assigned_nodes(session, cpu, Path("cnn"))
     assert list(counts) == [cpu]
     assert counts[cpu] >= 5
-    with pytest.raises(StageError, match="does not take all layers") as caught:
+    with raises(StageError, what="does not take all layers") as caught:
         assigned_nodes(session, CUDA, Path("cnn"))
     assert f"on {cpu}" in caught.value.why
     assert "Conv" in caught.value.why
@@ -146,16 +148,16 @@ def _built(folder: Path, *, engine: bytes, capability: str = "9.0") -> None:
 def test_only_the_engines_that_were_built_for_this_machine_are_loaded(tmp_path: Path) -> None:
     _built(tmp_path, engine=b"engine")
     assert onnx_runtime_gpu.read_sidecar(tmp_path, "1.31.1", "9.0")["options"] == {}
-    with pytest.raises(StageError, match="another GPU or ONNX Runtime") as caught:
+    with raises(StageError, what="another GPU or ONNX Runtime") as caught:
         onnx_runtime_gpu.read_sidecar(tmp_path, "1.31.1", "8.6")
     assert "NVIDIA H100" in caught.value.why
-    with pytest.raises(StageError, match="another GPU or ONNX Runtime"):
+    with raises(StageError, what="another GPU or ONNX Runtime"):
         onnx_runtime_gpu.read_sidecar(tmp_path, "1.32.0", "9.0")
     _built(tmp_path, engine=b"another engine")
-    with pytest.raises(StageError, match="not the ones that were built"):
+    with raises(StageError, what="not the ones that were built"):
         onnx_runtime_gpu.read_sidecar(tmp_path, "1.31.1", "9.0")
     (tmp_path / "provider.json").unlink()
-    with pytest.raises(StageError, match="cannot be read"):
+    with raises(StageError, what="cannot be read"):
         onnx_runtime_gpu.read_sidecar(tmp_path, "1.31.1", "9.0")
 
 

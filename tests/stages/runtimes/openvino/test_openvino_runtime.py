@@ -17,6 +17,7 @@ from stages.runtimes.base import Source
 from stages.runtimes.images import natural_images
 from stages.runtimes.openvino.runtime import RUNTIME, OpenVinoSession, import_openvino, require_bf16
 from stages.runtimes.settings import BuildSettings
+from tests.errors import raises
 from tests.stages.runtimes.networks import source_of
 
 pytest.importorskip("openvino")
@@ -94,7 +95,7 @@ def test_plain_graph_timed_calls_and_memory_mapped_images(tmp_path: Path) -> Non
 def test_a_refused_file_is_a_stage_error(tmp_path: Path) -> None:
     file = tmp_path / "odd.onnx"
     file.write_bytes(b"not a model")
-    with pytest.raises(StageError, match="refuses") as caught:
+    with raises(StageError, what="refuses") as caught:
         _built(replace(source_of("cnn"), onnx=file), tmp_path / "built")
     assert str(tmp_path) not in str(caught.value)
 
@@ -137,13 +138,13 @@ def test_the_same_file_computes_in_the_precision_of_its_target(tmp_path: Path) -
 
 @pytest.mark.skipif(HAS_BF16, reason="this processor computes bfloat16")
 def test_bf16_is_not_built_on_a_processor_without_it(tmp_path: Path) -> None:
-    with pytest.raises(MachineCannot, match="bfloat16"):
+    with raises(MachineCannot, what="bfloat16"):
         _built(source_of("cnn", "bf16"), tmp_path / "built")
 
 
 def test_a_processor_without_bfloat16_is_told_in_a_sentence() -> None:
     require_bf16(["BF16", "FP32"])
-    with pytest.raises(MachineCannot, match="does not compute bfloat16") as caught:
+    with raises(MachineCannot, what="does not compute bfloat16") as caught:
         require_bf16(["FP32", "INT8", "BIN"])
     assert "FP32, INT8, BIN" in caught.value.why
     assert "openvino-fp32" in caught.value.hint

@@ -16,6 +16,7 @@ from stages.runtimes.settings import BuildSettings
 from stages.runtimes.tensorrt import sidecar as tensorrt_sidecar
 from stages.runtimes.tensorrt.sidecar import Here
 from tests.devices.trtexec import stand_in
+from tests.errors import raises
 
 # The sidecar
 
@@ -51,13 +52,13 @@ def test_an_engine_that_does_not_fit_is_refused_before_it_is_touched(tmp_path: P
         ({"system": "windows"}, "another system"),
         ({"architecture": "x86_64"}, "another system"),
     ):
-        with pytest.raises(StageError, match=match):
+        with raises(StageError, what=match):
             read(tmp_path, replace(HERE, **changes))
     (tmp_path / "model.engine").write_bytes(b"tampered")
-    with pytest.raises(StageError, match="not the one that was built"):
+    with raises(StageError, what="not the one that was built"):
         read(tmp_path, HERE)
     (tmp_path / "engine.json").unlink()
-    with pytest.raises(StageError, match="cannot be read"):
+    with raises(StageError, what="cannot be read"):
         read(tmp_path, HERE)
 
 
@@ -73,7 +74,7 @@ def test_a_version_compatible_engine_fits_later_minor_versions(
     if fits:
         assert tensorrt_sidecar.read(tmp_path, here)["version"] == built
     else:
-        with pytest.raises(StageError, match="another version") as caught:
+        with raises(StageError, what="another version") as caught:
             tensorrt_sidecar.read(tmp_path, here)
         assert "version-compatible" in caught.value.why
 
@@ -97,7 +98,7 @@ def test_a_hardware_compatible_engine_fits_what_it_says(
     if fits:
         tensorrt_sidecar.read(tmp_path, here)
     else:
-        with pytest.raises(StageError, match="another GPU"):
+        with raises(StageError, what="another GPU"):
             tensorrt_sidecar.read(tmp_path, here)
 
 
@@ -122,5 +123,5 @@ def test_trtexec_is_told_the_options_that_it_can_follow(tmp_path: Path) -> None:
     assert "--hardwareCompatibilityLevel=ampere+" in asked
     assert "--optShapes=input:2x24x24x3" in asked
     allowed = BuildSettings(version_compatible=True, trust_engine_host_code=True, batch_opt=2)
-    with pytest.raises(StageError, match="no version-compatible engine"):
+    with raises(StageError, what="no version-compatible engine"):
         trtexec.build(program, {**job, "build": allowed.model_dump()}, tmp_path)

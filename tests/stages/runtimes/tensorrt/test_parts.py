@@ -29,6 +29,7 @@ from stages.runtimes.tensorrt import process as tensorrt_process
 from stages.runtimes.tensorrt import timings as tensorrt_timings
 from stages.runtimes.tensorrt.options import Options
 from stages.runtimes.tensorrt.phases import Phases, to_go_s
+from tests.errors import raises
 from tests.stages.runtimes import sdk_stand_in
 from tests.stages.runtimes.networks import exported
 
@@ -135,7 +136,7 @@ def test_an_engine_outlives_timings_that_cannot_be_kept(sdk: SimpleNamespace, tm
 
 
 def test_an_option_that_the_version_does_not_know_is_told(sdk: SimpleNamespace, tmp_path: Path) -> None:
-    with pytest.raises(StageError, match="does not know SAME_AS_YESTERDAY") as caught:
+    with raises(StageError, what="does not know SAME_AS_YESTERDAY") as caught:
         _built(tmp_path, options=Options(hardware_compatible="same_as_yesterday"))
     assert "AMPERE_PLUS" in caught.value.why
     assert caught.value.where == "build.hardware_compatible"
@@ -171,7 +172,7 @@ def test_what_rtx_cannot_do_is_refused_with_the_reason() -> None:
         "hardware_compatible": "ampere_plus",
     }
     settings = BuildSettings(**asked).model_dump()
-    with pytest.raises(StageError, match="cannot build this engine") as caught:
+    with raises(StageError, what="cannot build this engine") as caught:
         tensorrt_options.options_of("tensorrt_rtx", settings)
     assert caught.value.where == "build.refit, build.version_compatible, build.hardware_compatible"
     for word in ("driver", "lean runtime", "rtx_compute_capabilities"):
@@ -184,7 +185,7 @@ def test_what_rtx_cannot_do_is_refused_with_the_reason() -> None:
 
 def test_settings_that_no_target_can_follow_are_a_usage_error() -> None:
     settings = BuildSettings(refit=True).model_dump()
-    with pytest.raises(UsageError, match="no target of the profile can follow these settings"):
+    with raises(UsageError, what="no target of the profile can follow these settings"):
         tensorrt_options.check_targets(["onnxruntime", "tensorrt_rtx"], settings)
     tensorrt_options.check_targets(["tensorrt", "tensorrt_rtx"], settings)
     tensorrt_options.check_targets(["tensorrt_rtx"], BuildSettings().model_dump())
@@ -373,7 +374,7 @@ def test_a_folder_of_timings_that_cannot_be_made_is_the_users_to_fix(
 ) -> None:
     (tmp_path / "file").write_text("no folder", encoding="utf-8")
     monkeypatch.setenv("KDPIPE_TIMING_CACHE", str(tmp_path / "file" / "timings"))
-    with pytest.raises(UsageError, match="folder of timings cannot be made") as caught:
+    with raises(UsageError, what="folder of timings cannot be made") as caught:
         tensorrt_timings.folder(tmp_path / "work")
     assert caught.value.where == "KDPIPE_TIMING_CACHE"
     assert str(tmp_path / "file") in caught.value.why

@@ -16,6 +16,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
+from pipeline.child_process import HOME
 from pipeline.errors import MachineCannot, StageError
 from pipeline.stage import Silent
 from stages.runtimes import probe
@@ -27,9 +28,12 @@ from stages.runtimes.tensorrt import build as tensorrt_build
 from stages.runtimes.tensorrt import family as tensorrt_family
 from stages.runtimes.tensorrt.classic import RUNTIME as CLASSIC
 from stages.runtimes.tensorrt.rtx import RUNTIME
+from tests.errors import raises
 from tests.stages.runtimes.networks import exported, source_of
 
 pytest.importorskip("tensorrt_rtx")
+
+pytestmark = pytest.mark.process  # the builder and every question to it run in processes of their own
 
 HAS_GPU = not probe.cuda_device().get("error")
 SETTINGS = BuildSettings(batch_min=1, batch_opt=2, batch_max=8, workspace_mb=256)
@@ -135,7 +139,7 @@ def test_the_graph_handed_over_computes_the_same(preprocessing: bool) -> None:
 )
 def test_an_unsupported_operator_is_named(operator: str, domain: str, tmp_path: Path) -> None:
     source = _odd_model(operator, tmp_path / "odd.onnx", domain)
-    with pytest.raises(StageError, match="refuses the file") as caught:
+    with raises(StageError, what="refuses the file") as caught:
         _build(source, tmp_path / "built")
     assert f"operator {operator} unsupported" in caught.value.why
     assert "the_odd_one" in caught.value.why
@@ -143,7 +147,7 @@ def test_an_unsupported_operator_is_named(operator: str, domain: str, tmp_path: 
 
 
 def test_an_int8_file_of_the_other_recipe_is_refused_with_the_parsers_words(tmp_path: Path) -> None:
-    with pytest.raises(StageError, match="refuses the file") as caught:
+    with raises(StageError, what="refuses the file") as caught:
         _build(source_of("cnn", "int8", "x86"), tmp_path / "built")
     assert "(DequantizeLinear)" in caught.value.why
     assert "Int32" in caught.value.why
@@ -166,7 +170,7 @@ def test_an_open_image_size_is_refused(tmp_path: Path) -> None:
     del model.graph.value_info[:]
     model.graph.input[0].type.tensor_type.shape.dim[2].dim_param = "height"
     onnx.save(model, str(tmp_path / "open.onnx"))
-    with pytest.raises(StageError, match="size of images open"):
+    with raises(StageError, what="size of images open"):
         _build(replace(source, onnx=tmp_path / "open.onnx"), tmp_path / "built")
 
 
@@ -178,7 +182,7 @@ def test_a_file_of_one_batch_is_refused_with_the_remedy(tmp_path: Path) -> None:
         edge.type.tensor_type.shape.dim[0].dim_value = 2
     onnx.save(model, str(tmp_path / "fixed.onnx"))
     fixed = replace(source, onnx=tmp_path / "fixed.onnx")
-    with pytest.raises(StageError, match="batches of 2 alone") as caught:
+    with raises(StageError, what="batches of 2 alone") as caught:
         _build(fixed, tmp_path / "built")
     assert "--set build.batch_max=2" in caught.value.hint
     assert caught.value.where == "fixed.onnx, input input"
@@ -198,12 +202,12 @@ def test_the_gpus_of_an_engine_are_named_and_checked(tmp_path: Path) -> None:
         return sidecar
 
     assert build("SM86", "SM89")["rtx_compute_capabilities"] == ["SM86", "SM89"]
-    with pytest.raises(StageError, match="does not know SM70") as caught:
+    with raises(StageError, what="does not know SM70") as caught:
         build("SM70")
     assert "SM86" in caught.value.why
-    with pytest.raises(StageError, match="stands alone"):
+    with raises(StageError, what="stands alone"):
         build("CURRENT", "SM80")
-    with pytest.raises(StageError, match="built no engine") as caught:
+    with raises(StageError, what="built no engine") as caught:
         build("SM75")
     assert "Turing" in caught.value.why
 
@@ -212,7 +216,7 @@ def test_the_gpus_of_an_engine_are_named_and_checked(tmp_path: Path) -> None:
 def test_what_it_cannot_do_is_refused_before_building(key: str, tmp_path: Path) -> None:
     settings = BuildSettings(**{key: True, "trust_engine_host_code": True})
     told = Told()
-    with pytest.raises(StageError, match="cannot build this engine"):
+    with raises(StageError, what="cannot build this engine"):
         RUNTIME.build(source_of("cnn"), tmp_path, settings, told, tmp_path / "work")
     assert told.updates == []
     assert list(tmp_path.iterdir()) == []
@@ -231,7 +235,7 @@ def test_a_crash_of_the_builder_is_a_stage_error(tmp_path: Path, monkeypatch: py
     code = "import os, sys; print('about to fall', file=sys.stderr, flush=True); os.abort()"
     name = _package(tmp_path, code, monkeypatch)
     (tmp_path / "built").mkdir()
-    with pytest.raises(StageError, match="ended its process") as caught:
+    with raises(StageError, what="ended its process") as caught:
         tensorrt_family.build(
             name, source_of("cnn"), tmp_path / "built", SETTINGS, Silent(), tmp_path, keeps_timings=False
         )
@@ -301,7 +305,7 @@ def test_without_a_gpu_it_says_why_it_cannot_run() -> None:
 
 @pytest.mark.skipif(HAS_GPU, reason="this machine has a GPU")
 def test_loading_without_a_gpu_does_not_crash(tmp_path: Path) -> None:
-    with pytest.raises(MachineCannot, match="needs an NVIDIA GPU"):
+    with raises(MachineCannot, what="needs an NVIDIA GPU"):
         RUNTIME.load(tmp_path, source_of("cnn"), 1)
 
 
@@ -324,7 +328,7 @@ source = Source(Path({str(exported("cnn"))!r}), "fp16", (24, 24, 3), "uint8_nhwc
 facts = RUNTIME.build(source, output, BuildSettings(workspace_mb=256), Silent(), output.parent / "work")
 print(json.dumps([ability.can, ability.why_not, facts]))
 """
-    paths = os.pathsep.join([str(tmp_path / "site"), str(probe.ROOT)])
+    paths = os.pathsep.join([str(tmp_path / "site"), str(HOME)])
     done = _python(code, {**os.environ, "PYTHONPATH": paths})
     can, why_not, facts = json.loads(done.splitlines()[-1])
     assert can, why_not
