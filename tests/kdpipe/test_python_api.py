@@ -341,3 +341,20 @@ def assert_is_a_table(html: str, text: str) -> None:
     Reader().feed(html)
     assert {"table", "th", "td"} <= tags <= {"table", "thead", "tbody", "tr", "th", "td", "br", "p"}
     assert any(text in data for data in texts), html
+
+
+def test_a_hidden_package_is_reported_where_a_name_is_used(tmp_path: Path) -> None:
+    (tmp_path / "pipeline.py").write_text("raise SystemExit('the wrong pipeline')\n", encoding="utf-8")
+    program = (
+        "import kdpipe\n"
+        "try: kdpipe.run\n"
+        "except ImportError as error: print(error)\n"
+        "try: kdpipe.unknown\n"
+        "except AttributeError as error: print(error)"
+    )
+    finished = python(program, cwd=tmp_path)
+    assert finished.returncode == 0, finished.stderr
+    hidden, unknown = finished.stdout.splitlines()
+    assert "another Python package named pipeline hides" in hidden
+    assert str(tmp_path / "pipeline.py") in hidden
+    assert "no attribute 'unknown'" in unknown
