@@ -18,6 +18,7 @@ import pytest
 import kdpipe
 from tests.command import environment, write_profile
 from tests.command import kdpipe as command_line
+from tests.processes import starts_processes
 from tests.stages.line import TINY
 
 LINE = ["train", "distill", "evaluate", "export", "quantize", "build", "measure", "gate", "package", "report"]
@@ -41,6 +42,7 @@ def profile(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
+@starts_processes  # the stage measure
 def run(profile: Path, store: Path) -> kdpipe.Run:
     return kdpipe.run(profile, store=store, progress=False)
 
