@@ -42,11 +42,11 @@ def test_each_gate_that_is_wrong_in_itself_is_told(tmp_path: Path) -> None:
     for (_, message), words in zip(
         found,
         (
-            "say max",
+            "set max",
             "takes min",
             "0 to 100 %",
-            "against means nothing",
-            "batch means nothing",
+            "does not take against",
+            "does not take batch",
             "latency_p50_ms",
         ),
         strict=True,
