@@ -240,9 +240,9 @@ def _remote(url: str | None) -> Any:
 @contextmanager
 def _quiet_output() -> Iterator[None]:
     """Send to standard error what libraries print on standard output; let one run at a time go on."""
-    from pipeline.console.console import Console, guarded_output
+    from pipeline.console.console import guarded_output
 
-    with _ONE_AT_A_TIME, guarded_output(Console(io.StringIO())), contextlib.redirect_stdout(sys.stderr):
+    with _ONE_AT_A_TIME, guarded_output(), contextlib.redirect_stdout(sys.stderr):
         yield
 
 
