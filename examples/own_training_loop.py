@@ -37,12 +37,13 @@ def main() -> None:
 
 def distill(student: nn.Module, teacher: nn.Module, images: Tensor, labels: Tensor, *, epochs: int) -> None:
     """Train the student with the labels and MSDCRD."""
-    arguments = {"grids": (1, 2, 4), "tau_sample": 0.1}
-    needs = Msdcrd.needs(**arguments)
     # Observers run a network and return its logits, pooled vector and maps.
+    needs = Msdcrd.needs(layers="last")
     student_observer = Observer(student, needs)
     teacher_observer = Observer(teacher, needs).eval().requires_grad_(False)
-    method = Msdcrd(student_observer.spec(SIZE, 1), teacher_observer.spec(SIZE, 1), **arguments)
+    method = Msdcrd(
+        student_observer.spec(SIZE, 1), teacher_observer.spec(SIZE, 1), layers="last", tau_sample=0.1
+    )
     # The method's own parameters (its projectors) are trained with the student's and discarded afterwards.
     optimizer = torch.optim.AdamW([*student.parameters(), *method.parameters()], lr=3e-3)
 
@@ -74,7 +75,7 @@ def train_teacher(teacher: nn.Module, images: Tensor, labels: Tensor, *, epochs:
 
 
 def digits() -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Load the digits, normalized and enlarged to SIZE: training images and labels, test images and labels."""
+    """Load training images and labels, and test images and labels; normalized and enlarged to SIZE."""
     bunch = load_digits()
     pixels = torch.from_numpy(bunch.images).float()[:, None] / 16.0
     images = interpolate((pixels - 0.3) / 0.38, size=(SIZE, SIZE), mode="bilinear")

@@ -68,7 +68,7 @@ class Simkd(Method):
         larger = student_size[0] > teacher_size[0] or student_size[1] > teacher_size[1]
         if student_channels != teacher_channels or larger:
             raise ModelError(
-                "simkd finds no projector behind the student's map",
+                "simkd needs a student with a projector behind its map",
                 why=f"the student's map is {student.map}, the teacher's {teacher.map}",
                 hint="build the student with `Simkd.build_student` first, like the distill stage",
             )

@@ -140,7 +140,8 @@ def cosine_matrix(cells: int, side: int) -> Tensor:
     pixels = torch.arange(side, dtype=torch.float64) + 0.5
     basis = torch.cos(math.pi * frequencies * pixels / side)
     basis = basis / torch.linalg.vector_norm(basis, dim=1, keepdim=True)
-    return box_matrix(cells, side) @ basis.T @ basis
+    means: Tensor = box_matrix(cells, side) @ basis.T @ basis
+    return means
 
 
 def shift_matrix(offset: int, side: int) -> Tensor:

@@ -177,7 +177,7 @@ def test_agrees_with_the_equations(images: int, keys: dict[str, Any]) -> None:
     method = lfcc(student, teacher, **keys)
     found = loss(method, student, teacher)
     assert found.dtype == torch.float32
-    assert found.item() == pytest.approx(expected(method, student, teacher), rel=2e-5, abs=1e-6)
+    assert found.item() == pytest.approx(expected(method, student, teacher, **keys), rel=2e-5, abs=1e-6)
 
 
 # --- filters

@@ -125,7 +125,11 @@ def test_layers_are_found_by_number_and_added() -> None:
 def test_stage_ends_are_paired_from_the_deepest_and_added() -> None:
     student, teacher = ends_pair()
     labels = made.labels(3)
-    for keys in ({"layers": "ends"}, {"layers": "ends", "activation": "before", "selection": "sdd"}):
+    switches: list[dict[str, Any]] = [
+        {"layers": "ends"},
+        {"layers": "ends", "activation": "before", "selection": "sdd"},
+    ]
+    for keys in switches:
         method = made.method(student, teacher, **keys)
         needs = method.needs(**keys)
         assert (needs.stages, needs.ends) == ((), True)

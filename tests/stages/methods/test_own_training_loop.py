@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+from typing import Any
 
 from tests.command import ROOT, environment
 
@@ -26,3 +27,14 @@ def test_the_example_trains_a_student_that_reads_digits() -> None:
     assert accuracies.keys() == {"teacher", "student"}
     # Guessing is right in one image of ten.
     assert all(float(accuracy) > 0.5 for accuracy in accuracies.values())
+
+
+def test_the_loop_of_the_documentation_runs() -> None:
+    text = (ROOT / "docs" / "methods.md").read_text(encoding="utf-8")
+    section = text.partition("## Using a method in your own training loop")[2]
+    code = re.findall(r"^```python\n(.*?)^```", section, re.M | re.S)[0]
+    namespace: dict[str, Any] = {}
+    exec(compile(code, "docs/methods.md", "exec"), namespace)
+    assert namespace["loss"].isfinite()
+    assert all(parameter.grad is not None for parameter in namespace["method"].parameters())
+    assert all(parameter.grad is None for parameter in namespace["teacher"].parameters())

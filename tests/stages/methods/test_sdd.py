@@ -90,7 +90,7 @@ def test_a_network_whose_head_cannot_judge_parts_is_refused(role: str) -> None:
     }
     specs[role] = dataclasses.replace(specs[role], head_is_linear_on_pooled=False)
     with pytest.raises(ModelError, match=f"with this {role}"):
-        Sdd(**specs)
+        Sdd(specs["student"], specs["teacher"])
 
 
 def test_the_student_s_own_classifier_learns_and_the_teacher_s_does_not() -> None:
