@@ -1,8 +1,8 @@
 """Build the command and the environment of every Python process that kdpipe starts.
 
 A child process must import the same kdpipe and the same packages as its parent, and nothing from the working
-folder: a user's `stages/`, `pipeline.py` or `json.py` there is not ours. Standard library only, and Python
-3.10 suffices: this module is part of the program for devices.
+folder, where a user may have an own `stages/`, `pipeline.py` or `json.py`. Standard library only, and Python
+3.10 is enough: this module is part of the program for devices.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ def python_command(
     Args:
         module: Name of a module of kdpipe.
         arguments: Its command-line arguments.
-        has_safe_path: Whether this Python has the option `-P`. Python 3.10 has not; there the module is
-            started by code that removes the working folder from the import path first.
+        has_safe_path: Whether this Python has the option `-P`. Python 3.10 does not have it; code that
+            removes the working folder from the import path starts the module there.
 
     Example:
         >>> python_command("stages.runtimes.trial", "build")[1:]
@@ -51,12 +51,12 @@ def python_code(code: str, *arguments: str) -> list[str]:
 
 
 def environment() -> dict[str, str]:
-    """Return the environment for a child process: the caller's, with a `PYTHONPATH` that finds kdpipe.
+    """Return the environment for a child process: the caller's, with kdpipe's folder on `PYTHONPATH`.
 
-    First kdpipe's own folder, then the user's `PYTHONPATH`, then the folders that this process can import
-    from (a notebook may have added some). Left out are the folders that Python adds for the way in which this
-    process was started: the working folder and the folder of its script. An empty entry means the working
-    folder as well, so it is dropped too.
+    `PYTHONPATH` lists kdpipe's own folder, then the user's `PYTHONPATH`, then the folders that this process
+    can import from (a notebook may have added some). It leaves out the folders that Python adds because of
+    how this process was started: the working folder and the folder of its script. An empty entry means the
+    working folder too, so it is left out.
     """
     users = [entry for entry in os.environ.get("PYTHONPATH", "").split(os.pathsep) if entry]
     implicit = {"", _working_folder(), _script_folder()}
@@ -113,5 +113,8 @@ def _script_folder() -> str:
 
 
 def _site_folders() -> set[str]:
-    """The folders of installed packages: before the standard library on the path they would shadow it."""
+    """Return the folders of installed packages.
+
+    On `PYTHONPATH` they would come before the standard library and hide it.
+    """
     return {*site.getsitepackages(), site.getusersitepackages()}

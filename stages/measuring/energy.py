@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pipeline.heartbeat import Told, unheard
+from pipeline.heartbeat import ProgressCallback, ignore_progress
 from stages.measuring.contention import read
 from stages.measuring.nvml import LIBRARY, connect
 
@@ -119,7 +119,7 @@ def find_source(on_gpu: bool, root: Path = Path("/"), nvml: str = LIBRARY) -> So
     return _rapl(root)
 
 
-def idle_watts(source: Source, seconds: float, resting: Told = unheard) -> float:
+def idle_watts(source: Source, seconds: float, resting: ProgressCallback = ignore_progress) -> float:
     """Return the power in watts while this process sleeps.
 
     Args:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.heartbeat import Told, unheard
+from pipeline.heartbeat import ProgressCallback, ignore_progress
 from stages.measuring.nvml import Nvml, connect
 from stages.runtimes.identity import ON_GPU
 from stages.runtimes.on_gpu import GpuTiming, Phases
@@ -78,7 +78,7 @@ def throttle_signs(clocks_mhz: Sequence[int] | None, reasons: Sequence[str]) -> 
     return signs
 
 
-def phases(timing: GpuTiming, timed: Told = unheard) -> dict[str, Any]:
+def phases(timing: GpuTiming, timed: ProgressCallback = ignore_progress) -> dict[str, Any]:
     """Time `PHASES` inferences by CUDA events, and return the scorecard's `gpu`.
 
     Args:

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.heartbeat import Told, unheard
+from pipeline.heartbeat import ProgressCallback, ignore_progress
 from stages.measuring.contention import Watch
 from stages.statistics.percentiles import MIN_SAMPLES, bootstrap_ci_ns, percentile_ns, supported_percentile
 from stages.statistics.steadiness import is_steady
@@ -85,8 +85,8 @@ def sample(
     warmup_max_s: float = 5.0,
     watch: Watch | None = None,
     between: Callable[[], None] | None = None,
-    warming: Told = unheard,
-    sampling: Told = unheard,
+    warming: ProgressCallback = ignore_progress,
+    sampling: ProgressCallback = ignore_progress,
 ) -> Samples:
     """Warm up to steady state, then sample until the samples are steady.
 
@@ -159,7 +159,11 @@ def sample(
 
 
 def warm_up(
-    call: Callable[[], None], *, warmup_s: float, warmup_max_s: float, warming: Told = unheard
+    call: Callable[[], None],
+    *,
+    warmup_s: float,
+    warmup_max_s: float,
+    warming: ProgressCallback = ignore_progress,
 ) -> tuple[Warmup, int]:
     """Call until the latencies are steady.
 

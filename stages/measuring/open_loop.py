@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from pipeline.heartbeat import Told, unheard
+from pipeline.heartbeat import ProgressCallback, ignore_progress
 from stages.measuring.latency import collector_off, ms
 from stages.statistics.percentiles import MIN_SAMPLES, bootstrap_ci_ns, percentile_ns, supported_percentile
 
@@ -51,7 +51,9 @@ def schedule_ns(rate_per_s: float, duration_s: float, arrivals: Arrivals, seed: 
     return np.cumsum(gaps).astype(np.int64)
 
 
-def serve(call: Callable[[], None], due_ns: np.ndarray, serving: Told = unheard) -> np.ndarray:
+def serve(
+    call: Callable[[], None], due_ns: np.ndarray, serving: ProgressCallback = ignore_progress
+) -> np.ndarray:
     """Serve requests when they are due, one at a time.
 
     Args:

@@ -83,9 +83,9 @@ def test_jobs_import_nothing_from_the_working_folder(tmp_path: Path, monkeypatch
 
 def test_doctor_imports_nothing_from_the_working_folder(tmp_path: Path) -> None:
     done = kdpipe("doctor", "--json", python=("-P",), cwd=lay_traps(tmp_path / "work"))
-    told = json.loads(done.stdout)
+    report = json.loads(done.stdout)
     assert "of the working folder" not in done.stdout
-    assert all(stage["can"] for stage in told["stages"])
+    assert all(stage["can"] for stage in report["stages"])
 
 
 def _seen(command: list[str], cwd: Path) -> Any:
@@ -223,7 +223,7 @@ class _Unreadable:
 
 
 def _python_calls(tree: ast.AST) -> list[int]:
-    """The lines of all command lines that begin with `sys.executable` and go on with `-m` or `-c`."""
+    """Return the lines of all command lines that begin with `sys.executable` and go on with `-m` or `-c`."""
     return [
         node.lineno
         for node in ast.walk(tree)

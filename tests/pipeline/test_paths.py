@@ -41,7 +41,7 @@ train: {epochs: 1, batch_size: 64, fraction: 0.1}
 
 @pytest.fixture
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A home folder, and the working folder, with a file of weights."""
+    """Make a home folder and a working folder, each with a file of weights."""
     for name, value in variables(tmp_path).items():
         monkeypatch.setenv(name, value)
     monkeypatch.chdir(tmp_path)
