@@ -37,7 +37,7 @@ def check(settings: SimpleNamespace, model: ModelSettings, recipe: RecipeSetting
     size = model.image_size or settings.data.image_size
     models.check(model, classes=None, channels=None, image_size=size)
     data_sets.check(settings.data)
-    if settings.data.name in SETS and torchvision_sets.to_be_downloaded(settings.data):
+    if settings.data.name in SETS and torchvision_sets.needs_download(settings.data):
         return
     data = data_sets.load(settings.data)
     batches.refuse_large_batch(recipe, round(len(data.train) * recipe.fraction), section)
