@@ -9,7 +9,7 @@ from stages.data import load as data_sets
 from stages.data.torchvision import sets as torchvision_sets
 from stages.data.torchvision.table import SETS
 from stages.models import create as models
-from stages.models.feeding import fed
+from stages.models.network_input import network_preprocessing
 from stages.models.settings import ModelSettings
 from stages.training import batches, fabric
 from stages.training import recipe as recipes
@@ -45,5 +45,5 @@ def check(settings: SimpleNamespace, model: ModelSettings, recipe: RecipeSetting
         model,
         classes=len(data.classes),
         channels=data.preprocessing.channels,
-        image_size=fed(model, data.preprocessing).side,
+        image_size=network_preprocessing(model, data.preprocessing).side,
     )

@@ -14,7 +14,7 @@ from stages.data import batching
 from stages.data.load import DataSet, Split
 from stages.data.preprocessing import Preprocessing
 from stages.data.splits import stratified
-from stages.models.feeding import resize_to
+from stages.models.network_input import resize_to
 from stages.training.settings import RecipeSettings
 
 RESIDENT_BYTES = 1 << 30

@@ -115,8 +115,6 @@ def test_splits_that_one_file_lacks_are_cut(tmp_path: Path) -> None:
     content = arrays("keras", column=False)
     names = ("x_train", "y_train", "x_test", "y_test")
     np.savez(tmp_path / "a.npz", **{name: content[name] for name in names})  # type: ignore[arg-type]
-        tmp_path / "a.npz", **{name: content[name] for name in ("x_train", "y_train", "x_test", "y_test")}
-    )  # type: ignore[arg-type]
     data = load(NpzSettings(name="npz", root=str(tmp_path), image_size=8))
     assert (len(data.train), len(data.validation), len(data.test)) == (27, 3, 9)
     np.savez(tmp_path / "a.npz", images=content["x_train"], labels=content["y_train"])
