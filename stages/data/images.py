@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import ClassVar, Protocol
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from pipeline.errors import DataError
 from stages.data.preprocessing import resized
@@ -101,7 +101,7 @@ def decode(source: Source, image_format: ImageFormat) -> np.ndarray:
 def _reason(error: Exception) -> str:
     if isinstance(error, FileNotFoundError):
         return "no such file (a broken link?)"
-    if isinstance(error, Image.UnidentifiedImageError):
+    if isinstance(error, UnidentifiedImageError):
         return "not an image, or in a format that Pillow does not support"
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
@@ -136,7 +136,8 @@ def _to_mode(image: Image.Image, mode: str, file_format: str | None) -> Image.Im
 
 def _to_8_bits(wide: np.ndarray) -> np.ndarray:
     values = np.clip(wide, 0, 65535).astype(np.uint32)
-    return ((values + 128) // 257).astype(np.uint8)
+    rounded: np.ndarray = ((values + 128) // 257).astype(np.uint8)
+    return rounded
 
 
 def is_grey(path: Path) -> bool:

@@ -91,4 +91,5 @@ def _load_kind(point: EntryPoint) -> type[DataSettings]:
             why=why,
             hint=hint,
         )
-    return kind
+    settings_class: type[DataSettings] = kind
+    return settings_class

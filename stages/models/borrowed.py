@@ -97,7 +97,8 @@ class BorrowedHead(nn.Module):
 
     def forward_head(self, maps: Tensor) -> Tensor:
         """Return the logits (B, classes) of projected maps."""
-        return self.classifier(self.pooling(maps).flatten(1))
+        logits: Tensor = self.classifier(self.pooling(maps).flatten(1))
+        return logits
 
     def get_classifier(self) -> nn.Linear:
         """Return the teacher's classifier."""
@@ -123,7 +124,8 @@ class BorrowedHead(nn.Module):
         return forward
 
     def _project(self, final: Tensor) -> Tensor:
-        return self.projector(self.shrink(self.layout.to_map(final)))
+        projected: Tensor = self.projector(self.shrink(self.layout.to_map(final)))
+        return projected
 
 
 def borrow(

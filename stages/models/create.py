@@ -124,9 +124,10 @@ def _build_timm(
     facts = timm.get_pretrained_cfg(settings.model)
     if facts is not None and facts.fixed_input_size:
         options.setdefault("img_size", image_size)
-    return timm.create_model(
+    model: nn.Module = timm.create_model(
         settings.model, pretrained=pretrained, in_chans=channels, num_classes=classes, **options
     )
+    return model
 
 
 def _build_torchvision(
@@ -144,7 +145,7 @@ def _build_torchvision(
         options.setdefault("init_weights", True)
     if pretrained:
         options.pop("init_weights", None)
-        model = torchvision.models.get_model(name, weights="DEFAULT", **options)
+        model: nn.Module = torchvision.models.get_model(name, weights="DEFAULT", **options)
         _replace_classifier(model, classes)
     else:
         model = torchvision.models.get_model(name, weights=None, num_classes=classes, **options)

@@ -39,7 +39,7 @@ class Layout:
             return output.permute(0, 3, 1, 2)
         if self.kind == "tokens":
             # Row-major tokens: transpose, then view.
-            return output[:, self.prefix :].transpose(1, 2).unflatten(2, self.grid)
+            return torch.unflatten(output[:, self.prefix :].transpose(1, 2), 2, self.grid)
         return output
 
     def replace_map(self, changed: Tensor, output: Tensor) -> Tensor:

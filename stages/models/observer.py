@@ -139,7 +139,8 @@ class Observer(nn.Module):
         layouts = self._layouts_for(images)
         numbers = {self._ends[end]: change for end, change in changes.items()}
         with replace_stage_maps(self.model, self._stage_modules, layouts, numbers):
-            return self(images)
+            features: Features = self(images)
+        return features
 
     def _layouts_for(self, images: Tensor) -> Mapping[int, Layout]:
         """Return the layout of each stage end for this image size; a pass of one image determines it."""
@@ -260,4 +261,4 @@ class Observer(nn.Module):
         if grid is None:
             return tokens.new_zeros(len(tokens), *NO_MAP), embedding
         # Row-major tokens: transpose, then view.
-        return patches.transpose(1, 2).unflatten(2, grid), embedding
+        return torch.unflatten(patches.transpose(1, 2), 2, grid), embedding

@@ -12,7 +12,7 @@ from typing import Any
 from stages.data.fingerprint import certify
 from stages.data.missing import missing, root_of
 from stages.data.settings import TorchvisionSettings
-from stages.data.torchvision import files as torchvision_files
+from stages.data.torchvision.table import SETS
 
 _TIMEOUT_S = 60.0
 """A server that sends nothing for this long has failed."""
@@ -47,7 +47,7 @@ def download(settings: TorchvisionSettings) -> Path:
         for folder in new_folders:
             if folder.is_dir() and not any(folder.iterdir()):
                 folder.rmdir()
-    base = root / torchvision_files.SETS[settings.name].folder
+    base = root / SETS[settings.name].folder
     certify(settings, base)
     return base
 

@@ -49,7 +49,7 @@ class InvertedResidual(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, inputs, H, W) to (B, outputs, ceil(H / stride), ceil(W / stride))."""
-        inner = self.project(self.depthwise(self.expand(x)))
+        inner: Tensor = self.project(self.depthwise(self.expand(x)))
         return x + inner if self.has_shortcut else inner
 
 

@@ -59,7 +59,8 @@ class BasicBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, inputs, H, W) to (B, outputs, ceil(H / stride), ceil(W / stride))."""
         inner = self.act1(self.bn1(self.conv1(x)))
-        return self.act2(self.bn2(self.conv2(inner)) + self.downsample(x))
+        output: Tensor = self.act2(self.bn2(self.conv2(inner)) + self.downsample(x))
+        return output
 
 
 class Bottleneck(nn.Module):
@@ -83,7 +84,8 @@ class Bottleneck(nn.Module):
         """Map (B, inputs, H, W) to (B, 4 * width, ceil(H / stride), ceil(W / stride))."""
         inner = self.act1(self.bn1(self.conv1(x)))
         inner = self.act2(self.bn2(self.conv2(inner)))
-        return self.act3(self.bn3(self.conv3(inner)) + self.downsample(x))
+        output: Tensor = self.act3(self.bn3(self.conv3(inner)) + self.downsample(x))
+        return output
 
 
 def resnet(

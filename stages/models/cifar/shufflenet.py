@@ -55,7 +55,8 @@ class GroupedBottleneck(nn.Module):
         """Map (B, inputs, H, W) to (B, outputs, H, W), or half of H and W."""
         inner = self.expand(self.depthwise(self.shuffle(self.reduce(x))))
         joined = inner + x if self.pool is None else torch.cat([inner, self.pool(x)], dim=1)
-        return self.act(joined)
+        output: Tensor = self.act(joined)
+        return output
 
 
 class SplitBlock(nn.Module):
@@ -74,7 +75,8 @@ class SplitBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, C, H, W) to the same shape."""
         unchanged, inner = x.chunk(2, dim=1)
-        return self.shuffle(torch.cat([unchanged, self.branch(inner)], dim=1))
+        output: Tensor = self.shuffle(torch.cat([unchanged, self.branch(inner)], dim=1))
+        return output
 
 
 class HalvingBlock(nn.Module):
@@ -95,7 +97,8 @@ class HalvingBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, inputs, H, W) to (B, outputs, ceil(H / 2), ceil(W / 2))."""
-        return self.shuffle(torch.cat([self.short(x), self.branch(x)], dim=1))
+        output: Tensor = self.shuffle(torch.cat([self.short(x), self.branch(x)], dim=1))
+        return output
 
 
 def shufflenetv1(*, num_classes: int, in_chans: int = 3, global_pool: str = "avg") -> CifarNet:

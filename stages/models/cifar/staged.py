@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import torch
 from timm.layers import SelectAdaptivePool2d, create_classifier
 from torch import Tensor, nn
 
@@ -123,8 +124,11 @@ class CifarNet(nn.Module):
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
         """Map the final map to the logits (B, classes), or with `pre_logits` to the pooled vector."""
-        vector = self.global_pool(x)
-        return vector if pre_logits else self.fc(vector)
+        vector: Tensor = self.global_pool(x)
+        if pre_logits:
+            return vector
+        logits: Tensor = self.fc(vector)
+        return logits
 
     def forward(self, x: Tensor) -> Tensor:
         """Map images (B, C, H, W) to the logits (B, classes)."""
@@ -157,7 +161,7 @@ class ChannelShuffle(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Shuffle the channels."""
-        return x.unflatten(1, (self.groups, -1)).transpose(1, 2).flatten(1, 2)
+        return torch.unflatten(x, 1, (self.groups, -1)).transpose(1, 2).flatten(1, 2)
 
 
 def conv_norm(

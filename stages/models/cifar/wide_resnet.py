@@ -31,7 +31,7 @@ class PreActivationBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, inputs, H, W) to (B, outputs, ceil(H / stride), ceil(W / stride))."""
         activated = self.act1(self.bn1(x))
-        inner = self.conv2(self.act2(self.bn2(self.conv1(activated))))
+        inner: Tensor = self.conv2(self.act2(self.bn2(self.conv1(activated))))
         return inner + (x if self.downsample is None else self.downsample(activated))
 
 
