@@ -30,7 +30,7 @@ DIGITS = 6
 
 
 def run(context: Context) -> Metrics:
-    """Write `metrics.json` (docs/artefacts.md) from the artefacts of `train` and `distill`."""
+    """Write `metrics.json` (docs/reference/artefacts.md) from the artefacts of `train` and `distill`."""
     settings = context.settings
     data = load(settings.data)
     for note in data.notes:

@@ -1,6 +1,6 @@
 """Declarations of settings: type, default, range, unit and a line of help.
 
-Imports only pydantic. The schema, `docs/profile.md`, the validation and the help texts come
+Imports only pydantic. The schema, `docs/reference/profile.md`, the validation and the help texts come
 from these declarations.
 """
 
@@ -49,7 +49,7 @@ def setting(
 
     Args:
         default: The default, or a function that returns it; without one the setting is required.
-        help: One line, shown in `docs/profile.md`, the schema and editors.
+        help: One line, shown in `docs/reference/profile.md`, the schema and editors.
         unit: The value's unit ("s", "images", "points").
         keyed: Set False for settings that do not affect the result, such as a folder's path.
         limits: pydantic's constraints (`ge`, `gt`, `le`, `lt`, `min_length`, `pattern`).

@@ -75,6 +75,6 @@ def _damaged(path: Path, why: str) -> DataError:
         why=why,
         hint=(
             "write it with numpy.savez_compressed(FILE, images=IMAGES, labels=LABELS): "
-            "uint8 (N,H,W[,3]) and integers (N,); docs/data.md lists the other formats"
+            "uint8 (N,H,W[,3]) and integers (N,); docs/guides/data.md lists the other formats"
         ),
     )

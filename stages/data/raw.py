@@ -126,7 +126,7 @@ def _refuse_misfit(part: RawSplit, classes: int, where: str) -> None:
             "images and labels do not match",
             where=where,
             why=why,
-            hint="correct the files; docs/data.md lists the contents of each kind of data set",
+            hint="correct the files; docs/guides/data.md lists the contents of each kind of data set",
         )
 
 

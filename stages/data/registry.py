@@ -68,7 +68,7 @@ def _load_kind(point: EntryPoint) -> type[DataSettings]:
     from stages.data.settings import DataSettings
 
     where = plugins.place(point)
-    hint = "repair or uninstall that package; docs/data.md describes the interface"
+    hint = "repair or uninstall that package; docs/guides/data.md describes the interface"
     try:
         kind = plugins.load(point)
     except ImportError as error:

@@ -27,7 +27,7 @@ CARD = "model.json"
 
 @dataclass(frozen=True)
 class ModelCard:
-    """The facts of `model.json` (docs/artefacts.md).
+    """The facts of `model.json` (docs/reference/artefacts.md).
 
     Attributes:
         role: `teacher`, `student` or `baseline`.
