@@ -114,4 +114,4 @@ def test_ssh_s_files_of_a_device_are_expanded(home: Path) -> None:
 def test_a_dollar_in_the_name_of_a_file_needs_no_variable(home: Path) -> None:
     (home / "weights" / "a$b.pt").touch()
     assert expand("weights/a$b.pt") == Path("weights/a$b.pt")
-    assert weights.file_of("weights/a$b.pt") == Path("weights/a$b.pt")
+    assert weights.checkpoint_path("weights/a$b.pt") == Path("weights/a$b.pt")
