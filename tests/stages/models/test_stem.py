@@ -73,9 +73,9 @@ def test_a_deep_stem_keeps_its_convolutions() -> None:
 
 
 def test_both_branches_of_a_block_lose_their_stride() -> None:
-    strides = [
-        layer.stride for layer in network_of("regnetx_002").s1.modules() if isinstance(layer, nn.Conv2d)
-    ]  # type: ignore[union-attr]
+    stage = network_of("regnetx_002").s1
+    assert isinstance(stage, nn.Module)
+    strides = [layer.stride for layer in stage.modules() if isinstance(layer, nn.Conv2d)]
     assert set(strides) == {(1, 1)}
 
 
