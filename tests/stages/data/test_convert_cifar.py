@@ -86,8 +86,8 @@ def test_wrong_files_are_reported_in_one_line(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        ("empty", "damaged, or no npz file"),
-        ("cut", "damaged, or no npz file"),
+        ("empty", "damaged, or not an npz file"),
+        ("cut", "damaged, or not an npz file"),
         ("labels", "20 images but 19 labels"),
         ("wide", "not squares in a row"),
         ("strip", "cannot identify image file"),
