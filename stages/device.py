@@ -17,7 +17,7 @@ from pipeline.errors import StageError
 from pipeline.json_files import write_json
 from pipeline.stage import Context, Metrics
 from stages.bundle.tolerance import TOLERANCE
-from stages.devices import accuracy, carried
+from stages.devices import accuracy, sample_files
 from stages.measuring import latency, scorecard
 
 BUILT_THERE = ("model.engine", "engine.json", "timing.cache")
@@ -117,7 +117,7 @@ def _fill(row: dict[str, Any], folder: Path, context: Context) -> None:
 def _entry(told: dict[str, Any], folder: Path, target: str, context: Context) -> dict[str, Any]:
     for file in sorted(folder.glob(f"b{told['batch']}-t{told['threads']}*.npy")):
         shutil.copyfile(file, context.output / "samples" / f"{target}-{file.name}")
-    samples = carried.read(told["samples"], folder)
+    samples = sample_files.read_samples(told["samples"], folder)
     resamples = context.settings.measure.resamples
     entry = latency.summarise(samples, batch=told["batch"], threads=told["threads"], resamples=resamples)
     if told["too_many_threads"]:

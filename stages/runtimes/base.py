@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from pipeline.stage import Progress
-from stages.runtimes.settings import BuildSettings
 
 if TYPE_CHECKING:
     import numpy as np
+
+    from stages.runtimes.settings import BuildSettings
 
 Recipe = Literal["x86", "signed"]
 """Which INT8 file a runtime wants: unsigned activations, or signed and symmetric."""

@@ -12,7 +12,6 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.errors import StageError
-from pipeline.machine import usable_cores
 from stages.runtimes.base import Session, Source
 from stages.runtimes.images import as_input, proof_images
 
@@ -72,15 +71,9 @@ class Limits:
 
 def source_logits(onnx: Path | bytes, source: Source, images: np.ndarray) -> np.ndarray:
     """float32 (n, classes) by ONNX Runtime, with no graph optimisation: what the file says."""
-    import onnxruntime
+    from stages.onnx_files.sessions import open_session
 
-    options = onnxruntime.SessionOptions()
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    options.log_severity_level = 3
-    options.intra_op_num_threads = usable_cores()
-    session = onnxruntime.InferenceSession(
-        onnx if isinstance(onnx, bytes) else str(onnx), options, providers=["CPUExecutionProvider"]
-    )
+    session = open_session(onnx, optimise=False)
     name = session.get_inputs()[0].name
     logits: np.ndarray = session.run(["logits"], {name: as_input(images, source)})[0]
     return logits.astype(np.float32)

@@ -63,8 +63,9 @@ def try_build() -> None:
     """One line: how long it took, and the largest difference between PyTorch and ONNX Runtime."""
     began = time.perf_counter()
     import numpy as np
-    import onnxruntime
     import torch
+
+    from stages.onnx_files.sessions import open_session
 
     torch.manual_seed(0)
     torch.set_num_threads(1)
@@ -78,9 +79,7 @@ def try_build() -> None:
     images = torch.randn(2, 3, 16, 16)
     program = torch.onnx.export(network, (images,), dynamo=True, opset_version=20, verbose=False)
     assert program is not None
-    session = onnxruntime.InferenceSession(
-        program.model_proto.SerializeToString(), providers=["CPUExecutionProvider"]
-    )
+    session = open_session(program.model_proto.SerializeToString())
     (found,) = session.run(None, {session.get_inputs()[0].name: images.numpy()})
     with torch.no_grad():
         expected = network(images).numpy()

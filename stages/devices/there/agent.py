@@ -80,9 +80,9 @@ def _of_releases(name: str) -> Callable[[dict[str, Any]], dict[str, Any]]:
 
 
 def _measure(request: dict[str, Any], tell: Callable[[Beat], None]) -> dict[str, Any]:
-    from stages.devices.there import jobs
+    from stages.devices.there import measuring
 
-    return jobs.measure(request, tell)
+    return measuring.measure(request, tell)
 
 
 VERBS: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {

@@ -84,17 +84,15 @@ def _for_one_image(source: Source) -> onnx.ModelProto:
     import onnx
     import onnxruntime
 
+    from stages.onnx_files.session_options import CPU, session_options
+
     model = onnx.load(str(source.onnx))
     model.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 1
-    options = onnxruntime.SessionOptions()
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
-    options.log_severity_level = 3
     with tempfile.TemporaryDirectory() as folder:
-        options.optimized_model_filepath = str(Path(folder, "model.onnx"))
+        file = Path(folder, "model.onnx")
+        options = session_options(optimization="basic", optimized_file=file)
         try:
-            onnxruntime.InferenceSession(
-                model.SerializeToString(), options, providers=["CPUExecutionProvider"]
-            )
+            onnxruntime.InferenceSession(model.SerializeToString(), options, providers=[CPU])
         except Exception as error:  # the binding raises a class of its own for each status code
             raise StageError(
                 "the file does not take a batch of one image",
@@ -102,7 +100,7 @@ def _for_one_image(source: Source) -> onnx.ModelProto:
                 why=str(error),
                 hint="export the model again: kdpipe export PROFILE",
             ) from error
-        folded = onnx.shape_inference.infer_shapes(onnx.load(options.optimized_model_filepath))
+        folded = onnx.shape_inference.infer_shapes(onnx.load(str(file)))
     _reshape_for_gather(folded)
     return folded
 
@@ -134,8 +132,8 @@ def _reshape_for_gather(model: onnx.ModelProto) -> None:
 def _normalised_value(model: onnx.ModelProto, source: Source) -> str:
     """The last value before the first layer with weights that is the normalised image."""
     import onnx
-    import onnxruntime
 
+    from stages.onnx_files.sessions import open_session
     from stages.runtimes.images import as_input, natural_images
 
     height, width, channels = source.image_shape
@@ -151,11 +149,7 @@ def _normalised_value(model: onnx.ModelProto, source: Source) -> str:
         probe = onnx.ModelProto()
         probe.CopyFrom(model)
         probe.graph.output.extend(typed[name] for name in before)
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = 3
-        session = onnxruntime.InferenceSession(
-            probe.SerializeToString(), options, providers=["CPUExecutionProvider"]
-        )
+        session = open_session(probe.SerializeToString())
         found = session.run(before, {model.graph.input[0].name: images})
         for name, value in reversed([*zip(before, found, strict=True)]):
             if np.abs(value - expected).max() < CUT_TOLERANCE:

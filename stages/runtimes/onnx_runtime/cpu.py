@@ -22,13 +22,7 @@ from stages.runtimes.settings import BuildSettings
 if TYPE_CHECKING:
     from stages.runtimes.onnx_runtime.session import OnnxRuntimeSession
 
-PROVIDER = "CPUExecutionProvider"
 FILE = "model.onnx"
-LEVELS = {
-    "basic": "ORT_ENABLE_BASIC",
-    "extended": "ORT_ENABLE_EXTENDED",
-    "all": "ORT_ENABLE_ALL",
-}
 
 _FLOAT_LAYERS = ("Conv", "FusedConv", "ConvTranspose", "Gemm", "FusedGemm", "MatMul", "FusedMatMul")
 _CONVERSIONS = ("QuantizeLinear", "DequantizeLinear")
@@ -64,15 +58,13 @@ class OnnxRuntime:
         import onnx
         import onnxruntime
 
+        from stages.onnx_files.session_options import CPU, session_options
         from stages.runtimes.onnx_runtime.session import PRECISION_KEY
 
         level = settings.onnxruntime_optimization
-        options = onnxruntime.SessionOptions()
-        options.graph_optimization_level = getattr(onnxruntime.GraphOptimizationLevel, LEVELS[level])
-        options.optimized_model_filepath = str(output / FILE)
-        options.log_severity_level = 3
+        options = session_options(optimization=level, optimized_file=output / FILE)
         try:
-            onnxruntime.InferenceSession(str(source.onnx), options, providers=[PROVIDER])
+            onnxruntime.InferenceSession(str(source.onnx), options, providers=[CPU])
         except Exception as error:  # the binding raises a class of its own for each status code
             raise _refused(source, error) from error
         model = onnx.load(str(output / FILE))

@@ -12,13 +12,14 @@ import onnxruntime
 import torch
 
 from pipeline.errors import MachineCannot, StageError
+from stages.onnx_files.session_options import session_options
 from stages.runtimes.base import Source
 from stages.runtimes.gpu_binding import Bound, call_of, page_locked_like, timing
 from stages.runtimes.images import as_input
 from stages.runtimes.on_gpu import GpuTiming
 from stages.runtimes.onnx_runtime import gpu_trial as onnx_runtime_trial
 from stages.runtimes.onnx_runtime.gpu import CUDA, FILE, INSTALL, TENSORRT, read_sidecar
-from stages.runtimes.onnx_runtime.session import open_session, session_options
+from stages.runtimes.onnx_runtime.session import open_on_provider
 
 GRAPH_OPTION = {CUDA: "enable_cuda_graph", TENSORRT: "trt_cuda_graph_enable"}
 
@@ -163,12 +164,12 @@ def _open(folder: Path, provider: str, options: dict[str, str]) -> onnxruntime.I
         # What TensorRT leaves over should at least not travel to the CPU and back.
         shared = {key: value for key, value in options.items() if key.endswith("user_compute_stream")}
         providers = [(TENSORRT, {**options, **caching}), (CUDA, shared)]
-    settings = session_options(1)
+    settings = session_options(threads=1)
     settings.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
-    return open_session(
+    return open_on_provider(
         folder / FILE,
         settings,
         providers,
         hint=INSTALL,
-        because=lambda: str(onnx_runtime_trial.ask(provider).get("error", "")),
+        reason=lambda: str(onnx_runtime_trial.ask(provider).get("error", "")),
     )

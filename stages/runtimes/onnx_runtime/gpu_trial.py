@@ -73,6 +73,8 @@ def answer(provider: str) -> dict[str, Any]:
     told: dict[str, Any] = {"device": cuda_device()}
     import onnxruntime
 
+    from stages.onnx_files.session_options import WARNINGS, session_options
+
     told |= {"version": onnxruntime.__version__, "available": onnxruntime.get_available_providers()}
     if provider not in told["available"]:
         driver = told["device"].get("error")
@@ -83,7 +85,9 @@ def answer(provider: str) -> dict[str, Any]:
             f"it is the package for CPUs{without}",
         }
     load_libraries(provider)
-    session = onnxruntime.InferenceSession(_one_operator(), providers=[provider])
+    # Its log gives the reason of a fallback, in errors and in warnings.
+    options = session_options(threads=1, severity=WARNINGS)
+    session = onnxruntime.InferenceSession(_one_operator(), options, providers=[provider])
     if session.get_providers()[0] == provider and told["device"].get("error"):
         return {**told, "error": told["device"]["error"]}
     if session.get_providers()[0] == provider:

@@ -26,7 +26,7 @@ AMPERE = (8, 0)
 
 
 @dataclass(frozen=True)
-class Here:
+class Machine:
     """What would run the engine: package and its version, the GPU's compute capability, the system."""
 
     package: str
@@ -69,7 +69,7 @@ def write(
     return sidecar
 
 
-def read(folder: Path, here: Here) -> dict[str, Any]:
+def read(folder: Path, machine: Machine) -> dict[str, Any]:
     """The sidecar of an engine that fits this machine.
 
     Raises StageError if the engine is not the one that was built, or was built for another system,
@@ -90,30 +90,30 @@ def read(folder: Path, here: Here) -> dict[str, Any]:
             why=f"found SHA-256 {digest}, expected {sidecar['sha256']}",
             hint=REBUILD,
         )
-    if (sidecar["system"], sidecar["architecture"]) != (here.system, here.architecture):
+    if (sidecar["system"], sidecar["architecture"]) != (machine.system, machine.architecture):
         raise StageError(
             "the engine was built for another system",
             where=place,
-            why=f"found {sidecar['system']} on {sidecar['architecture']}, here is {here.system} on "
-            f"{here.architecture}",
+            why=f"found {sidecar['system']} on {sidecar['architecture']}, here is {machine.system} on "
+            f"{machine.architecture}",
             hint=REBUILD,
         )
-    if sidecar["package"] != here.package or not _version_fits(sidecar, here.version):
+    if sidecar["package"] != machine.package or not _version_fits(sidecar, machine.version):
         kind = "version-compatible " if sidecar.get("version_compatible") else ""
         built_by = f"{kind}{sidecar['package']} {sidecar['version']}"
         raise StageError(
             "the engine was built by another version of TensorRT",
             where=place,
-            why=f"found {built_by}, here is {here.package} {here.version}",
+            why=f"found {built_by}, here is {machine.package} {machine.version}",
             hint=REBUILD,
         )
-    if here.package == "tensorrt" and not _gpu_fits(sidecar, here.capability):
+    if machine.package == "tensorrt" and not _gpu_fits(sidecar, machine.capability):
         level = sidecar.get("hardware_compatible", "none")
         raise StageError(
             "the engine was built for another GPU",
             where=place,
             why=f"found compute capability {sidecar['compute_capability']} ({sidecar['gpu']}, "
-            f"build.hardware_compatible: {level}), this GPU has {here.capability}",
+            f"build.hardware_compatible: {level}), this GPU has {machine.capability}",
             hint=REBUILD,
         )
     return sidecar

@@ -114,11 +114,11 @@ class _Watcher:
 
 
 def _work(folder: Path, place: Path, request: dict[str, Any], lock: int, watcher: _Watcher) -> None:
-    job = place.with_suffix(".job.json")
+    file = place.with_suffix(".request.json")
     named = {name: request[name] for name in ("bundle", "onnx", "images", "timings")}
     paths = {name: str(inside(folder, path)) if path else None for name, path in named.items()}
     paths |= {"output": str(place), "beats": str(watcher.file)}
-    job.write_text(json.dumps({**request, **paths}), encoding="utf-8")
+    file.write_text(json.dumps({**request, **paths}), encoding="utf-8")
     log = place / "log.txt"
     watcher.file.write_bytes(b"")
     watcher.begin()
@@ -126,7 +126,7 @@ def _work(folder: Path, place: Path, request: dict[str, Any], lock: int, watcher
     with log.open("wb") as said:
         try:
             process = subprocess.Popen(
-                [sys.executable, sys.argv[0], "work", str(job)],
+                [sys.executable, sys.argv[0], "work", str(file)],
                 stdin=subprocess.DEVNULL,
                 stdout=said,
                 stderr=said,
@@ -174,7 +174,7 @@ def _end_other(watcher: _Watcher, place: Path) -> None:
     """Ends the process that measures into `place` for a call that is no more; none but that."""
     with contextlib.suppress(OSError):
         words = Path(f"/proc/{watcher.pid}/cmdline").read_bytes().split(b"\0")
-        if watcher.pid and os.fsencode(place.with_suffix(".job.json")) in words:
+        if watcher.pid and os.fsencode(place.with_suffix(".request.json")) in words:
             _kill(watcher.pid)
 
 
