@@ -65,7 +65,7 @@ class Tracking:
         if not results:
             return
         try:
-            with guarded_output(self._console):
+            with guarded_output():
                 self._tell(results, failed)
         except Exception as error:  # each of MLflow's stores has its own family of errors
             said = f"{type(error).__name__}: {error}".replace(self.uri, _shown(self.uri)).split("\n", 1)[0][

@@ -15,7 +15,7 @@ from stages.reporting.comparison import page
 
 
 def run(context: Context) -> Metrics:
-    """Leaves `comparison.json`, `comparison.html` and `predictions.npy` (docs/artefacts.md).
+    """Leaves `comparison.json`, `comparison.html` and `predictions.npy` (docs/reference/artefacts.md).
 
     `context.settings.comparison` says what is compared: `split`, `reference`, `unfit`, `title`, and `runs`,
     each with the name of its folder in `context.inputs` as `input` (None for a run that failed).

@@ -59,7 +59,7 @@ def _compare(
             why="without the student alone the others are held against the first method; it is the only one",
             hint="leave out --no-baseline, or name two with --methods",
         )
-    with guarded_output(session.console):
+    with guarded_output():
         runs, unfit = plan_runs(
             loaded, entries, chosen, opened, alone=baseline, memo=memo_folder(opened.root)
         )

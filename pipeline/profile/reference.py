@@ -1,6 +1,6 @@
 """The profile's JSON Schema and reference page, made from the declarations of its settings.
 
-`python -m pipeline.profile.reference` writes `kdpipe.schema.json` and `docs/profile.md` anew.
+`make schema` runs this module, which writes `kdpipe.schema.json` and `docs/reference/profile.md`.
 """
 
 from __future__ import annotations
@@ -101,7 +101,7 @@ def _take_required(model: type[BaseModel], raw: dict[str, Any]) -> dict[str, Any
 
 
 def profile_reference() -> str:
-    """`docs/profile.md`: every section and every key."""
+    """`docs/reference/profile.md`: every section and every key."""
     model = built_in()
     lines = [_INTRODUCTION, "## Top level", ""]
     plain = [key for key, info in model.model_fields.items() if not _groups_of(info.annotation)]
@@ -119,7 +119,7 @@ _HEAD = ["| key | takes | unit | default | meaning |", "| --- | --- | --- | --- 
 
 _INTRODUCTION = """# The profile
 
-Made from the settings' declarations by `python -m pipeline.profile.reference`; edit those instead.
+Made from the settings' declarations by `make schema`; edit those instead.
 
 A profile is one YAML file. `kdpipe show PROFILE` prints it with every value written out, `kdpipe schema`
 prints its JSON Schema. For completion and checks while you type, begin it with
@@ -233,7 +233,7 @@ def main() -> None:
     """Writes the generated files of a checkout anew."""
     root = Path(__file__).resolve().parent.parent.parent
     (root / "kdpipe.schema.json").write_text(schema_text(), encoding="utf-8")
-    (root / "docs" / "profile.md").write_text(profile_reference(), encoding="utf-8")
+    (root / "docs" / "reference" / "profile.md").write_text(profile_reference(), encoding="utf-8")
 
 
 if __name__ == "__main__":

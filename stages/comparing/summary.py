@@ -20,7 +20,7 @@ LEVEL = 0.05
 def comparison(
     runs: Sequence[Mapping[str, Any]], answers: Answers, about: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """The content of `comparison.json` (docs/artefacts.md).
+    """The content of `comparison.json` (docs/reference/artefacts.md).
 
     runs: every run with `label`, `seed`, `methods`, `key`, `digest`, `metrics` of its stage, and `failed`
         (None, or why); `answers` holds those that did not fail, in order.

@@ -23,7 +23,7 @@ Row = Mapping[str, Any]
 class Figure:
     """A value with its 95 % interval; without one it is exact. Without a value, `why` tells why.
 
-    flags: what makes a latency doubtful (docs/measuring.md). least: its shortest sample.
+    flags: what makes a latency doubtful (docs/concepts/measuring.md). least: its shortest sample.
     """
 
     value: float | None
@@ -68,7 +68,7 @@ def read(measure: Path, evaluate: Path) -> Measured:
 
 
 def judge(gates: Sequence[GateSettings], measured: Measured) -> list[dict[str, Any]]:
-    """A judgement for each gate and target it covers, in their order (docs/artefacts.md tells the keys).
+    """A judgement for each gate and target it covers, in their order (keys: docs/reference/artefacts.md).
 
     A gate on one target that was not measured is undecided; one on several covers those that were
     measured, and is undecided only if none was.

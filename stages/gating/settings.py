@@ -40,7 +40,7 @@ METRICS: dict[str, Metric] = {
 }
 
 FEWEST_SAMPLES = {50: 10, 90: 44, 99: 459}
-"""Fewest samples that carry a percentile (docs/measuring.md); measuring takes at least 10 in any case."""
+"""Fewest samples that carry a percentile (docs/concepts/measuring.md); measuring takes at least 10."""
 
 
 class GateSettings(Settings):

@@ -1,7 +1,7 @@
 """The interface of a distillation method.
 
-A third party adds one by an entry point (docs/methods.md); the built-in ones are written against the
-same interface.
+A third party adds one by an entry point (docs/reference/methods.md); the built-in ones are written against
+the same interface.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Teacher(Head, Protocol):
 
     def again(self, changes: Mapping[int, Change]) -> Features:
         """What it shows of the same images when the map that leaves stage end n is replaced by
-        changes[n](map), (B, C, H, W) -> the same shape. Its weights stay frozen, but the gradient goes
+        `changes[n](map)`, (B, C, H, W) -> the same shape. Its weights stay frozen, but the gradient goes
         through it to whatever the changes were computed from. Only for a method whose needs say
         `teacher_again`."""
 

@@ -1,7 +1,7 @@
 """Which class computes which method: what its settings class names, built-in or a plug-in's alike.
 
 Light: imports no torch before a method is made. (Plug-ins' settings classes come to the profile
-through entry points of the group `kdpipe.methods`; docs/methods.md has an example.)
+through entry points of the group `kdpipe.methods`; docs/reference/methods.md has an example.)
 """
 
 from __future__ import annotations

@@ -70,7 +70,7 @@ class Outcome:
 
     best_epoch: from 1; 0 if there was none and the starting weights are kept.
     last_weights, last_val_top1: of the last epoch, whichever is kept; on the CPU.
-    history: one row an epoch, named as in docs/artefacts.md.
+    history: one row an epoch, named as in docs/reference/artefacts.md.
     images_per_s, seconds_per_epoch: medians over the epochs trained in this process, without
         validation; 0 where none was.
     bottleneck: reading, computing, or empty where no epoch was trained.
@@ -268,7 +268,7 @@ def _epoch(run: _Running, epoch: int, shown: dict[str, float | str]) -> Row:
         "learning_rate": rate,
         "train_loss": means[0],
         "train_top1": 100.0 * means[2],
-        # In the order of docs/artefacts.md; validation fills them in.
+        # In the order of docs/reference/artefacts.md; validation fills them in.
         "val_loss": math.nan,
         "val_top1": math.nan,
     }

@@ -30,7 +30,7 @@ def write(
     recipe: RecipeSettings,
     outcome: Outcome,
 ) -> None:
-    """`model.safetensors`, `model.json` and `history.csv` (docs/artefacts.md) in `folder`."""
+    """`model.safetensors`, `model.json` and `history.csv` (docs/reference/artefacts.md) in `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
     card = cards.ModelCard(
         role=role,

@@ -365,7 +365,7 @@ class TestLiveProgress:
         console = Console(io.StringIO(), terminal.stream, {"TERM": "xterm"})
         # Another writer holds the lock while the timer and the end of the run come together.
         with console._lock, ConsoleListener(console, NAMES, QUICK):
-            timer = wait_for_thread("_tell_preparing")
+            timer = wait_for_thread("_draw_preparing")
         timer.join(timeout=10)
         assert terminal.text() == ""
 

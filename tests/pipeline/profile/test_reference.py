@@ -26,14 +26,12 @@ def _in_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_the_schema_file_is_up_to_date() -> None:
-    assert (ROOT / "kdpipe.schema.json").read_text("utf-8") == schema_text(), (
-        "run python -m pipeline.profile.reference"
-    )
+    assert (ROOT / "kdpipe.schema.json").read_text("utf-8") == schema_text(), "run make schema"
 
 
 def test_the_reference_page_is_up_to_date() -> None:
-    assert (ROOT / "docs" / "profile.md").read_text("utf-8") == profile_reference(), (
-        "run python -m pipeline.profile.reference"
+    assert (ROOT / "docs" / "reference" / "profile.md").read_text("utf-8") == profile_reference(), (
+        "run make schema"
     )
 
 

@@ -1,4 +1,4 @@
-"""Leaves the scorecard that docs/artefacts.md tells of, with a target that was not built."""
+"""Leaves the scorecard that docs/reference/artefacts.md tells of, with a target that was not built."""
 
 from __future__ import annotations
 
