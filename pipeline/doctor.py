@@ -15,28 +15,12 @@ from typing import Any
 from pipeline import __version__, machine
 from pipeline.child_process import environment, python_code, python_command
 from pipeline.errors import KdpipeError
+from pipeline.running.plan import resolve
 from pipeline.store.store import Store
-from stages import STAGES, TRIAL
+from stages import PACKAGE_CONFLICTS, REPORTED_DISTRIBUTIONS, STAGES, TRIAL
 
 Facts = dict[str, Any]
 
-DISTRIBUTIONS = (
-    "torch",
-    "torchvision",
-    "timm",
-    "numpy",
-    "onnx",
-    "onnxscript",
-    "onnxruntime",
-    "onnxruntime-gpu",
-    "openvino",
-    "ncnn",
-    "pnnx",
-    "tensorrt",
-    "tensorrt-rtx",
-    "pydantic",
-    "click",
-)
 TRIAL_TIMEOUT_S = 300.0
 """Enough to import a package or to build a network of a few layers: no trial depends on the user's model."""
 
@@ -54,7 +38,7 @@ except BlockingIOError:
 def examine(store: Path, tell: Callable[[str], None]) -> Facts:
     """Everything `kdpipe doctor` reports; `tell` hears what is being tried (it takes some seconds).
 
-    `core`: whether every stage can run here, with ONNX Runtime at least.
+    `core`: whether every stage can run here, with one runtime at least.
     """
     facts: Facts = {
         "kdpipe": __version__,
@@ -72,7 +56,7 @@ def examine(store: Path, tell: Callable[[str], None]) -> Facts:
     facts["stages"] = stages()
     tell("asking every runtime")
     facts["targets"] = targets()
-    tell("exporting a small network and running it in ONNX Runtime")
+    tell("exporting a small network and running it")
     facts["build"] = small_build()
     facts["warnings"] = warnings(facts["versions"])
     facts["problems"] = problems(facts)
@@ -94,19 +78,17 @@ def problems(facts: Facts) -> list[str]:
 
 def warnings(versions: dict[str, str | None]) -> list[str]:
     """What is installed side by side but does not go together, with the remedy, a sentence each."""
-    if versions.get("onnxruntime") and versions.get("onnxruntime-gpu"):
-        return [
-            "onnxruntime and onnxruntime-gpu are both installed and write the same folder: the one installed "
-            "last runs. For a GPU: pip uninstall --yes onnxruntime onnxruntime-gpu && "
-            "pip install 'onnxruntime-gpu[cuda,cudnn]'"
-        ]
-    return []
+    conflicts: list[str] = resolve(PACKAGE_CONFLICTS)(versions)
+    return conflicts
 
 
 def versions() -> dict[str, str | None]:
-    """Return the version of each of `DISTRIBUTIONS`, None where it is not installed. Import none of them."""
-    installed = machine.installed_versions(DISTRIBUTIONS)
-    return {name: installed.get(name) for name in DISTRIBUTIONS}
+    """Return the version of each of `stages.REPORTED_DISTRIBUTIONS`, None where it is not installed.
+
+    Import none of them.
+    """
+    installed = machine.installed_versions(REPORTED_DISTRIBUTIONS)
+    return {name: installed.get(name) for name in REPORTED_DISTRIBUTIONS}
 
 
 def file_system(root: Path) -> Facts:
@@ -162,14 +144,13 @@ def targets() -> list[Facts]:
         if told is None:
             found.append(_no_target(name, ending, None))
             continue
-        for precision in told["precisions"]:
-            fields = {key: told[key] for key in ("can_build", "can_run", "why_not", "hint")}
-            found.append({"target": f"{name}-{precision}", **fields})
+        fields = {key: told[key] for key in ("can_build", "can_run", "why_not", "hint")}
+        found += [{"target": target, **fields} for target in told["targets"]]
     return found
 
 
 def small_build() -> Facts:
-    """A small network exported by PyTorch, loaded by ONNX Runtime, run, and compared."""
+    """A small network exported by PyTorch, loaded by a runtime, run, and compared."""
     lines, ending = try_out("build")
     return next((line for line in lines if "works" in line), {"works": False, "why_not": ending})
 

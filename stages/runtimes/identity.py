@@ -7,6 +7,7 @@ are read off the names of the installed packages' folders, the GPU off the drive
 from __future__ import annotations
 
 import platform
+from collections.abc import Mapping
 from typing import Any
 
 from pipeline.machine import computes_bf16, gpu_facts, installed_versions
@@ -70,6 +71,21 @@ def build_machine(settings: Any) -> dict[str, str]:
     if on_gpu:
         facts |= gpu_facts()
     return facts
+
+
+def package_conflicts(versions: Mapping[str, str | None]) -> list[str]:
+    """Return which installed packages do not go together, with the remedy, a sentence each.
+
+    Args:
+        versions: by distribution, its version; None where it is not installed.
+    """
+    if versions.get("onnxruntime") and versions.get("onnxruntime-gpu"):
+        return [
+            "onnxruntime and onnxruntime-gpu are both installed and write the same folder: the one installed "
+            "last runs. For a GPU: pip uninstall --yes onnxruntime onnxruntime-gpu && "
+            "pip install 'onnxruntime-gpu[cuda,cudnn]'"
+        ]
+    return []
 
 
 def _target_name(target: Any) -> str:

@@ -49,7 +49,7 @@ def try_runtime(name: str) -> None:
     _say(
         {
             "runtime": name,
-            "precisions": list(runtime.precisions),
+            "targets": [f"{name}-{precision}" for precision in runtime.precisions],
             "can_build": build.can,
             "can_run": run.can,
             "why_not": (build.why_not if not build.can else run.why_not if not run.can else "") or None,
@@ -90,6 +90,7 @@ def try_build() -> None:
             "works": works,
             "seconds": round(time.perf_counter() - began, 3),
             "max_difference": difference,
+            "comparison": f"ONNX Runtime and PyTorch differ by {difference:.1g} at most",
             "why_not": None if works else f"ONNX Runtime and PyTorch differ by {difference:.3g}",
         }
     )

@@ -15,7 +15,7 @@ from pipeline import doctor, machine
 from pipeline.commands.doctor import in_words
 from pipeline.errors import UsageError
 from pipeline.store.store import Store
-from stages import STAGES, TRIAL
+from stages import REPORTED_DISTRIBUTIONS, STAGES, TRIAL
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -37,7 +37,7 @@ class TestFacts:
         found = doctor.versions()
         assert found["torch"] is not None
         assert found["torch"][0].isdigit()
-        assert set(found) == set(doctor.DISTRIBUTIONS)
+        assert set(found) == set(REPORTED_DISTRIBUTIONS)
 
     def test_two_packages_of_one_folder_are_a_warning(self) -> None:
         assert doctor.warnings({"onnxruntime": "1.31.1", "onnxruntime-gpu": None}) == []
@@ -106,7 +106,7 @@ class TestTrials:
         (found,) = trial("runtime", "onnxruntime")
         assert found["can_build"]
         assert found["can_run"]
-        assert found["precisions"] == ["fp32", "int8"]
+        assert found["targets"] == ["onnxruntime-fp32", "onnxruntime-int8"]
 
     def test_a_trial_that_dies_is_an_answer(self) -> None:
         lines, ending = doctor.try_out("runtime", "no_such_runtime")
