@@ -12,7 +12,15 @@ from stages.runtimes.on_gpu import GpuTiming, Phases
 
 @dataclass(frozen=True)
 class Bound:
-    """Images and outputs in page-locked memory and on the GPU; `run` puts one inference on the stream."""
+    """Images and outputs in page-locked memory and on the GPU.
+
+    Attributes:
+        host: the images in page-locked memory.
+        device: the images on the GPU.
+        outputs: by name, on the GPU.
+        results: by name, the outputs in page-locked memory.
+        run: puts one inference on the stream.
+    """
 
     host: torch.Tensor
     device: torch.Tensor
@@ -21,15 +29,17 @@ class Bound:
     run: Callable[[], None]
 
     def upload(self) -> None:
+        """Put the copy of the images to the GPU on the stream."""
         self.device.copy_(self.host, non_blocking=True)
 
     def download(self) -> None:
+        """Put the copies of the outputs to the host on the stream."""
         for name, tensor in self.outputs.items():
             self.results[name].copy_(tensor, non_blocking=True)
 
 
 def page_locked_like(outputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Room in the host's memory for what these tensors on the GPU hold."""
+    """Allocate page-locked memory in the host of the shapes and types of these tensors."""
     return {
         name: torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
         for name, tensor in outputs.items()
@@ -37,14 +47,21 @@ def page_locked_like(outputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor
 
 
 def timing(bound: Bound, run: Callable[[], None], stream: torch.cuda.Stream, *, transfers: bool) -> GpuTiming:
-    """run: one inference on the stream, of the binding itself or its captured form."""
+    """Return the call and the phases of a bound inference.
+
+    Args:
+        bound: images and outputs.
+        run: one inference on the stream: the binding's own, or its captured form.
+        stream: of the session.
+        transfers: whether the call copies images and outputs.
+    """
     return GpuTiming(call_of(bound, run, stream, transfers=transfers), _phases(bound, run, stream))
 
 
 def call_of(
     bound: Bound, run: Callable[[], None], stream: torch.cuda.Stream, *, transfers: bool
 ) -> Callable[[], None]:
-    """One inference, until the stream has done all of it."""
+    """Return a call of one inference that ends when the stream has done all of it; see `timing`."""
 
     def call() -> None:
         with torch.cuda.stream(stream):

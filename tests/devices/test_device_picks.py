@@ -40,7 +40,7 @@ def left_by_a_device(store: Store, place: Path, count: int, errs_on: np.ndarray)
     with store.scratch() as output:
         (output / "predictions").mkdir()
         context = Context(SimpleNamespace(), inputs, output, work=place)
-        images = accuracy.sent(count, context)
+        images = accuracy.device_test_set(count, context)
         row: dict[str, Any] = {
             "model": "student",
             "target": TARGET,

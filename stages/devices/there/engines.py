@@ -92,9 +92,11 @@ class _BuildProgress:
         unit: str = "",  # noqa: ARG002 - the interface passes it
         **figures: float | str,
     ) -> None:
+        """See `pipeline.stage.Progress`."""
         self._beats.step(done, total, detail=str(figures.get("phase", "")))
 
     def note(self, text: str) -> None:
+        """See `pipeline.stage.Progress`."""
         print(text)
 
 

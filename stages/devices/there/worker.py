@@ -1,8 +1,8 @@
-"""Measures one target of a bundle: latency first, on a process that has loaded nothing else.
+"""Measures one target of a bundle: latency first, in a process that has loaded nothing else.
 
-Leaves the samples of each combination (`stages.devices.carried`), `logits.npy` of the golden inputs,
+It writes the samples of each combination (`stages.devices.sample_files`), `logits.npy` of the golden inputs,
 `predictions.npy` of the test images (int32, n) if there are any, and `unfinished.json`, which the caller
-makes `result.json` once all is on the disk.
+renames to `result.json` once all is on the disk.
 """
 
 from __future__ import annotations
@@ -29,6 +29,11 @@ from stages.measuring.contention import Watch
 
 
 def main(request_file: str) -> int:
+    """Measure the target of a request; see `stages.devices.requests`.
+
+    Returns:
+        The exit code: 1 for a fault, whose message goes to standard error.
+    """
     request = json.loads(Path(request_file).read_text(encoding="utf-8"))
     output = Path(request["output"])
     try:
@@ -45,7 +50,19 @@ def main(request_file: str) -> int:
 
 
 def work(request: dict[str, Any], output: Path, beats: Beats) -> dict[str, Any]:
-    """Raises Unavailable where the target cannot run here."""
+    """Measure a target.
+
+    Args:
+        request: see `stages.devices.requests`; paths are absolute here.
+        output: the folder of the results.
+        beats: reports the progress.
+
+    Returns:
+        The content of `result.json`.
+
+    Raises:
+        Unavailable: the target cannot run here.
+    """
     bundle = Path(request["bundle"])
     folder, built = bundle / "models" / request["target"], {}
     if request["onnx"]:
@@ -71,9 +88,9 @@ def work(request: dict[str, Any], output: Path, beats: Beats) -> dict[str, Any]:
             if batch > request["batch_max"]:
                 entries.append({"batch": batch, "threads": threads, "samples": None})
                 continue
-            taken = np.ascontiguousarray(images[np.arange(batch) % len(images)])
+            batch_images = np.ascontiguousarray(images[np.arange(batch) % len(images)])
             watch = Watch(cores, threads)
-            samples, first_ms = session.sample(taken, settings, watch, beats)
+            samples, first_ms = session.sample(batch_images, settings, watch, beats)
             entries.append(
                 {
                     "batch": batch,
@@ -115,28 +132,28 @@ def work(request: dict[str, Any], output: Path, beats: Beats) -> dict[str, Any]:
 def _logits(
     session: DeviceSession, images: np.ndarray, request: dict[str, Any], beats: Beats
 ) -> Iterator[np.ndarray]:
-    """The logits of uint8 images (n, H, W, C) by batches, each (batch, classes)."""
+    """Yield the logits of uint8 images (n, H, W, C) by batches, each (batch, classes)."""
     step = min(request["settings"]["accuracy_batch"], request["batch_max"])
     for start in range(0, len(images), step):
         part = np.ascontiguousarray(images[start : start + step])
-        # An engine takes no batch below its smallest: images go round, and their answers are left out.
-        fed = part[np.arange(max(len(part), request["batch_min"])) % len(part)]
-        logits = session.logits(fed)[: len(part)]
+        # An engine takes no batch below its smallest: images are repeated, and their logits left out.
+        repeated = part[np.arange(max(len(part), request["batch_min"])) % len(part)]
+        logits = session.logits(repeated)[: len(part)]
         beats.step(start + len(part))
         yield logits
 
 
 def _bind(allowed: set[int], threads: int, *, pinned: bool) -> tuple[int, ...]:
-    """Binds this process, and what it loads from now on, to as many of the idlest cores as it has threads."""
+    """Bind this process, and the threads that it starts from now on, to as many of the idlest cores."""
     if not pinned:
         return tuple(sorted(allowed))
-    with contextlib.suppress(AttributeError, OSError):  # a system that does not let a process choose
+    with contextlib.suppress(AttributeError, OSError):  # a system without affinity
         os.sched_setaffinity(0, allowed)
     return pinning.pin(threads)
 
 
 def _memory(field: str) -> int:
-    """Resident memory of this process in bytes: `VmRSS` now, `VmHWM` at its peak; 0 if unknown."""
+    """Return the resident memory of this process in bytes: `VmRSS` now, `VmHWM` at its peak; 0 if unknown."""
     with contextlib.suppress(OSError):
         for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines():
             if line.startswith(f"{field}:"):
