@@ -200,7 +200,7 @@ def _source(item: BuildItem, runtime: Runtime, precision: str, context: Context)
 
 
 def _float_layers(source: Source) -> list[str] | None:
-    """Return the layers of an INT8 file that compute in float; None for other precisions or a damaged file."""
+    """Return the layers of an INT8 file that compute in float; None for others and damaged files."""
     from stages.onnx_files.float_layers import names_left_float
 
     if source.precision != "int8":

@@ -32,8 +32,7 @@ def run(context: Context) -> Metrics:
     build_folder, measure_folder = context.inputs["build"], context.inputs["measure"]
     build = _read(build_folder / "build.json")
     scorecard = _read(measure_folder / "scorecard.json")
-    # The figures alone know nothing of the gates; what ships is what passes them.
-    scorecard["recommendation"] = _read(context.inputs["gate"] / "gates.json")["pick"]
+    pick = _read(context.inputs["gate"] / "gates.json")["pick"]
     student, teacher = _read(build_folder / "student.json"), _read(build_folder / "teacher.json")
 
     wanted = context.settings.package.targets
@@ -62,9 +61,9 @@ def run(context: Context) -> Metrics:
     _write(bundle / "labels.txt", "\n".join(student["classes"]) + "\n")
     _write(bundle / "preprocessing.json", json_text(student["preprocessing"]))
     shutil.copyfile(Path(predict.__file__), bundle / "predict.py")
-    default = _default_target(scorecard, chosen)
+    default = _default_target(pick, chosen)
     _write(bundle / "requirements.txt", _requirements({name: built[name] for name in chosen}, default))
-    _write(bundle / "MODEL_CARD.md", model_card(context.settings.name, scorecard, student, teacher))
+    _write(bundle / "MODEL_CARD.md", model_card(context.settings.name, scorecard, pick, student, teacher))
 
     manifest = {
         "schema_version": 1,
@@ -86,9 +85,9 @@ def run(context: Context) -> Metrics:
     }
 
 
-def _default_target(scorecard: dict[str, Any], chosen: list[str]) -> str:
-    recommended: str | None = scorecard["recommendation"]["target"]
-    return recommended if recommended in chosen else chosen[0]
+def _default_target(pick: dict[str, Any], chosen: list[str]) -> str:
+    target: str | None = pick["target"]
+    return target if target in chosen else chosen[0]
 
 
 def _target(target: dict[str, Any], row: dict[str, Any] | None) -> dict[str, Any]:

@@ -21,7 +21,7 @@ def run(context: Context) -> Metrics:
     inputs = context.inputs
     scorecard = _json(inputs["measure"] / "scorecard.json")
     gates = _json(inputs["gate"] / "gates.json")
-    scorecard["recommendation"] = gates["pick"]
+    pick = gates["pick"]
     judged = _json(inputs["evaluate"] / "metrics.json")
     student, teacher = (_json(inputs["export"] / f"{role}.json") for role in ("student", "teacher"))
     calibration = _json(inputs["quantize"] / "calibration.json")
@@ -43,10 +43,10 @@ def run(context: Context) -> Metrics:
         scorecard=scorecard,
         machine=scorecard["machine"],
         setting=parts.setting(scorecard),
-        tiles=parts.tiles(scorecard, student, teacher),
-        recommendation=scorecard["recommendation"],
+        tiles=parts.tiles(scorecard, pick, student, teacher),
+        pick=pick,
         distillation=distillation_sentence(scorecard["distillation"]) if scorecard["distillation"] else "",
-        rows=parts.scorecard_rows(scorecard),
+        rows=parts.scorecard_rows(scorecard, pick),
         gates=parts.gate_rows(gates),
         missing=[row for row in scorecard["rows"] if row["top1"] is None],
         charts={
@@ -69,18 +69,19 @@ def run(context: Context) -> Metrics:
         facts=parts.facts(scorecard),
     )
     (context.output / "report.html").write_text(page, encoding="utf-8")
-    summary = _summary(context, scorecard, judged, student, teacher)
+    summary = _summary(context, scorecard, pick, judged, student, teacher)
     summary["gates"] = gates["judgements"]
     summary["precisions"] = pays
     write_json(context.output / "summary.json", summary)
-    card = model_card(context.settings.name, scorecard, student, teacher)
+    card = model_card(context.settings.name, scorecard, pick, student, teacher)
     (context.output / "MODEL_CARD.md").write_text(card, encoding="utf-8")
-    return {"html_bytes": len(page.encode()), "recommended": scorecard["recommendation"]["target"]}
+    return {"html_bytes": len(page.encode()), "recommended": pick["target"]}
 
 
 def _summary(
     context: Context,
     scorecard: dict[str, Any],
+    pick: dict[str, Any],
     judged: dict[str, Any],
     student: dict[str, Any],
     teacher: dict[str, Any],
@@ -100,7 +101,7 @@ def _summary(
         "teacher": teacher["model"],
         "networks": networks,
         "distillation": judged["distillation"],
-        "recommendation": scorecard["recommendation"],
+        "recommendation": pick,
         "scorecard": scorecard["rows"],
         "comparisons": scorecard["comparisons"],
         "machine": scorecard["machine"],

@@ -91,11 +91,28 @@ def test_bundle_report_terminal_and_pick_name_the_same_target(
     summary = json.loads((artefact(place, "report") / "summary.json").read_text(encoding="utf-8"))
     assert manifest["default_target"] == summary["recommendation"]["target"] == pick["target"]
     assert "recommended: onnxruntime-fp32" in first.stdout
+    card = (artefact(place, "package") / "bundle" / "MODEL_CARD.md").read_text(encoding="utf-8")
+    assert "**Ship `onnxruntime-fp32`**" in card
+    page = (artefact(place, "report") / "report.html").read_text(encoding="utf-8")
+    assert '<p>Ship <code class="good">onnxruntime-fp32</code>' in page
     assert pick["rejected"][0]["target"] == "onnxruntime-int8"
     assert pick["rejected"][0]["why"].startswith("misses a gate")
     words = call(place, "pick", "gated.yaml").stdout
     assert words.startswith("ship: onnxruntime-fp32: ")
     assert "Pareto front" in words
+
+
+@pytest.mark.usefixtures("first")
+def test_measure_recommends_nothing(place: Path) -> None:
+    measured = call(place, "measure", "gated.yaml")
+    assert measured.returncode == 0, measured.stderr
+    assert "onnxruntime-int8" in measured.stdout
+    assert "recommended" not in measured.stdout
+    scorecard = json.loads((artefact(place, "measure") / "scorecard.json").read_text(encoding="utf-8"))
+    assert "recommendation" not in scorecard
+    metrics = document(call(place, "measure", "gated.yaml", "--json"))["stages"][-1]["metrics"]
+    assert "recommended" not in metrics
+    assert "onnxruntime-int8" in str(metrics["targets"])
 
 
 @pytest.mark.usefixtures("first")

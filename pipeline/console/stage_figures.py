@@ -60,12 +60,14 @@ def gates(folder: Path) -> str:
 
 
 def scorecard(folder: Path, gated: Path | None = None) -> str:
-    """Every target in a table; below it what was not built, what distillation gave, what to ship.
+    """Return every target in a table; below it the missing ones, the gain, the gates.
 
-    gated: the gate stage's artefact, for the gates and what to ship under them.
+    Args:
+        folder: The artefact of `measure`.
+        gated: The artefact of `gate`: the judged gates and the target to ship. Without it both are left out.
     """
-    found = _read(folder / "scorecard.json")
-    rows = [_scorecard_row(row) for row in found["rows"] if row["top1"] is not None]
+    card = _read(folder / "scorecard.json")
+    rows = [_scorecard_row(row) for row in card["rows"] if row["top1"] is not None]
     header = (
         "model",
         "target",
@@ -78,9 +80,9 @@ def scorecard(folder: Path, gated: Path | None = None) -> str:
         "size",
         "memory",
     )
-    lines = [table(header, rows, "lllrlrrrrr"), *_how_measured(found["rows"])]
-    lines += compared(found.get("comparisons") or ())
-    absent = [row for row in found["rows"] if row["top1"] is None]
+    lines = [table(header, rows, "lllrlrrrrr"), *_how_measured(card["rows"])]
+    lines += compared(card.get("comparisons") or ())
+    absent = [row for row in card["rows"] if row["top1"] is None]
     if absent:
         lines += ["", "not built or not measured:"]
     for row in absent:
@@ -88,16 +90,15 @@ def scorecard(folder: Path, gated: Path | None = None) -> str:
         if row.get("hint"):
             lines.append(f"    hint: {row['hint']}")
     lines.append("")
-    if found.get("distillation"):
-        lines.append(distillation(found["distillation"]))
+    if card.get("distillation"):
+        lines.append(distillation(card["distillation"]))
     else:
         lines.append("what distillation gave was not measured: set distill.baseline to true")
-    pick = found["recommendation"]
     if gated:
-        under = read_gates(gated)
-        pick = under["pick"]
-        lines += ["", *gates_in_words(under), ""] if under["gates"] else []
-    return "\n".join([*lines, *pick_in_words(pick)])
+        judged = read_gates(gated)
+        lines += ["", *gates_in_words(judged), ""] if judged["gates"] else []
+        lines += pick_in_words(judged["pick"])
+    return "\n".join(lines)
 
 
 def compared(pairs: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -41,7 +41,7 @@ class DeviceTestSet:
     def float_top1(self) -> dict[str, float]:
         """Return top-1 of the float networks on these very images, in per cent."""
         return {
-            name: scorecard.alike(predictions, self.labels) for name, predictions in self.of_float.items()
+            name: scorecard.agreement(predictions, self.labels) for name, predictions in self.of_float.items()
         }
 
 
@@ -96,9 +96,9 @@ def figures(target: str, folder: Path, images: DeviceTestSet | None, context: Co
         **scorecard.top1(predictions, images.labels),
         "accuracy_images": len(images.chosen),
         "accuracy_why_not": None,
-        "agreement": scorecard.alike(predictions, images.of_float["teacher"]),
-        "agreement_with_float": scorecard.alike(predictions, images.of_float["student"]),
-        "agreement_with_host": scorecard.alike(
+        "agreement": scorecard.agreement(predictions, images.of_float["teacher"]),
+        "agreement_with_float": scorecard.agreement(predictions, images.of_float["student"]),
+        "agreement_with_host": scorecard.agreement(
             predictions, np.load(on_host, allow_pickle=False)[images.chosen]
         )
         if on_host.is_file()

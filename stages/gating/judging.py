@@ -11,7 +11,7 @@ from typing import Any, Literal
 import numpy as np
 
 from stages.gating.settings import METRICS, GateSettings, Metric
-from stages.measuring.reference import MODEL as REFERENCE
+from stages.measuring.reference_bundle import MODEL as REFERENCE
 from stages.statistics.intervals import wilson_interval
 from stages.statistics.paired import Interval, paired_interval, percentile_interval
 

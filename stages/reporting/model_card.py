@@ -5,12 +5,18 @@ from __future__ import annotations
 from typing import Any
 
 
-def model_card(name: str, scorecard: dict[str, Any], student: dict[str, Any], teacher: dict[str, Any]) -> str:
+def model_card(
+    name: str,
+    scorecard: dict[str, Any],
+    pick: dict[str, Any],
+    student: dict[str, Any],
+    teacher: dict[str, Any],
+) -> str:
     """Markdown written from measured values alone.
 
-    scorecard: of the measure stage. student, teacher: their `model.json`.
+    scorecard: of the measure stage. pick: the target to ship, of the gate stage.
+    student, teacher: their `model.json`.
     """
-    recommended = scorecard["recommendation"]
     preprocessing = student["preprocessing"]
     channels = "grey" if preprocessing["channels"] == 1 else "RGB"
     size = preprocessing["image_size"]
@@ -38,11 +44,11 @@ def model_card(name: str, scorecard: dict[str, Any], student: dict[str, Any], te
         lines += ["Not measured:", ""]
         lines += [f"- `{row['target']}`: {row['why_not']}" for row in not_measured]
         lines.append("")
-    if recommended["target"]:
-        lines += [f"**Ship `{recommended['target']}`**: {recommended['reason']}.", ""]
-    for rejected in recommended.get("rejected", []):
+    if pick["target"]:
+        lines += [f"**Ship `{pick['target']}`**: {pick['reason']}.", ""]
+    for rejected in pick.get("rejected", []):
         lines.append(f"- `{rejected['target']}` {rejected['why']}.")
-    if recommended.get("rejected"):
+    if pick.get("rejected"):
         lines.append("")
     if scorecard["distillation"]:
         lines += ["## What distillation gave", "", distillation_sentence(scorecard["distillation"]), ""]

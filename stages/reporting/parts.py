@@ -20,12 +20,11 @@ def setting(scorecard: dict[str, Any]) -> str:
 
 
 def tiles(
-    scorecard: dict[str, Any], student: dict[str, Any], teacher: dict[str, Any]
+    scorecard: dict[str, Any], pick: dict[str, Any], student: dict[str, Any], teacher: dict[str, Any]
 ) -> list[dict[str, str]]:
     """The four figures one wants first: of the recommended target, or of the first measured one."""
     rows = [row for row in scorecard["rows"] if row["model"] == "student" and row["top1"] is not None]
-    named = scorecard["recommendation"]["target"]
-    row = next((one for one in rows if one["target"] == named), rows[0] if rows else None)
+    row = next((one for one in rows if one["target"] == pick["target"]), rows[0] if rows else None)
     of_teacher = next((one for one in scorecard["rows"] if one["model"] == "teacher"), None)
     if row is None:
         return []
@@ -60,9 +59,9 @@ def tiles(
     return found
 
 
-def scorecard_rows(scorecard: dict[str, Any]) -> list[dict[str, Any]]:
+def scorecard_rows(scorecard: dict[str, Any], pick: dict[str, Any]) -> list[dict[str, Any]]:
     """Every measured row, a cell a column of the page's table; further batches and threads below."""
-    best = scorecard["recommendation"]["target"]
+    best = pick["target"]
     found = []
     for row in scorecard["rows"]:
         if row["top1"] is None:

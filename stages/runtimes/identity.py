@@ -82,8 +82,8 @@ def package_conflicts(versions: Mapping[str, str | None]) -> list[str]:
     """
     if versions.get("onnxruntime") and versions.get("onnxruntime-gpu"):
         return [
-            "onnxruntime and onnxruntime-gpu are both installed and write the same folder: the one installed "
-            "last runs. For a GPU: pip uninstall --yes onnxruntime onnxruntime-gpu && "
+            "onnxruntime and onnxruntime-gpu are both installed. They have the same folder, so the package "
+            "installed last is used. For a GPU: pip uninstall --yes onnxruntime onnxruntime-gpu && "
             "pip install 'onnxruntime-gpu[cuda,cudnn]'"
         ]
     return []

@@ -1,4 +1,4 @@
-"""An earlier bundle to compare with: one that is none is told, one target that does not run costs no more."""
+"""The reference bundle: a file that is none is an error, and a target that does not run is left out."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import pytest
 import zstandard
 
 from pipeline.errors import StageError
-from stages.measuring import pairs, reference
+from stages.measuring import comparisons, reference_bundle
 from stages.measuring.launch import Subject
 from stages.measuring.settings import MeasureSettings
 from tests.errors import raises
@@ -43,11 +43,11 @@ def packed(place: Path, manifest: str) -> str:
 
 def manifest(**targets: str) -> str:
     """Of a bundle with these targets, each by its runtime."""
-    told = {
+    entries = {
         name: {"runtime": runtime, "precision": "fp32", "batch_max": None}
         for name, runtime in targets.items()
     }
-    return json.dumps({**CARD, "files": {}, "targets": told})
+    return json.dumps({**CARD, "files": {}, "targets": entries})
 
 
 @pytest.mark.parametrize(
@@ -66,7 +66,7 @@ def manifest(**targets: str) -> str:
 )
 def test_a_manifest_that_is_no_bundle_s_is_told(tmp_path: Path, text: str) -> None:
     with raises(StageError, what="cannot be used") as caught:
-        reference.subjects(packed(tmp_path, text), CARD, tmp_path / "images.npy", tmp_path / "work")
+        reference_bundle.subjects(packed(tmp_path, text), CARD, tmp_path / "images.npy", tmp_path / "work")
     assert "manifest.json" in caught.value.why
     assert "mine.tar.zst" in caught.value.where
     assert "measure.reference" in caught.value.hint
@@ -74,9 +74,9 @@ def test_a_manifest_that_is_no_bundle_s_is_told(tmp_path: Path, text: str) -> No
 
 def test_a_runtime_that_is_not_known_here_is_left_out_and_told(tmp_path: Path) -> None:
     archive = packed(tmp_path, manifest(good="onnxruntime", other="of_tomorrow"))
-    found = reference.subjects(archive, CARD, tmp_path / "images.npy", tmp_path / "work")
+    targets = reference_bundle.subjects(archive, CARD, tmp_path / "images.npy", tmp_path / "work")
     notes = Notes()
-    assert list(reference.runnable(found, notes)) == ["good"]
+    assert list(reference_bundle.runnable(targets, notes)) == ["good"]
     (note,) = notes.notes
     assert note.startswith("other of the reference bundle is not timed: unknown runtime 'of_tomorrow'")
 
@@ -99,7 +99,7 @@ def student(tmp_path: Path) -> Subject:
 
 def earlier(student: Subject, folder: Path, **facts: Any) -> dict[str, Subject]:
     """The same target as the bundle before had it, in this folder."""
-    target = {**student.target, "model": reference.MODEL, "facts": facts}
+    target = {**student.target, "model": reference_bundle.MODEL, "facts": facts}
     return {"t-fp32": replace(student, target=target, folder=folder)}
 
 
@@ -108,13 +108,13 @@ def test_an_earlier_target_that_does_not_load_is_left_out_and_told(student: Subj
     broken.mkdir()
     (broken / "model.onnx").write_bytes(b"no network")
     notes = Notes()
-    assert pairs.measure([student], QUICK, tmp_path, notes, earlier=earlier(student, broken)) == []
+    assert comparisons.measure([student], QUICK, tmp_path, notes, earlier=earlier(student, broken)) == []
     (note,) = notes.notes
     assert note.startswith("t-fp32 of the reference bundle is not timed: ")
     assert "cannot load a built target" in note
     other = replace(student, target={**student.target, "target": "t-int8", "precision": "int8"})
     with raises(StageError, what="cannot load a built target"):  # its own fault is one still
-        pairs.measure([student, replace(other, folder=broken)], QUICK, tmp_path, notes)
+        comparisons.measure([student, replace(other, folder=broken)], QUICK, tmp_path, notes)
 
 
 def test_an_earlier_target_is_held_against_its_namesake_at_batches_that_it_takes(
@@ -122,10 +122,10 @@ def test_an_earlier_target_is_held_against_its_namesake_at_batches_that_it_takes
 ) -> None:
     notes = Notes()
     before = earlier(student, student.folder, batch_max=4)
-    (found,) = pairs.measure([student], QUICK, tmp_path, notes, earlier=before)
-    assert (found["first"]["model"], found["second"]["model"]) == ("reference", "student")
+    (comparison,) = comparisons.measure([student], QUICK, tmp_path, notes, earlier=before)
+    assert (comparison["first"]["model"], comparison["second"]["model"]) == ("reference", "student")
     at_8 = QUICK.model_copy(update={"batch_sizes": [8]})
-    assert pairs.measure([student], at_8, tmp_path, notes, earlier=before) == []
+    assert comparisons.measure([student], at_8, tmp_path, notes, earlier=before) == []
     from_4 = earlier(student, student.folder, batch_min=4)
-    assert pairs.measure([student], QUICK, tmp_path, notes, earlier=from_4) == []
+    assert comparisons.measure([student], QUICK, tmp_path, notes, earlier=from_4) == []
     assert notes.notes == []

@@ -1,4 +1,4 @@
-"""An earlier bundle, whose targets are what new builds of the same names are timed against."""
+"""The targets of an earlier bundle, for timing new builds against them (`measure.reference`)."""
 
 from __future__ import annotations
 
@@ -19,15 +19,20 @@ from stages.measuring.launch import Subject
 from stages.runtimes import registry
 
 MODEL = "reference"
-"""What a comparison calls a target of the earlier bundle."""
+"""`model` of the earlier bundle's targets in a comparison."""
 
 
 def subjects(archive: str, card: Mapping[str, Any], images: Path, work: Path) -> dict[str, Subject]:
-    """The targets of the bundle `archive` (NAME.tar.zst) by name, each file checked by its digest.
+    """Unpack a bundle, check every file by its SHA-256, and return its targets by name.
 
-    card: of the student that is measured now; images: the file of its test images, which the earlier
-    targets are shown too. Raises StageError if the archive is no bundle, is damaged, or was made for
-    images of another form.
+    Args:
+        archive: Path of the NAME.tar.zst.
+        card: `model.json` of the student that is measured now.
+        images: The file of its test images; the bundle's targets run the same ones.
+        work: The folder to unpack into, and for workers.
+
+    Raises:
+        StageError: The archive is no bundle, is damaged, or was made for images of another size.
     """
     where = f"measure.reference: {archive}"
     try:
@@ -41,57 +46,61 @@ def subjects(archive: str, card: Mapping[str, Any], images: Path, work: Path) ->
         _check(bundle, manifest, own_form, where)
         return {name: _subject(name, bundle, manifest, images, work) for name in manifest["targets"]}
     except KeyError as error:
-        raise _no_bundle(where, f"its manifest.json has no {error}, as that of a bundle has") from error
+        raise _no_bundle(where, f"its manifest.json has no {error}") from error
     except (OSError, ValueError, TypeError, AttributeError) as error:
         raise _no_bundle(where, f"its manifest.json is not that of a bundle: {error}") from error
 
 
-def runnable(found: Mapping[str, Subject], progress: Progress) -> dict[str, Subject]:
-    """Those of the earlier bundle's targets whose runtime runs here; why another's does not is noted."""
-    fit = {}
-    for name, one in found.items():
+def runnable(bundle: Mapping[str, Subject], progress: Progress) -> dict[str, Subject]:
+    """Return the bundle's targets whose runtime runs on this machine; note the reason for each other one."""
+    usable = {}
+    for name, subject in bundle.items():
         try:
-            ability = registry.get(one.target["runtime"]).ability_to_run()
+            ability = registry.get(subject.target["runtime"]).ability_to_run()
             why_not = "" if ability.can else ability.why_not
-        except UsageError as error:  # made by a kdpipe, or beside a package, that is not here
+        except UsageError as error:  # a runtime of another kdpipe version or of a plug-in
             why_not = f"{error.what}: {error.why}"
         if why_not:
             progress.note(not_timed(name, why_not))
         else:
-            fit[name] = one
-    return fit
+            usable[name] = subject
+    return usable
 
 
 def not_timed(target: str, why: str) -> str:
-    """What to say of a target of the earlier bundle that nothing was held against."""
+    """Return the note on a target of the earlier bundle that is left out."""
     return f"{target} of the reference bundle is not timed: {why}"
 
 
 def _check(bundle: Path, manifest: Mapping[str, Any], own_form: tuple[int, int], where: str) -> None:
-    for name, told in manifest["files"].items():
+    for name, entry in manifest["files"].items():
         file = bundle / name
-        found = hash_file(file) if file.is_file() else "no such file"
-        if found != told["sha256"]:
-            raise _no_bundle(where, f"{name} is not as its manifest says: {found[:12]}")
-    its_form = _form(manifest)
-    if its_form != own_form:
+        if not file.is_file():
+            raise _no_bundle(where, f"{name} is missing")
+        digest = hash_file(file)
+        if digest != entry["sha256"]:
+            raise _no_bundle(
+                where, f"{name} has the SHA-256 {digest[:12]}…, its manifest {entry['sha256'][:12]}…"
+            )
+    bundle_form = _form(manifest)
+    if bundle_form != own_form:
         raise StageError(
             "The bundle to compare with takes other images",
             where=where,
-            why=f"they have (side, channels) {its_form} there, {own_form} here",
+            why=f"its (image size, channels) are {bundle_form}, this profile's {own_form}",
             hint="name a bundle of the same profile, or set measure.reference to null",
         )
 
 
 def _subject(name: str, bundle: Path, manifest: Mapping[str, Any], images: Path, work: Path) -> Subject:
-    told = manifest["targets"][name]
+    entry = manifest["targets"][name]
     return Subject(
         target={
             "model": MODEL,
             "target": name,
-            "runtime": told["runtime"],
-            "precision": told["precision"],
-            "facts": {"batch_min": told.get("batch_min"), "batch_max": told["batch_max"]},
+            "runtime": entry["runtime"],
+            "precision": entry["precision"],
+            "facts": {"batch_min": entry.get("batch_min"), "batch_max": entry["batch_max"]},
         },
         card={"preprocessing": manifest["preprocessing"], "input": manifest["input"]},
         folder=bundle / "models" / name,
@@ -100,12 +109,13 @@ def _subject(name: str, bundle: Path, manifest: Mapping[str, Any], images: Path,
     )
 
 
-def _form(told: Mapping[str, Any]) -> tuple[int, int]:
-    return told["preprocessing"]["image_size"], told["preprocessing"]["channels"]
+def _form(card: Mapping[str, Any]) -> tuple[int, int]:
+    """Return image size in pixels and channels of a network's card or a bundle's manifest."""
+    return card["preprocessing"]["image_size"], card["preprocessing"]["channels"]
 
 
 def _unpacked(archive: Path, folder: Path, where: str) -> Path:
-    """The bundle's folder within `folder`."""
+    """Unpack the archive into `folder`, and return the bundle's folder in it."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     try:
@@ -117,10 +127,10 @@ def _unpacked(archive: Path, folder: Path, where: str) -> Path:
             tar.extractall(folder, filter="data")
     except (OSError, tarfile.TarError, zstandard.ZstdError, EOFError) as error:
         raise _no_bundle(where, str(error)) from error
-    found = sorted(folder.glob("*/manifest.json"))
-    if len(found) != 1:
-        raise _no_bundle(where, f"it holds {len(found)} manifest.json, expected one")
-    return found[0].parent
+    manifests = sorted(folder.glob("*/manifest.json"))
+    if len(manifests) != 1:
+        raise _no_bundle(where, f"it contains {len(manifests)} manifest.json, expected one")
+    return manifests[0].parent
 
 
 def _no_bundle(where: str, why: str) -> StageError:
