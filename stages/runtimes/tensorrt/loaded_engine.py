@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from pipeline.errors import StageError
+from stages.runtimes.tensorrt.sidecar import REBUILD
 
 Allocate = Callable[[str, tuple[int, ...], np.dtype[Any]], int]
 """Gives a tensor memory on the GPU, by its name, shape and type; returns the address. The memory lives as
@@ -28,8 +29,6 @@ DTYPES = {
     "BOOL": "bool",
 }
 """The SDK's name of a tensor's type, and numpy's."""
-
-REBUILD = "kdpipe build PROFILE, on the machine that is to run it"
 
 LAST_MESSAGES = 5
 
@@ -122,9 +121,11 @@ def _context(trt: Any, engine: Any) -> Any:
 
 
 def _logger(trt: Any, messages: list[str]) -> Any:
-    class Log(trt.ILogger):
+    ilogger: Any = trt.ILogger
+
+    class Log(ilogger):
         def __init__(self) -> None:
-            trt.ILogger.__init__(self)
+            ilogger.__init__(self)
 
         def log(self, severity: Any, message: str) -> None:
             if int(severity) <= int(trt.ILogger.Severity.ERROR):

@@ -28,7 +28,7 @@ from stages.runtimes.tensorrt import options as tensorrt_options
 from stages.runtimes.tensorrt import process as tensorrt_process
 from stages.runtimes.tensorrt import timings as tensorrt_timings
 from stages.runtimes.tensorrt.options import Options
-from stages.runtimes.tensorrt.phases import Phases, to_go_s
+from stages.runtimes.tensorrt.phases import Phases, remaining_s
 from tests.errors import raises
 from tests.stages.runtimes import sdk_stand_in
 from tests.stages.runtimes.networks import exported
@@ -136,7 +136,7 @@ def test_an_engine_outlives_timings_that_cannot_be_kept(sdk: SimpleNamespace, tm
 
 
 def test_an_option_that_the_version_does_not_know_is_told(sdk: SimpleNamespace, tmp_path: Path) -> None:
-    with raises(StageError, what="does not know SAME_AS_YESTERDAY") as caught:
+    with raises(StageError, what="has no SAME_AS_YESTERDAY") as caught:
         _built(tmp_path, options=Options(hardware_compatible="same_as_yesterday"))
     assert "AMPERE_PLUS" in caught.value.why
     assert caught.value.where == "build.hardware_compatible"
@@ -288,11 +288,11 @@ def test_whatever_the_builder_tells_the_share_stays_one(events: list[tuple[Any, 
 
 
 def test_time_to_go() -> None:
-    assert to_go_s(0.0, 1.0, before_s=60.0) == 59.0
-    assert to_go_s(0.5, 90.0, before_s=60.0) == pytest.approx(90.0), "longer than before: the steps tell"
-    assert to_go_s(0.05, 90.0, None) is None
-    assert to_go_s(0.5, 0.5, None) is None
-    assert to_go_s(0.25, 10.0, None) == pytest.approx(30.0)
+    assert remaining_s(0.0, 1.0, earlier_s=60.0) == 59.0
+    assert remaining_s(0.5, 90.0, earlier_s=60.0) == pytest.approx(90.0), "longer than before: the steps tell"
+    assert remaining_s(0.05, 90.0, None) is None
+    assert remaining_s(0.5, 0.5, None) is None
+    assert remaining_s(0.25, 10.0, None) == pytest.approx(30.0)
 
 
 def test_a_silent_builder_is_told_to_be_at_work() -> None:
@@ -300,7 +300,7 @@ def test_a_silent_builder_is_told_to_be_at_work() -> None:
     told = Told()
     lines.put(json.dumps({"progress": ["Timing", 3, 40, 0.35]}).encode())
     threading.Timer(0.35, lambda: lines.put(b'{"done": {"a": 1}}')).start()
-    outcome = tensorrt_process.follow(lines, "tensorrt-fp16", told, before_s=None, heartbeat_s=0.05)
+    outcome = tensorrt_process.follow(lines, "tensorrt-fp16", told, earlier_s=None, heartbeat_s=0.05)
     assert outcome == {"done": {"a": 1}}
     assert len(told.updates) >= 3
     for done, total, figures in told.updates:
@@ -317,7 +317,7 @@ def test_the_last_builds_duration_gives_the_time_to_go() -> None:
     for message in ({"progress": ["Timing", 0, 40, 0.0]}, {"note": "timing anew"}):
         lines.put(json.dumps(message).encode())
     lines.put(None)
-    assert tensorrt_process.follow(lines, "t", told, before_s=100.0) == {}
+    assert tensorrt_process.follow(lines, "t", told, earlier_s=100.0) == {}
     assert told.updates[0][2]["eta_s"] == pytest.approx(100.0, abs=5.0)
     assert told.notes == ["t: timing anew"]
 
@@ -331,7 +331,7 @@ def test_the_log_line_has_phase_elapsed_and_eta() -> None:
         lines.put(json.dumps({"progress": ["Timing", 3, 40, 0.35]}).encode())
         threading.Timer(0.5, lambda: lines.put(None)).start()
         progress = listener.progress("build")
-        tensorrt_process.follow(lines, "tensorrt-fp16", progress, before_s=3600.0, heartbeat_s=0.05)
+        tensorrt_process.follow(lines, "tensorrt-fp16", progress, earlier_s=3600.0, heartbeat_s=0.05)
     line = shown.getvalue().splitlines()[0]
     for part in ("35 %", "ETA", "1 h", "phase=Timing 3/40", "elapsed=0 s", "target=tensorrt-fp16"):
         assert part in line
@@ -343,14 +343,14 @@ def test_durations_are_kept_for_builds_that_are_alike(tmp_path: Path) -> None:
     specification = _specification(tmp_path, "tensorrt")
     key = tensorrt_timings.duration_key(specification, "sdk-GPU", "fp16", 120)
     assert tensorrt_timings.read_duration(tmp_path, key) is None
-    tensorrt_timings.keep_duration(tmp_path, key, 61.234)
-    tensorrt_timings.keep_duration(tmp_path, "other", 5.0)
+    tensorrt_timings.save_duration(tmp_path, key, 61.234)
+    tensorrt_timings.save_duration(tmp_path, "other", 5.0)
     assert tensorrt_timings.read_duration(tmp_path, key) == 61.2
     changed = replace(specification, optimization_level=5)
     assert tensorrt_timings.duration_key(changed, "sdk-GPU", "fp16", 120) != key
     (tmp_path / "durations.json").write_text("damaged", encoding="utf-8")
     assert tensorrt_timings.read_duration(tmp_path, key) is None
-    tensorrt_timings.keep_duration(tmp_path, key, 2.0)
+    tensorrt_timings.save_duration(tmp_path, key, 2.0)
     assert tensorrt_timings.read_duration(tmp_path, key) == 2.0
 
 
@@ -374,7 +374,7 @@ def test_a_folder_of_timings_that_cannot_be_made_is_the_users_to_fix(
 ) -> None:
     (tmp_path / "file").write_text("no folder", encoding="utf-8")
     monkeypatch.setenv("KDPIPE_TIMING_CACHE", str(tmp_path / "file" / "timings"))
-    with raises(UsageError, what="folder of timings cannot be made") as caught:
+    with raises(UsageError, what="folder of timings cannot be created") as caught:
         tensorrt_timings.folder(tmp_path / "work")
     assert caught.value.where == "KDPIPE_TIMING_CACHE"
     assert str(tmp_path / "file") in caught.value.why
@@ -384,13 +384,13 @@ def test_a_folder_of_timings_that_cannot_be_made_is_the_users_to_fix(
 def test_kept_timings_of_another_machine_are_told(tmp_path: Path) -> None:
     told = Told()
     mine = tmp_path / "tensorrt-11.4.0-GPU.cache"
-    tensorrt_timings.tell_of_others(mine, "tensorrt", told)
+    tensorrt_timings.note_other_timings(mine, "tensorrt", told)
     assert told.notes == []
     (tmp_path / "tensorrt-10.12-GPU.cache").write_bytes(b"theirs")
-    tensorrt_timings.tell_of_others(mine, "tensorrt", told)
+    tensorrt_timings.note_other_timings(mine, "tensorrt", told)
     assert "another GPU, driver or version" in told.notes[0]
     mine.write_bytes(b"mine")
-    tensorrt_timings.tell_of_others(mine, "tensorrt", told)
+    tensorrt_timings.note_other_timings(mine, "tensorrt", told)
     assert len(told.notes) == 1
 
 
