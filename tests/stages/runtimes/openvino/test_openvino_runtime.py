@@ -109,8 +109,8 @@ def test_importing_openvino_sends_no_usage_event() -> None:
         "assert 'openvino.tools.ovc' in sys.modules, 'the part that would send is loaded'\n"
         "print([n for n in sys.modules if n.startswith('openvino_telemetry') and sys.modules[n]])"
     )
-    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert told.stdout.strip() == "[]"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
 
 
 HAS_BF16 = "BF16" in import_openvino().Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")

@@ -117,11 +117,11 @@ def test_trtexec_is_told_the_options_that_it_can_follow(tmp_path: Path) -> None:
         "build": BuildSettings(refit=True, hardware_compatible="ampere_plus", batch_opt=2).model_dump(),
     }
     trtexec.build(program, request, tmp_path)
-    asked = (tmp_path / "bin" / "commands.txt").read_text(encoding="utf-8")
-    assert "--refit" in asked
-    assert "--noTF32" in asked
-    assert "--hardwareCompatibilityLevel=ampere+" in asked
-    assert "--optShapes=input:2x24x24x3" in asked
+    commands = (tmp_path / "bin" / "commands.txt").read_text(encoding="utf-8")
+    assert "--refit" in commands
+    assert "--noTF32" in commands
+    assert "--hardwareCompatibilityLevel=ampere+" in commands
+    assert "--optShapes=input:2x24x24x3" in commands
     allowed = BuildSettings(version_compatible=True, trust_engine_host_code=True, batch_opt=2)
     with raises(StageError, what="no version-compatible engine"):
         trtexec.build(program, {**request, "build": allowed.model_dump()}, tmp_path)
