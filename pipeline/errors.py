@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 EXIT_DONE = 0
 EXIT_STAGE_FAILED = 1
@@ -33,6 +33,10 @@ class KdpipeError(Exception):
     """
 
     exit_code: ClassVar[int] = EXIT_STAGE_FAILED
+    run: Any = None
+    """The `kdpipe.Run` up to the error, if `kdpipe.run` raised it."""
+    comparison: Any = None
+    """The `kdpipe.Comparison` of the other runs, if `kdpipe.compare` raised the error."""
 
     def __init__(self, what: str, *, where: str = "", why: str = "", hint: str = "") -> None:
         super().__init__(what)

@@ -167,7 +167,7 @@ def test_a_build_is_timed_in_turns_against_an_earlier_bundle(place: Path) -> Non
     assert judged["status"] == "missed"
     assert judged["interval"][0] <= judged["value"] <= judged["interval"][1]
     assert "slowdown is" in judged["said"]
-    assert "at most -50 % is asked for" in judged["said"]
+    assert "the limit is at most -50 %" in judged["said"]
     alike = call(place, *words, "--set", SLOWDOWN.replace("LIMIT", "100"))
     assert alike.returncode == 0, alike.stderr
     assert document(alike)["judgements"][0]["status"] == "passed"

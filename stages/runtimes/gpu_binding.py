@@ -4,10 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
 from stages.runtimes.on_gpu import GpuTiming, Phases
+
+
+_CUDA: Any = torch.cuda
+"""PyTorch's types leave the constructors of streams and events out."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +41,12 @@ class Bound:
         """Put the copies of the outputs to the host on the stream."""
         for name, tensor in self.outputs.items():
             self.results[name].copy_(tensor, non_blocking=True)
+
+
+def new_stream() -> torch.cuda.Stream:
+    """Return a new stream of the current GPU."""
+    stream: torch.cuda.Stream = _CUDA.Stream()
+    return stream
 
 
 def page_locked_like(outputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -76,7 +87,7 @@ def call_of(
 
 
 def _phases(bound: Bound, run: Callable[[], None], stream: torch.cuda.Stream) -> Callable[[], Phases]:
-    marks = [torch.cuda.Event(enable_timing=True) for _ in range(4)]
+    marks = [_CUDA.Event(enable_timing=True) for _ in range(4)]
 
     def phases() -> Phases:
         with torch.cuda.stream(stream):

@@ -20,6 +20,7 @@ from typing import Any
 
 from pipeline.child_process import environment, last_line, python_command
 from pipeline.heartbeat import Silence, run_while_alive
+from stages.runtimes.tensorrt.messages import Messages
 
 TIMEOUT_S = 120.0
 """Enough to import a package and try it on a network of one operator, whatever the user's model."""
@@ -87,34 +88,25 @@ def answer(package: str) -> dict[str, Any]:
     print(
         json.dumps({**facts, "error": f"{package} {trt.__version__} crashed while it was tried"}), flush=True
     )
-    messages: list[str] = []
-
-    class Log(trt.ILogger):  # type: ignore[name-defined]
-        def __init__(self) -> None:
-            trt.ILogger.__init__(self)
-
-        def log(self, severity: Any, message: str) -> None:
-            if int(severity) <= int(trt.ILogger.Severity.ERROR):
-                messages.append(message)
-
-    log = Log()
+    messages = Messages(trt)
     engine = None
+    raised: list[str] = []
     try:
-        engine = _tiny_engine(trt, log)
+        engine = _tiny_engine(trt, messages.logger)
     except (RuntimeError, TypeError) as error:
-        messages.append(str(error))
+        raised = [str(error)]
     facts["builds"] = engine is not None
     if engine is None:
-        facts["builds_why_not"] = _sentence(messages)
+        facts["builds_why_not"] = _sentence([*messages.errors(), *raised])
     facts["runs"] = False
     if facts["device"].get("error"):
         facts["runs_why_not"] = facts["device"]["error"]
     elif engine is not None:
-        messages.clear()
-        loaded = trt.Runtime(log).deserialize_cuda_engine(engine)
+        messages = Messages(trt)
+        loaded = trt.Runtime(messages.logger).deserialize_cuda_engine(engine)
         facts["runs"] = loaded is not None and loaded.create_execution_context() is not None
         if not facts["runs"]:
-            facts["runs_why_not"] = _sentence(messages)
+            facts["runs_why_not"] = _sentence(messages.errors())
     return facts
 
 
@@ -149,9 +141,9 @@ def cuda_device() -> dict[str, str]:
     }
 
 
-def _tiny_engine(trt: Any, log: Any) -> Any:
+def _tiny_engine(trt: Any, logger: Any) -> Any:
     """Build the engine of a network of one operator; None if the builder gives none."""
-    builder = trt.Builder(log)
+    builder = trt.Builder(logger)
     network = builder.create_network(0)
     tensor = network.add_input("input", trt.float32, (1, 4))
     network.mark_output(network.add_activation(tensor, trt.ActivationType.RELU).get_output(0))

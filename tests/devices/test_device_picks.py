@@ -112,5 +112,5 @@ def test_without_images_it_is_said_that_accuracy_is_not_known(store: Store, tmp_
     left_by_a_device(store, tmp_path, 0, HARD)
     pick_there = picked(store)
     assert pick_there["target"] is None
-    assert pick_there["reason"] == "of no target the accuracy was measured"
+    assert pick_there["reason"] == "the accuracy of no target was measured"
     assert pick_there["unmeasured"] == [{"target": TARGET, "why": "accuracy_images of the device is 0"}]

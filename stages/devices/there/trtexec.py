@@ -23,6 +23,7 @@ from stages.measuring import latency
 from stages.measuring.contention import Watch
 from stages.runtimes.images import as_input
 from stages.runtimes.tensorrt import options as tensorrt_options
+from stages.statistics.steadiness import is_steady
 
 LAST_LINES = 5
 
@@ -127,7 +128,7 @@ class TrtExecSession:
         samples = latency.Samples(
             ns=ns,
             cpu_ns=np.zeros_like(ns),
-            steady=latency.is_steady(ns),
+            steady=is_steady(ns),
             inner_loops=1,
             warmup=latency.Warmup(calls=0, seconds=settings["warmup_s"], steady=True),
             inferences=len(ns),

@@ -14,7 +14,7 @@ import torch
 from pipeline.errors import MachineCannot, StageError
 from stages.onnx_files.session_options import session_options
 from stages.runtimes.base import Source
-from stages.runtimes.gpu_binding import Bound, call_of, page_locked_like, timing
+from stages.runtimes.gpu_binding import Bound, call_of, new_stream, page_locked_like, timing
 from stages.runtimes.images import as_input
 from stages.runtimes.on_gpu import GpuTiming
 from stages.runtimes.onnx_runtime import gpu_trial as onnx_runtime_trial
@@ -60,7 +60,7 @@ class OnnxRuntimeGpuSession:
         capability = ".".join(map(str, torch.cuda.get_device_capability()))
         self._options = read_sidecar(folder, onnxruntime.__version__, capability)["options"]
         self._folder, self._source, self._provider = folder, source, provider
-        self._stream = torch.cuda.Stream()
+        self._stream = new_stream()
         self._session = self._open({})
         self._input = self._session.get_inputs()[0].name
         self.facts: dict[str, Any] = {

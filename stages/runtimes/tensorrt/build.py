@@ -28,6 +28,7 @@ from pipeline.errors import StageError
 from stages.runtimes.tensorrt import faults as tensorrt_faults
 from stages.runtimes.tensorrt import options as tensorrt_options
 from stages.runtimes.tensorrt.inspector import summary
+from stages.runtimes.tensorrt.messages import Messages
 from stages.runtimes.tensorrt.options import Options
 from stages.runtimes.tensorrt.phases import Phases
 
@@ -110,14 +111,14 @@ def build(specification: Specification, onnx: bytes, report: Report) -> dict[str
         StageError: the parser or the builder refuses the file; with its own messages.
     """
     trt = importlib.import_module(specification.package)
-    log = _logger(trt)
-    builder = trt.Builder(log)
+    messages = Messages(trt)
+    builder = trt.Builder(messages.logger)
     if builder is None:
-        raise tensorrt_faults.built_nothing(log.errors())
+        raise tensorrt_faults.built_nothing(messages.errors())
     network = builder.create_network(_network_flags(trt))
-    parser = trt.OnnxParser(network, log)
+    parser = trt.OnnxParser(network, messages.logger)
     if not parser.parse(onnx):
-        raise tensorrt_faults.refused(parser, log.errors())
+        raise tensorrt_faults.refused(parser, messages.errors())
     config = builder.create_builder_config()
     config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, specification.workspace_mb * 2**20)
     config.builder_optimization_level = specification.optimization_level
@@ -132,7 +133,7 @@ def build(specification: Specification, onnx: bytes, report: Report) -> dict[str
 
     engine = builder.build_serialized_network(network, config)
     if engine is None:
-        raise tensorrt_faults.built_nothing(log.errors())
+        raise tensorrt_faults.built_nothing(messages.errors())
     blob = bytes(memoryview(engine))
     Path(specification.engine).write_bytes(blob)
     _save_timings(config, specification, report)
@@ -145,8 +146,8 @@ def build(specification: Specification, onnx: bytes, report: Report) -> dict[str
         "tensors": _tensors(network),
         "network_layers": network.num_layers,
         "timings_reused": timings_reused,
-        "warnings": log.warnings(),
-        "engine_layers": _inspect(trt, log, blob, profile["shapes"], specification)
+        "warnings": messages.warnings(),
+        "engine_layers": _inspect(trt, messages.logger, blob, profile["shapes"], specification)
         if specification.device
         else None,
     }
@@ -158,71 +159,56 @@ def _network_flags(trt: Any) -> int:
     return 0 if flag is None else 1 << int(flag)
 
 
-def _logger(trt: Any) -> Any:
-    """Return a logger that keeps all messages: TensorRT reports failure by returning None and logging why."""
-    ilogger: Any = trt.ILogger
-
-    class Log(ilogger):
-        def __init__(self) -> None:
-            ilogger.__init__(self)
-            self.lines: list[tuple[int, str]] = []
-
-        def log(self, severity: Any, message: str) -> None:
-            if int(severity) <= int(trt.ILogger.Severity.WARNING):
-                self.lines.append((int(severity), message))
-
-        def errors(self) -> list[str]:
-            worst = int(trt.ILogger.Severity.ERROR)
-            return [message for severity, message in self.lines if severity <= worst]
-
-        def warnings(self) -> list[str]:
-            known = int(trt.ILogger.Severity.WARNING)
-            lines = [message for severity, message in self.lines if severity == known]
-            return list(dict.fromkeys(lines))[:20]
-
-    return Log()
-
-
 def _monitor(trt: Any, report: Report) -> Any:
-    monitor: Any = trt.IProgressMonitor
+    """Return the monitor that the builder reports its progress to.
 
-    class Monitor(monitor):
-        """Reports the builder's progress.
+    The builder calls it from several threads. It takes an exception of `step_complete` for a request to cancel.
+    """
+    reporter = _Reporter(report)
 
-        The builder calls it from several threads. It takes an exception of `step_complete` for a request to
-        cancel.
-        """
+    def step_complete(_monitor: Any, phase: str, step: int) -> bool:
+        reporter.step(phase, step)
+        return True
 
-        def __init__(self) -> None:
-            monitor.__init__(self)
-            self.phases = Phases()
-            self.reported_at = 0.0
-            self.lock = threading.Lock()
+    methods = {
+        "__init__": lambda monitor: trt.IProgressMonitor.__init__(monitor),
+        "phase_start": lambda _monitor, phase, parent, steps: reporter.start(phase, parent, steps),
+        "step_complete": step_complete,
+        "phase_finish": lambda _monitor, phase: reporter.finish(phase),
+    }
+    return type("Monitor", (trt.IProgressMonitor,), methods)()
 
-        def phase_start(self, phase: str, parent: str | None, steps: int) -> None:
-            with self.lock:
-                self.phases.start(phase, parent, steps)
-                self._report(at_once=parent is None)
 
-        def step_complete(self, phase: str, step: int) -> bool:
-            with self.lock:
-                self.phases.step(phase, step)
-                self._report()
-            return True
+class _Reporter:
+    """Reports the progress of nested phases, at most every `REPORT_EVERY_S`."""
 
-        def phase_finish(self, phase: str) -> None:
-            with self.lock:
-                self.phases.finish(phase)
-                self._report()
+    def __init__(self, report: Report) -> None:
+        self._report_message = report
+        self._phases = Phases()
+        self._reported_at = 0.0
+        self._lock = threading.Lock()
 
-        def _report(self, *, at_once: bool = False) -> None:
-            now = time.monotonic()
-            if at_once or now - self.reported_at >= REPORT_EVERY_S:
-                self.reported_at = now
-                done, steps = self.phases.steps()
-                report(progress=[self.phases.current, done, steps, round(self.phases.share, 4)])
+    def start(self, phase: str, parent: str | None, steps: int) -> None:
+        with self._lock:
+            self._phases.start(phase, parent, steps)
+            self._report(at_once=parent is None)
 
-    return Monitor()
+    def step(self, phase: str, step: int) -> None:
+        with self._lock:
+            self._phases.step(phase, step)
+            self._report()
+
+    def finish(self, phase: str) -> None:
+        with self._lock:
+            self._phases.finish(phase)
+            self._report()
+
+    def _report(self, *, at_once: bool = False) -> None:
+        now = time.monotonic()
+        if at_once or now - self._reported_at >= REPORT_EVERY_S:
+            self._reported_at = now
+            done, steps = self._phases.steps()
+            self._report_message(progress=[self._phases.current, done, steps, round(self._phases.share, 4)])
 
 
 def _profile(builder: Any, network: Any, batches: tuple[int, int, int]) -> dict[str, Any]:
@@ -306,10 +292,10 @@ def _tensors(network: Any) -> list[dict[str, Any]]:
 
 
 def _inspect(
-    trt: Any, log: Any, blob: bytes, shapes: dict[str, Any], specification: Specification
+    trt: Any, logger: Any, blob: bytes, shapes: dict[str, Any], specification: Specification
 ) -> dict[str, Any] | None:
     """Return the engine inspector's summary of the built engine; only a machine with a GPU has one."""
-    runtime = trt.Runtime(log)
+    runtime = trt.Runtime(logger)
     if specification.options.version_compatible:
         # Its lean runtime is host code, which the profile agreed to (build.trust_engine_host_code).
         runtime.engine_host_code_allowed = True

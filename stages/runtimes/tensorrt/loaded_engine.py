@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from pipeline.errors import StageError
+from stages.runtimes.tensorrt.messages import Messages
 from stages.runtimes.tensorrt.sidecar import REBUILD
 
 Allocate = Callable[[str, tuple[int, ...], np.dtype[Any]], int]
@@ -54,9 +55,9 @@ class LoadedEngine:
             StageError: the SDK refuses the engine; with its own messages.
         """
         self._where = where
-        self._messages: list[str] = []
+        self._messages = Messages(trt)
         # Runtime and engine stay referenced: the context uses both.
-        self._runtime = trt.Runtime(_logger(trt, self._messages))
+        self._runtime = trt.Runtime(self._messages.logger)
         if host_code:
             self._runtime.engine_host_code_allowed = True
         self._engine = self._runtime.deserialize_cuda_engine(serialized)
@@ -103,7 +104,7 @@ class LoadedEngine:
         return enqueue
 
     def _fault(self, what: str) -> StageError:
-        why = "\n".join(self._messages[-LAST_MESSAGES:]) or "it gave no reason"
+        why = "\n".join(self._messages.errors()[-LAST_MESSAGES:]) or "it gave no reason"
         return StageError(what, where=self._where, why=why, hint=REBUILD)
 
 
@@ -118,17 +119,3 @@ def _context(trt: Any, engine: Any) -> Any:
     config = engine.create_runtime_config()
     config.dynamic_shapes_kernel_specialization_strategy = strategies.EAGER
     return engine.create_execution_context(config)
-
-
-def _logger(trt: Any, messages: list[str]) -> Any:
-    ilogger: Any = trt.ILogger
-
-    class Log(ilogger):
-        def __init__(self) -> None:
-            ilogger.__init__(self)
-
-        def log(self, severity: Any, message: str) -> None:
-            if int(severity) <= int(trt.ILogger.Severity.ERROR):
-                messages.append(message)
-
-    return Log()

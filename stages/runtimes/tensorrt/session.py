@@ -13,7 +13,7 @@ import torch
 
 from pipeline.errors import MachineCannot, StageError
 from stages.runtimes.base import Source
-from stages.runtimes.gpu_binding import Bound, call_of, page_locked_like, timing
+from stages.runtimes.gpu_binding import Bound, call_of, new_stream, page_locked_like, timing
 from stages.runtimes.images import as_input
 from stages.runtimes.on_gpu import GpuTiming
 from stages.runtimes.tensorrt import sidecar as tensorrt_sidecar
@@ -58,7 +58,7 @@ class TensorRtSession:
             host_code=bool(sidecar.get("version_compatible")),
         )
         self._source = source
-        self._stream = torch.cuda.Stream()
+        self._stream = new_stream()
         self._folder = folder
         limits = sidecar["profile"][self._engine.input]
         self._batches = (limits["min"][0], limits["max"][0])

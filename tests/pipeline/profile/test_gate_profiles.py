@@ -42,11 +42,11 @@ def test_each_gate_that_is_wrong_in_itself_is_reported(tmp_path: Path) -> None:
     for (_, message), words in zip(
         messages,
         (
-            "say max",
+            "set max",
             "takes min",
             "0 to 100 %",
-            "against means nothing",
-            "batch means nothing",
+            "does not take against",
+            "does not take batch",
             "latency_p50_ms",
         ),
         strict=True,
@@ -69,7 +69,7 @@ def test_what_the_rest_of_the_profile_rules_out_is_reported_all_at_once(tmp_path
     assert "did you mean onnxruntime-int8?" in text
     assert "4 is not in measure.batch_sizes [1, 8]" in text
     assert "2 is not in measure.threads [1]" in text
-    assert "latency_p99_ms needs 459 samples, but measure.min_samples only asks for 50" in text
+    assert "latency_p99_ms needs 459 samples, but measure.min_samples is 50" in text
     assert "gates.5: it limits the same as gates.4" in text
 
 
