@@ -10,7 +10,6 @@ import torch
 
 from stages.runtimes.on_gpu import GpuTiming, Phases
 
-
 _CUDA: Any = torch.cuda
 """PyTorch's types leave the constructors of streams and events out."""
 

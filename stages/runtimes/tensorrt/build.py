@@ -162,7 +162,8 @@ def _network_flags(trt: Any) -> int:
 def _monitor(trt: Any, report: Report) -> Any:
     """Return the monitor that the builder reports its progress to.
 
-    The builder calls it from several threads. It takes an exception of `step_complete` for a request to cancel.
+    The builder calls it from several threads, and takes an exception of `step_complete` for a request to
+    cancel.
     """
     reporter = _Reporter(report)
 
@@ -189,16 +190,19 @@ class _Reporter:
         self._lock = threading.Lock()
 
     def start(self, phase: str, parent: str | None, steps: int) -> None:
+        """Report that a phase begins."""
         with self._lock:
             self._phases.start(phase, parent, steps)
             self._report(at_once=parent is None)
 
     def step(self, phase: str, step: int) -> None:
+        """Report that a step of a phase is done."""
         with self._lock:
             self._phases.step(phase, step)
             self._report()
 
     def finish(self, phase: str) -> None:
+        """Report that a phase ends."""
         with self._lock:
             self._phases.finish(phase)
             self._report()
