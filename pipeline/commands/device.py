@@ -33,7 +33,7 @@ def names_argument() -> click.Argument:
 
 def _check(names: tuple[str, ...], profile: str, overrides: tuple[str, ...]) -> int:
     from pipeline.devices.jobs import targets_of
-    from pipeline.devices.measuring import abilities, open_link
+    from pipeline.devices.measuring import open_link, why_unable
     from pipeline.devices.text import device_in_words, error_entry
 
     session = click.get_current_context().ensure_object(Session)
@@ -52,8 +52,8 @@ def _check(names: tuple[str, ...], profile: str, overrides: tuple[str, ...]) -> 
                 failed.append(error)
                 told.append({"name": link.name, "url": link.settings["url"], "error": error_entry(error)})
                 continue
-            can = abilities(facts, targets_of(link.name, loaded))
-            targets = [{"target": name, "can": why is None, "why_not": why} for name, why in can.items()]
+            reasons = why_unable(facts, targets_of(link.name, loaded))
+            targets = [{"target": name, "can": why is None, "why_not": why} for name, why in reasons.items()]
             told.append({"name": link.name, "url": link.settings["url"], **facts, "targets": targets})
     reached = [one for one in told if "error" not in one]
     if reached and not session.json:
@@ -127,7 +127,7 @@ def _raise_first(session: Session, errors: Sequence[KdpipeError]) -> None:
 
 check = Command(
     "check",
-    help="Say what a device is and has: Python, numpy, runtimes, trtexec, cores, disk, board.\n\n"
+    help="Report what a device is and has: Python, numpy, runtimes, cores, disk, board.\n\n"
     "Nothing is left on the device.",
     params=[names_argument(), profile_argument(), set_option(), json_option()],
     callback=_check,
@@ -141,8 +141,8 @@ check = Command(
 
 measure = Command(
     "measure",
-    help="Measure latency, memory and top-1 of the profile's targets on devices, several at once; TensorRT's "
-    "engines are built there.\n\n"
+    help="Measure latency, memory and top-1 of the profile's targets on devices, several at once. Files that "
+    "fit one device only are built there.\n\n"
     "Brings the bundle up to date first. What broke off goes on: files where they ended, "
     "measurements by target.",
     params=[

@@ -70,8 +70,8 @@ def test_the_beats_of_a_measurement_come_to_the_host(home: Path) -> None:
     slow = MeasureSettings(**{**QUICK, "duration_s": 3.0, "max_duration_s": 3.0}).model_dump(mode="json")
     heard: list[Beat] = []
     with Link("board", settings(home), program()) as link:
-        told = link.ask("measure", heard=heard.append, **{**REQUEST, "settings": slow})
-    assert {"result.json", "predictions.npy", "log.txt"} <= set(told["files"])
+        result = link.ask("measure", heard=heard.append, **{**REQUEST, "settings": slow})
+    assert {"result.json", "predictions.npy", "log.txt"} <= set(result["files"])
     assert "sampling" in {beat.phase for beat in heard}
     assert not list((home / "measured/x").glob("*.beats"))
 
@@ -91,9 +91,9 @@ def is_free(home: Path) -> bool:
 
 def test_a_measurement_that_hangs_is_ended_on_the_device(home: Path) -> None:
     hang(home)
-    told = answer(call(home / "program-new.pyz", "measure", **REQUEST, silence={"step_s": 4, "load_s": 8}))
-    assert told["fault"]["what"] == "Measuring onnxruntime-fp32 hung on the device"
-    assert told["fault"]["why"].startswith("loading the target: no progress and no CPU time used for")
+    result = answer(call(home / "program-new.pyz", "measure", **REQUEST, silence={"step_s": 4, "load_s": 8}))
+    assert result["fault"]["what"] == "Measuring onnxruntime-fp32 hung on the device"
+    assert result["fault"]["why"].startswith("loading the target: no progress and no CPU time used for")
     assert is_free(home)
 
 
@@ -105,8 +105,8 @@ def test_a_measurement_that_hangs_after_its_link_broke_is_ended_by_the_next_call
         time.sleep(0.1)
     first.kill()
     first.communicate()
-    told = answer(call(home / "program-new.pyz", "measure", **REQUEST, silence={"step_s": 4, "load_s": 8}))
-    assert told["fault"]["what"] == "Measuring onnxruntime-fp32 hung on the device"
+    result = answer(call(home / "program-new.pyz", "measure", **REQUEST, silence={"step_s": 4, "load_s": 8}))
+    assert result["fault"]["what"] == "Measuring onnxruntime-fp32 hung on the device"
     assert is_free(home)
 
 
