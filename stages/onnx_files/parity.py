@@ -89,7 +89,7 @@ def compare(reference: np.ndarray, found: np.ndarray, *, batch: int) -> Parity:
     )
 
 
-def find_parity(
+def measure_parity(
     network: nn.Module, content: bytes, images: np.ndarray, card: Mapping[str, Any], *, role: str
 ) -> tuple[list[Parity], dict[str, Any]]:
     """Compares the file with the network, and with itself at other batches.
