@@ -1,13 +1,14 @@
 """Convert an ONNX file to fp16 or bf16 in the graph itself, which strongly typed TensorRT requires.
 
-WeightCounts and activations get the 16-bit type; the file's inputs and outputs keep theirs. These nodes stay in fp32:
+Weights and activations get the 16-bit type; the file's inputs and outputs keep theirs. These nodes stay in
+fp32:
 
 * operators whose inner sums or exponentials overflow or cancel in 16 bits,
 * the preprocessing before the first layer,
 * the nodes that the profile lists in `build.keep_float`,
 * the nodes at a value that comes near the type's largest number on real and generated images.
 
-`HalfReport` lists all of them.
+`HalfReport` reports them.
 """
 
 from __future__ import annotations

@@ -193,7 +193,7 @@ def test_the_report_tells_which_value_keeps_a_node_in_fp32() -> None:
         assert kept["magnitude"] > 65504 / 4
     assert {kept["tensor"] for kept in facts["fp32_for_range"]} >= {facts["largest_activation"]["tensor"]}
     assert facts["largest_activation"]["magnitude"] > 65504
-    assert "a bf16 target needs none of that" in facts["advice"]
+    assert "a bf16 target needs none of these" in facts["advice"]
     in_bf16 = to_half(model, replace(source, precision="bf16"))[1].facts()
     assert in_bf16["fp32_for_range"] == []
     assert in_bf16["advice"] == ""
