@@ -145,7 +145,7 @@ def test_a_sound_file_has_no_findings(tmp_path: Path) -> None:
         (_without_zero_point, "Q has no zero point and so quantizes to uint8", 1),
         (_quantized_bias, "B dequantizes an int32 bias", 1),
         (_wrong_axis, "scales along axis 1; its output channels are axis 0", 1),
-        (_old, "operator set is 18, at least 19", 1),
+        (_old, "operator set is 18, expected at least 19", 1),
         (_foreign, "operator set 'com.microsoft'", 1),
         (_fixed_batch, "batch dimension of input is not symbolic", 1),
         (_two_files, "not a single file: 1 weights are outside", 1),
