@@ -232,14 +232,14 @@ def _half(debug_run: _DebugRun, precision: str) -> dict[str, Any]:
     from stages.runtimes.half.converting import convert_to_half
     from stages.runtimes.half.proof import as_computed
 
-    whole = read_graph(debug_run.exported)
+    float_graph = read_graph(debug_run.exported)
     source = debug_run.source(debug_run.exported, precision)
-    half, _ = convert_to_half(whole.model, source, debug_run.images, debug_run.keep_float)
+    half, _ = convert_to_half(float_graph.model, source, debug_run.images, debug_run.keep_float)
     return compare_graphs(
         f"{debug_run.exported.name} -> its {precision} form",
         read_graph(as_computed(half)),
         debug_run.feeds(),
-        whole,
+        float_graph,
         debug_run.feeds(),
         debug_run.tolerance(precision),
         debug_run.output / precision,

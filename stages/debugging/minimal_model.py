@@ -181,10 +181,13 @@ def differing_weights(case: Case) -> list[tuple[str, float]]:
         return []
     differences = []
     for name in case.graph.nodes[first.position].input:
-        ours, theirs = case.graph.constants.get(name), case.reference_graph.constants.get(name)
-        if ours is None or theirs is None:
+        suspect_tensor, reference_tensor = (
+            case.graph.constants.get(name),
+            case.reference_graph.constants.get(name),
+        )
+        if suspect_tensor is None or reference_tensor is None:
             continue
-        own, other = numpy_helper.to_array(ours), numpy_helper.to_array(theirs)
+        own, other = numpy_helper.to_array(suspect_tensor), numpy_helper.to_array(reference_tensor)
         if own.shape == other.shape and own.size and not np.array_equal(own, other):
             difference = np.abs(own.astype(np.float64) - other.astype(np.float64)).max()
             differences.append((name, float(difference)))

@@ -20,7 +20,7 @@ _STREAM = 3
 
 _MEAN_LIMIT = 1.0
 _STD_LIMITS = (1 / 3, 3.0)
-"""Limits of the normalised pixels' mean and deviation; beyond them the audit doubts the preprocessing."""
+"""Limits of the normalised pixels' mean and deviation; beyond them the preprocessing is doubtful."""
 
 
 def draw(labels: np.ndarray, count: int, seed: int) -> np.ndarray:

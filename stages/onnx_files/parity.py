@@ -219,27 +219,27 @@ def _rounded(value: float) -> float:
 
 def _compare_part(reference: np.ndarray, logits: np.ndarray, *, batch: int) -> Parity:
     """Compare the first images' logits, relative to the spread of all reference logits."""
-    whole = compare(reference, reference, batch=batch)
+    overall = compare(reference, reference, batch=batch)
     part = compare(reference[: len(logits)], logits, batch=batch)
     return Parity(
         batch=batch,
         images=len(logits),
         max_abs=part.max_abs,
-        max_relative_to_std=part.max_abs / whole.reference_std,
+        max_relative_to_std=part.max_abs / overall.reference_std,
         top1_agreement=part.top1_agreement,
-        reference_std=whole.reference_std,
-        reference_spread=whole.reference_spread,
+        reference_std=overall.reference_std,
+        reference_spread=overall.reference_spread,
     )
 
 
-def require_spread(logits: np.ndarray, whose: str, where: str) -> None:
+def require_spread(logits: np.ndarray, subject: str, where: str) -> None:
     """Raise an error unless the logits are finite and differ from image to image.
 
     Agreement with constant logits proves nothing.
 
     Args:
         logits: (n, classes).
-        whose: The subject of the message, such as "The student resnet18".
+        subject: The subject of the message, such as "The student resnet18".
         where: The message's location.
 
     Raises:
@@ -247,7 +247,7 @@ def require_spread(logits: np.ndarray, whose: str, where: str) -> None:
     """
     if not np.isfinite(logits).all():
         raise StageError(
-            f"{whose} gives logits that are not finite.",
+            f"{subject} gives logits that are not finite.",
             where=where,
             why="found NaN or infinity: training diverged, the preprocessing is wrong, or a value overflows",
             hint="lower the learning rate, or set clip_grad, and train again; "
@@ -256,7 +256,7 @@ def require_spread(logits: np.ndarray, whose: str, where: str) -> None:
     spread = compare(logits, logits, batch=len(logits)).reference_spread
     if spread <= SPREAD:
         raise StageError(
-            f"{whose} gives the same logits for every image, so parity would prove nothing.",
+            f"{subject} gives the same logits for every image, so parity would prove nothing.",
             where=where,
             why=f"the logits' spread over {len(logits)} images is {spread:.3g}, "
             f"expected above {SPREAD:g}: the network is untrained, its last layer is all zeros, or a "

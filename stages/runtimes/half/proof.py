@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 def prove(
-    whole: onnx.ModelProto,
+    float_model: onnx.ModelProto,
     converted: onnx.ModelProto,
     half: Half,
     source: Source,
@@ -34,7 +34,7 @@ def prove(
     """Raise an error unless the converted graph agrees with the float graph on the images.
 
     Args:
-        whole: The float model.
+        float_model: The float model.
         converted: The model in the 16-bit type.
         half: The 16-bit type.
         source: The file's description.
@@ -48,7 +48,7 @@ def prove(
     """
     computed = as_computed(converted)
     _require_finite(computed, half, source, images, magnitudes)
-    reference = source_logits(whole.SerializeToString(), source, images)
+    reference = source_logits(float_model.SerializeToString(), source, images)
     agreement = compare(source_logits(computed.SerializeToString(), source, images), reference)
     if agreement.relative > limit and agreement.max_abs > 1e-3:
         raise StageError(
