@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pipeline.commands.base import EVERY_RUN, Command, Option
+from pipeline.commands.base import RUN_EXIT_CODES, Command, Option
 from pipeline.commands.options import json_option, profile_argument, set_option, store_option
 from pipeline.commands.profiles import memo_folder, open_profile
 from pipeline.commands.up_to_date import bring_up_to_date
@@ -65,7 +65,9 @@ def _compare(
         session.resumable = True
         titles = tuple(run.title for run in runs)
         with ConsoleListener(session.console, ("train", "compare", *titles)) as listener:
-            finished, fields = _execute(session, loaded, opened, runs, unfit, split, jobs, listener, call_fields)
+            finished, fields = _execute(
+                session, loaded, opened, runs, unfit, split, jobs, listener, call_fields
+            )
     _show(session, {**call_fields, **fields}, page)
     _raise_if_failed(session, finished, {**call_fields, **fields})
     return EXIT_DONE
@@ -165,7 +167,8 @@ def _page_to_write(html: str | None) -> Path | None:
     page = Path(html).expanduser().absolute()
     if page.is_dir() or not os.access(page.parent, os.W_OK):
         raise _unwritable(
-            page, "it is a folder" if page.is_dir() else "its folder does not exist, or you cannot write into it"
+            page,
+            "it is a folder" if page.is_dir() else "its folder does not exist, or you cannot write into it",
         )
     return page
 
@@ -186,9 +189,9 @@ compare = Command(
             multiple=True,
             metavar="SPEC[,SPEC]...",
             heading="Comparison",
-            help="Compare these methods: kd, msdcrd+kd, kd:temperature=2:weight=0.5+msdcrd, profile (the profile's "
-            "methods), all (each built-in method that fits), @FILE.yaml (label: list of methods). Repeatable. "
-            "Default: profile,kd,msdcrd.",
+            help="Compare these methods: kd, msdcrd+kd, kd:temperature=2:weight=0.5+msdcrd, profile (those "
+            "of the profile), all (each built-in method that fits), @FILE.yaml (label: list of methods). "
+            "Repeatable. Default: profile,kd,msdcrd.",
         ),
         Option(
             ["--seeds"],
@@ -197,21 +200,20 @@ compare = Command(
             heading="Comparison",
             help=f"Train from this many seeds, counted from the profile's seed. Default: {DEFAULT_SEEDS}.",
         ),
-        Option(
-            ["--seed-list"], metavar="S,S...", heading="Comparison", help="Train from these seeds."
-        ),
+        Option(["--seed-list"], metavar="S,S...", heading="Comparison", help="Train from these seeds."),
         Option(
             ["--baseline/--no-baseline"],
             default=True,
             heading="Comparison",
-            help="Train the student alone too, as the reference; without it, the first method is the reference.",
+            help="Train the student alone, as the reference; without it the first method is the reference.",
         ),
         Option(
             ["--split"],
             type=click.Choice(["test", "validation"]),
             default="test",
             heading="Comparison",
-            help="Evaluate on these images: validation to choose a method, test for the final figures. Default: test.",
+            help="Evaluate on these images: validation to choose a method, test for the final figures. "
+            "Default: test.",
         ),
         Option(
             ["--jobs"],
@@ -238,5 +240,5 @@ compare = Command(
         "kdpipe compare profiles/resnet_to_mobilenet.yaml --methods kd,msdcrd:beta=0,msdcrd+kd --seeds 5",
         "kdpipe compare profiles/resnet_to_mobilenet.yaml --methods all --split validation --json",
     ),
-    exit_codes=EVERY_RUN,
+    exit_codes=RUN_EXIT_CODES,
 )

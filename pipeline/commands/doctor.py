@@ -54,7 +54,9 @@ def doctor_text(facts: dict[str, Any]) -> str:
         parts.append("every stage can run here")
     else:
         parts.append(
-            "\n".join(["the core stages cannot all run here:", *(f"  {problem}" for problem in facts["problems"])])
+            "\n".join(
+                ["the core stages cannot all run here:", *(f"  {problem}" for problem in facts["problems"])]
+            )
         )
     return "\n\n".join(parts)
 
@@ -76,10 +78,10 @@ def _machine(facts: dict[str, Any]) -> list[list[str]]:
         ["CPU clock", ", ".join(frequency) or "not reported by the system"],
         ["memory", _memory(memory)],
     ]
-    for gpu in facts["gpus"] or [None]:
-        rows.append(
-            ["GPU", ", ".join(f"{key} {value}" for key, value in gpu.items()) if gpu else "none found"]
-        )
+    rows += [
+        ["GPU", ", ".join(f"{key} {value}" for key, value in gpu.items()) if gpu else "none found"]
+        for gpu in facts["gpus"] or [None]
+    ]
     rows += [
         ["store", store["path"] + ("" if store["exists"] else " (does not exist yet)")],
         ["free disk", "unknown" if store["free_bytes"] is None else size(store["free_bytes"])],
@@ -87,7 +89,8 @@ def _machine(facts: dict[str, Any]) -> list[list[str]]:
         ["atomic rename", _works(store["rename"])],
         [
             "clock",
-            f"{clock['resolution_ns']:g} ns nominal resolution, {clock['smallest_step_ns']} ns smallest measured step",
+            f"{clock['resolution_ns']:g} ns nominal resolution, "
+            f"{clock['smallest_step_ns']} ns smallest measured step",
         ],
     ]
     return rows
