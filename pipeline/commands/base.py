@@ -273,7 +273,7 @@ def global_options() -> list[click.Parameter]:
             type=click.Choice(["auto", "always", "never"]),
             metavar="WHEN",
             apply=_set_color,
-            help="Color the output: auto (on a terminal), always or never.",
+            help="Color the output: auto (on a terminal that shows colors), always or never.",
         ),
         option("--no-progress", is_flag=True, apply=_hide_progress, help="Hide progress."),
         option("--traceback", is_flag=True, apply=_show_traceback, help="Show the traceback of an error."),

@@ -240,6 +240,7 @@ debug = Command(
             ["--images"],
             type=click.IntRange(min=1),
             default=16,
+            metavar="N",
             heading="Models",
             help="Compare on this many test images. Default: 16.",
         ),

@@ -159,7 +159,7 @@ def track_option() -> Option:
         metavar="URI",
         envvar="KDPIPE_TRACKING_URI",
         heading="Other machines",
-        help="Log the finished run to this MLflow server. Default: $KDPIPE_TRACKING_URI, else none.",
+        help="After the run, log it to this MLflow server. Default: $KDPIPE_TRACKING_URI, else none.",
     )
 
 
