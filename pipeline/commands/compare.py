@@ -205,7 +205,7 @@ compare = Command(
             ["--baseline/--no-baseline"],
             default=True,
             heading="Comparison",
-            help="Train the student alone, as the reference; with --no-baseline the first method is the reference.",
+            help="Train the student alone, as the reference. With --no-baseline, it is the first method.",
         ),
         Option(
             ["--split"],

@@ -229,8 +229,8 @@ pick = Command(
     "pick",
     help="Print the target to ship under the profile's gates, and why the others were rejected.\n\n"
     "This is the fastest target that passes. Among targets whose speeds cannot be distinguished, it is the "
-    "most accurate, then the smallest. Brings the stages that it needs up to date first. Exits with 3 only if "
-    "there is no target to ship.",
+    "most accurate, then the smallest. Brings the stages that it needs up to date first. Exits with 3 only "
+    "if there is no target to ship.",
     params=_options(),
     callback=_pick,
     examples=(
