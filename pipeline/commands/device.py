@@ -34,7 +34,7 @@ def names_argument() -> click.Argument:
 
 def _check(names: tuple[str, ...], profile: str, overrides: tuple[str, ...]) -> int:
     from pipeline.devices.jobs import targets_of
-    from pipeline.devices.measuring import abilities, open_link
+    from pipeline.devices.measuring import open_link, why_unable
     from pipeline.devices.text import device_in_words, error_entry
 
     session = click.get_current_context().ensure_object(Session)
@@ -55,7 +55,7 @@ def _check(names: tuple[str, ...], profile: str, overrides: tuple[str, ...]) -> 
                 failed.append(error)
                 entries.append({"name": link.name, "url": link.settings["url"], "error": error_entry(error)})
                 continue
-            reasons = abilities(facts, targets_of(link.name, loaded))
+            reasons = why_unable(facts, targets_of(link.name, loaded))
             targets = [{"target": name, "can": why is None, "why_not": why} for name, why in reasons.items()]
             entries.append({"name": link.name, "url": link.settings["url"], **facts, "targets": targets})
     reached = [entry for entry in entries if "error" not in entry]
@@ -135,7 +135,7 @@ def _raise_first(session: Session, errors: Sequence[KdpipeError]) -> None:
 
 check = Command(
     "check",
-    help="Print a device's hardware and software: Python, numpy, runtimes, trtexec, cores, disk, board.\n\n"
+    help="Print a device's hardware and software: Python, numpy, runtimes, cores, disk, board.\n\n"
     "No files stay on the device.",
     params=[names_argument(), profile_argument(), set_option(), json_option()],
     callback=_check,
@@ -150,7 +150,7 @@ check = Command(
 measure = Command(
     "measure",
     help="Measure latency, memory and top-1 of the profile's targets on devices, several at once.\n\n"
-    "Brings the bundle up to date first. TensorRT engines are built on the device. An interrupted call "
+    "Brings the bundle up to date first. Files that fit only one device are built there. An interrupted call "
     "continues: file transfers where they ended, measurements with the next target.",
     params=[
         names_argument(),

@@ -16,7 +16,7 @@ from pipeline.commands.doctor import doctor_text
 from pipeline.errors import UsageError
 from pipeline.store.file_system import try_file_system
 from pipeline.store.store import Store
-from stages import STAGES, TRIAL
+from stages import REPORTED_DISTRIBUTIONS, STAGES, TRIAL
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -38,7 +38,7 @@ class TestFacts:
         versions = doctor.distribution_versions()
         assert versions["torch"] is not None
         assert versions["torch"][0].isdigit()
-        assert set(versions) == set(doctor.DISTRIBUTIONS)
+        assert set(versions) == set(REPORTED_DISTRIBUTIONS)
 
     def test_two_packages_of_one_folder_are_a_warning(self) -> None:
         assert doctor.version_conflicts({"onnxruntime": "1.31.1", "onnxruntime-gpu": None}) == []
@@ -107,7 +107,7 @@ class TestTrials:
         (facts,) = trial("runtime", "onnxruntime")
         assert facts["can_build"]
         assert facts["can_run"]
-        assert facts["precisions"] == ["fp32", "int8"]
+        assert facts["targets"] == ["onnxruntime-fp32", "onnxruntime-int8"]
 
     def test_a_trial_that_dies_is_an_answer(self) -> None:
         lines, ending = doctor.run_trial("runtime", "no_such_runtime")

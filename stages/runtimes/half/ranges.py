@@ -40,7 +40,8 @@ def activation_magnitudes(model: onnx.ModelProto, source: Source, images: np.nda
     by node.
     """
     import onnx
-    import onnxruntime
+
+    from stages.onnx_files.sessions import open_session
 
     probe = onnx.ModelProto()
     probe.CopyFrom(model)
@@ -52,12 +53,7 @@ def activation_magnitudes(model: onnx.ModelProto, source: Source, images: np.nda
     probe.graph.output.extend(
         onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None) for name in names
     )
-    options = onnxruntime.SessionOptions()
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(
-        probe.SerializeToString(), options, providers=["CPUExecutionProvider"]
-    )
+    session = open_session(probe.SerializeToString(), optimise=False)
     given = session.get_inputs()[0].name
     largest = dict.fromkeys(names, 0.0)
     # One image at a time: all activations of a large network are a lot already.
