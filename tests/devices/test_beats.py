@@ -22,6 +22,7 @@ from pipeline.heartbeat import Beat, Silence
 from stages.devices.program import program
 from stages.measuring.settings import MeasureSettings
 from tests.devices.test_there import answer, call
+from tests.errors import raises
 from tests.stages.runtimes.networks import exported
 
 QUICK = MeasureSettings(
@@ -124,7 +125,7 @@ def test_a_device_that_falls_silent_is_told_with_what_it_was_doing(home: Path) -
         archive.writestr("__main__.py", SILENT)
     heard: list[Beat] = []
     link = Link("board", settings(home), packed.getvalue())
-    with link, pytest.raises(StageError, match="The device fell silent") as caught:
+    with link, raises(StageError, what="The device fell silent") as caught:
         link.ask("measure", heard=heard.append, silence=Silence(3.0, 60.0), **REQUEST)
     assert heard == [Beat("accuracy", 3, 9, "images")]
     assert "accuracy, 3 of 9 images: silent for" in caught.value.why

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from pipeline import doctor, machine
-from pipeline.commands.doctor import in_words
+from pipeline.commands.doctor import doctor_text
 from pipeline.errors import UsageError
 from pipeline.store.file_system import try_file_system
 from pipeline.store.store import Store
@@ -141,11 +141,11 @@ class TestWhole:
         assert report["build"]["max_difference"] < 1e-4
         assert "exporting a small network" in whole.stderr
 
-    def test_in_words(self, whole: subprocess.CompletedProcess[str]) -> None:
+    def test_text(self, whole: subprocess.CompletedProcess[str]) -> None:
         facts = json.loads(whole.stdout)
-        text = in_words(facts)
+        text = doctor_text(facts)
         assert "every stage can run here" in text
         assert "onnxruntime-fp32" in text
         facts["stages"][0].update(can=False, why_not="ImportError: no torch")
         facts.update(problems=doctor.core_problems(facts), core=False)
-        assert "cannot all run here:\n  stage train: ImportError: no torch" in in_words(facts)
+        assert "cannot all run here:\n  stage train: ImportError: no torch" in doctor_text(facts)

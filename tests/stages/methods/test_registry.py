@@ -85,7 +85,7 @@ def test_the_plug_in_of_the_documentation_works(tmp_path: Path, monkeypatch: pyt
 
 @pytest.mark.parametrize(
     ("target", "word"),
-    [("", "names no method"), ("nowhere_at_all:Thing", "cannot be imported"), ("math:sqrt", "is no method")],
+    [("", "has no method"), ("nowhere_at_all:Thing", "cannot be imported"), ("math:sqrt", "is not a method")],
 )
 def test_a_plug_in_that_names_no_method_is_told_so(target: str, word: str) -> None:
     class Broken(MethodSettings):

@@ -203,7 +203,7 @@ def test_a_converter_that_hangs_is_ended_and_one_that_works_on_is_not(
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setattr(heartbeat, "CPU_STEP_S", 0.02)  # a busy machine gives it a small share
     source = source_of("cnn")
-    with pytest.raises(StageError, match="pnnx cannot convert") as caught:
+    with raises(StageError, what="pnnx cannot convert") as caught:
         convert(onnx.load(source.onnx), source, tmp_path, tmp_path / "work", Silence(load_s=4.0))
     assert caught.value.why.startswith("it hung: converting: no progress and no CPU time used for")
     assert worked.exists()
