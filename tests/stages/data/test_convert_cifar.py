@@ -70,7 +70,7 @@ def test_fewer_images_are_equally_many_of_each_class(tmp_path: Path) -> None:
         assert np.array_equal(written["labels"], labels[::2])
     uneven = run(source, target, "--test-images", "21")
     assert uneven.returncode == 1
-    assert "a multiple of the 4 classes, and at most 40" in uneven.stderr
+    assert "use a multiple of the number of classes (4), at most 40" in uneven.stderr
 
 
 def test_wrong_files_are_reported_in_one_line(tmp_path: Path) -> None:
