@@ -104,7 +104,8 @@ def network(name: str) -> nn.Module:
             parameter.data.normal_(0.0, 0.3, generator=generator)
         if parameter.ndim == 2:
             parameter.data.normal_(0.0, 1.5 / parameter.shape[1] ** 0.5, generator=generator)
-    return model.eval()
+    model.eval()
+    return model  # type: ignore[no-any-return]
 
 
 def export(name: str, folder: Path) -> Path:

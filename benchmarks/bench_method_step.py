@@ -138,7 +138,7 @@ def step(settings: MethodSettings | None, device: torch.device, batch: int) -> C
                 teacher_features = teacher(images)
             context = Batch(labels, indices, ObservedTeacher(teacher, images), student)
             loss = loss + method(student_features, teacher_features, context)
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
 
     return run

@@ -42,7 +42,8 @@ class WithExtraWork(nn.Module):
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         logits: torch.Tensor = self.network(images)
-        return logits + self.extra(images[:, :, :CORNER, :CORNER]).mean(dim=1, keepdim=True)
+        extra: torch.Tensor = self.extra(images[:, :, :CORNER, :CORNER]).mean(dim=1, keepdim=True)
+        return logits + extra
 
 
 def subject(

@@ -20,7 +20,7 @@ _CODE = re.compile(r"`[^`\n]+`")
 _API = re.compile(r"^::: kdpipe\b.*\n(?:[ \t]+.*\n)*", re.MULTILINE)
 
 
-def on_page_markdown(markdown: str, *, page: Any, config: Any, files: Any) -> str:
+def on_page_markdown(markdown: str, *, page: Any, config: Any, files: Any) -> str:  # noqa: ARG001 - MkDocs passes it
     """Return the page's text as the site needs it.
 
     Raises:

@@ -63,7 +63,8 @@ def check(settings: SimpleNamespace) -> None:
 def run(context: Context) -> Metrics:
     """Leaves the student's `model.safetensors`, `model.json` and `history.csv`, in `last/` the last
     epoch's weights and card, and with `baseline: true` the first three of the student that was
-    trained alone. Reads `train`."""
+    trained alone. Reads `train`.
+    """
     return launch(_distill, context)
 
 

@@ -6,7 +6,7 @@ This module imports no third-party package but click, because `--help` must prin
 from __future__ import annotations
 
 import os
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 from click.shell_completion import CompletionItem
@@ -18,7 +18,13 @@ from stages import STAGES
 STAGE_NAMES = tuple(stage.name for stage in STAGES)
 
 
-class StageName(click.ParamType):
+if TYPE_CHECKING:
+    _TextType = click.ParamType[str]
+else:
+    _TextType = click.ParamType  # generic from click 8.5 on
+
+
+class StageName(_TextType):
     """The name of a stage; the error suggests similar names."""
 
     name = "stage"
@@ -49,7 +55,7 @@ class StageName(click.ParamType):
         return [CompletionItem(name) for name in STAGE_NAMES if name.startswith(incomplete)]
 
 
-class ProfilePath(click.ParamType):
+class ProfilePath(_TextType):
     """The path of a profile; a shell completes folders and YAML files."""
 
     name = "profile"

@@ -13,7 +13,8 @@ import numpy as np
 from stages.gating.settings import METRICS, GateSettings, Metric
 from stages.measuring.reference_bundle import MODEL as REFERENCE
 from stages.statistics.intervals import wilson_interval
-from stages.statistics.paired import Interval, paired_interval, percentile_interval
+from stages.statistics.paired import paired_interval, percentile_interval
+from stages.statistics.percentiles import Interval
 
 Status = Literal["passed", "missed", "undecided"]
 Row = Mapping[str, Any]

@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -39,7 +40,8 @@ class Graph:
     @property
     def nodes(self) -> Sequence[onnx.NodeProto]:
         """Return the nodes in topological order."""
-        return self.model.graph.node
+        nodes: Sequence[Any] = self.model.graph.node
+        return nodes
 
     @property
     def inputs(self) -> tuple[str, ...]:

@@ -28,7 +28,8 @@ TOLERANCE = 1e-3
 @dataclass(frozen=True)
 class Folded:
     """network: the copy, in eval mode. count: normalisations folded into convolutions. left: paths of
-    those that stay."""
+    those that stay.
+    """
 
     network: nn.Module
     count: int

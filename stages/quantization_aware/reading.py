@@ -20,7 +20,8 @@ _Q, _DQ = "QuantizeLinear", "DequantizeLinear"
 class RoundedWeight:
     """The weight of one node. module: the path that the node is named after. values: float32, as
     the node is given them. levels: steps from zero to the largest. per_channel: a scale for each
-    output channel."""
+    output channel.
+    """
 
     node: str
     module: str
@@ -34,7 +35,8 @@ class RoundedFile:
     """grids: by the float graph's name of each activation that is rounded. like: activations that a node
     hands on from another, whose grid is theirs. readers: by activation, the modules whose nodes are
     given it as their first input. weights: of nodes with a rounded weight. made_by: by activation, the type
-    of the node whose result it is."""
+    of the node whose result it is.
+    """
 
     grids: Mapping[str, Grid]
     like: Mapping[str, str]

@@ -123,7 +123,8 @@ def _found(
 def task_of(network: nn.Module, preprocessing: Preprocessing, context: Context, training: Supply) -> Task:
     """As the stage distill has it: the same teacher, the same methods, whose own parameters start anew. Their
     weights are whole from the first step: the student has had the warm-up, and a short fine-tune would be
-    over before a second one."""
+    over before a second one.
+    """
     distill = context.settings.distill
     if not distill.methods:
         return Alone(network, preprocessing)

@@ -22,7 +22,8 @@ the predictions that differed; otherwise its layers would cost time for nothing.
 @dataclass(frozen=True)
 class Attempt:
     """A file with `layers` left in float. judged: on the validation images; None if it agrees too little
-    with the float file for that to matter. holds: it is within the limits."""
+    with the float file for that to matter. holds: it is within the limits.
+    """
 
     layers: tuple[Layer, ...]
     made: Made
@@ -99,7 +100,8 @@ def _affordable(layers: Sequence[Layer], most: float) -> list[Layer]:
 
 def _attempts(made: Made, layers: Sequence[Layer], bench: Bench) -> list[Attempt]:
     """First 1, 2, 4, ... of the worst layers until a list holds, then the shortest that does by halving,
-    then that one without each of its layers that it can do without."""
+    then that one without each of its layers that it can do without.
+    """
     found: list[Attempt] = []
 
     def attempt(chosen: Sequence[Layer]) -> bool:

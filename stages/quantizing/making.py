@@ -59,7 +59,8 @@ class Judged:
     @property
     def missed(self) -> bool:
         """Whether more is lost than the budget allows, by the point estimate: with few images an interval
-        is wide, and a file that most likely lost too much should be fixed, not excused."""
+        is wide, and a file that most likely lost too much should be fixed, not excused.
+        """
         return bool(self.against_float["points"] < -self.budget)
 
     def told(self) -> dict[str, Any]:
@@ -97,7 +98,8 @@ def make(
 
 def judge(made: Made, bench: Bench) -> Judged:
     """What the file costs in accuracy on the validation images. They chose no range; what stays in float
-    and whether a fine-tuned file is kept are decided on them."""
+    and whether a fine-tuned file is kept are decided on them.
+    """
     logits = bench.validation_logits(content(made.model), made.recipe.name, optimise=made.optimise)
     cost = paired_accuracy(logits, bench.float_validation, bench.labels)
     return Judged(logits, cost, bench.settings.budget_points)

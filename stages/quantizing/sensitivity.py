@@ -76,7 +76,8 @@ def ranked(made: Made, bench: Bench) -> list[Layer]:
 
 def grouped(names: Sequence[str], most: int) -> list[tuple[str, ...]]:
     """Names such as `blocks.0.conv/Conv`, each for itself; if there are more than `most`, those of one module
-    together, of one module above that, and so on; at last neighbours in even parts."""
+    together, of one module above that, and so on; at last neighbours in even parts.
+    """
     depth = max((_depth(name) for name in names), default=0)
     for parts in range(depth, 0, -1):
         groups: dict[str, list[str]] = {}

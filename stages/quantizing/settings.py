@@ -23,7 +23,8 @@ network are steep."""
 
 class QuantizationAwareSettings(Settings):
     """A short fine-tune of the student that feels the rounding of its INT8 file, with the teacher and
-    the methods of `distill`; what is not said here is as there."""
+    the methods of `distill`; what is not said here is as there.
+    """
 
     when: Literal["missed", "always", "never"] = setting(
         "missed", "missed: only for an INT8 file that loses more than quantize.budget_points; always; never"

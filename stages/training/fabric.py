@@ -107,7 +107,8 @@ def resolve(settings: ComputeSettings) -> Compute:
 
 def takes_bf16(kind: str, index: int = 0) -> bool:
     """Whether `auto` takes bfloat16: a GPU that multiplies it in hardware. CPUs that do have to be asked:
-    with two threads on a busy machine sound trainings became NaN there now and then (PyTorch 2.15, AMX)."""
+    with two threads on a busy machine sound trainings became NaN there now and then (PyTorch 2.15, AMX).
+    """
     return kind == "cuda" and torch.cuda.get_device_capability(index)[0] >= 8
 
 

@@ -289,7 +289,8 @@ def _inputs(images: Tensor, normalises: list[Normalise]) -> list[Tensor]:
 
 def _validate(run: _Running, average: Average | None) -> tuple[float, float]:
     """(top-1 in per cent, loss) of the weights that would be kept. The first process judges: its
-    running statistics are those that are kept."""
+    running statistics are those that are kept.
+    """
     found = (0.0, 0.0)
     if run.fabric.is_global_zero:
         with average.in_place() if average is not None else contextlib.nullcontext():

@@ -97,7 +97,8 @@ def training_supply(
 
 class Normalise:
     """Images on the 0..255 scale to what a network was trained on: (image * scale - mean) / std, at the
-    network's own size if it has one."""
+    network's own size if it has one.
+    """
 
     def __init__(
         self, preprocessing: Preprocessing, device: torch.device, *, channels_last: bool = True
@@ -113,7 +114,8 @@ class Normalise:
 
     def __call__(self, images: Tensor) -> Tensor:
         """uint8 or float32 (n, channels, height, width) to float32 of the same shape, or of the side of
-        `network_size`."""
+        `network_size`.
+        """
         found = torch.addcmul(self.offset, images.to(torch.float32), self.factor)
         if self.preprocessing.network_size is not None:
             found = resize_to(found, self.preprocessing.network_size)

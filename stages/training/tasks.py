@@ -66,7 +66,8 @@ class Task(nn.Module, ABC):
     @abstractmethod
     def forward(self, labels: Tensor, which: Tensor, *images: Tensor) -> tuple[Tensor, Tensor]:
         """int64 (n), int64 (n) places in the training supply, and `views` times normalised float
-        (n, channels, side, side) -> (logits (n, classes), unweighted losses float32 (len(names)))."""
+        (n, channels, side, side) -> (logits (n, classes), unweighted losses float32 (len(names))).
+        """
 
 
 class Alone(Task):
@@ -136,7 +137,8 @@ class Distillation(Task):
         self, training: Supply, normalise: Normalise, autocast: Autocast, tell: Callable[[int], None]
     ) -> None:
         """The teacher's features of every training image, if there is room for them: an image that
-        looks the same in every epoch needs one look of the teacher."""
+        looks the same in every epoch needs one look of the teacher.
+        """
         if self._runs_again:
             return
         seen: list[Features] = []

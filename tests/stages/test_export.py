@@ -19,6 +19,7 @@ import torch
 from onnx import numpy_helper
 
 from pipeline.errors import StageError
+from pipeline.stage import Context
 from stages import export
 from stages.models.card import load as load_network
 from stages.onnx_files.metadata import feed, read_metadata
@@ -247,7 +248,7 @@ def _dims(value: onnx.ValueInfoProto) -> list[str | int]:
     return [dim.dim_param or dim.dim_value for dim in value.type.tensor_type.shape.dim]
 
 
-def _with(context: export.Context, notes: Notes) -> export.Context:
+def _with(context: Context, notes: Notes) -> Context:
     from dataclasses import replace
 
     return replace(context, progress=notes)

@@ -15,7 +15,8 @@ from stages import quantize
 from stages.onnx_files.macs import macs_by_node
 from stages.onnx_files.quantizing import prepare
 from stages.quantizing.sensitivity import grouped
-from tests.stages.onnx_files.trained_files import Notes, exported_cnn, folder, quantize_context
+from tests.stages.onnx_files.trained import folder
+from tests.stages.onnx_files.trained_files import Notes, exported_cnn, quantize_context
 
 SICK = "second.0/Conv"
 RUN: dict[str, Any] = {

@@ -90,7 +90,7 @@ def trtexec() -> str | None:
 
 def _version(package: str) -> dict[str, Any]:
     try:
-        done = subprocess.run(  # noqa: S603 - this very Python
+        done = subprocess.run(
             python_code(_IMPORT, package),
             capture_output=True,
             text=True,

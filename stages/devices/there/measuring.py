@@ -125,7 +125,7 @@ def _run_worker(folder: Path, place: Path, request: dict[str, Any], lock: int, w
     open_while_it_runs, end_of_worker = os.pipe()
     with log.open("wb") as output:
         try:
-            process = subprocess.Popen(  # noqa: S603 - this very program
+            process = subprocess.Popen(
                 [sys.executable, sys.argv[0], "work", str(file)],
                 stdin=subprocess.DEVNULL,
                 stdout=output,

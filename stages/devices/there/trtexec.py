@@ -190,9 +190,7 @@ def _shape(request: dict[str, Any], batch: int) -> str:
 
 def _run(command: list[str], request: dict[str, Any], *, writes: Path) -> None:
     """Run trtexec. Raise StageError with its messages if it fails, or passes without writing the file."""
-    done = subprocess.run(  # noqa: S603 - the device's own trtexec
-        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
-    )
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
     print(" ".join(command), done.stdout, sep="\n")
     if done.returncode or not writes.is_file():
         lines = [line for line in done.stdout.splitlines() if "[E]" in line] or done.stdout.splitlines()

@@ -129,7 +129,7 @@ def test_what_other_measured_processes_used_is_not_held_against_them(
     """Ten seconds in which the core was busy for eight, six of them for the two that were measured."""
     for used_s, share in ((6.0, 0.2), (8.0, 0.0)):
         clock = iter([100.0, 110.0])
-        monkeypatch.setattr(watch.time, "perf_counter", lambda clock=clock: next(clock))
+        monkeypatch.setattr("time.perf_counter", lambda clock=clock: next(clock))
         _stat(tmp_path, 50.0)
         observer = watch.Watch((0,), 1, root=tmp_path)
         observer.begin()

@@ -10,6 +10,7 @@ import torch
 
 from pipeline.errors import ModelError, UsageError
 from stages import distill, evaluate, export, train
+from stages.data.load import load
 from stages.methods import registry
 from stages.methods.base import Method
 from stages.methods.settings import KdSettings, MethodSettings, SimkdSettings
@@ -99,7 +100,7 @@ def test_a_student_that_no_card_can_describe_is_refused() -> None:
 def test_the_loss_moves_backbone_and_projector_and_never_the_classifier() -> None:
     built, teacher = build(SIMKD).train(), network("test_resnet")
     facts = tiny.settings("train").data
-    data = distill.load(facts)
+    data = load(facts)
     preprocessing = data.preprocessing
     task = Distillation(
         built,

@@ -199,7 +199,7 @@ def artefacts(folder: Path, *, student: str = "mobilenet", preprocessing: bool =
     return places
 
 
-class _Calibration(CalibrationDataReader):
+class _Calibration(CalibrationDataReader):  # type: ignore[misc]
     def __init__(self, name: str, preprocessing: bool) -> None:
         images = natural_images((SIZES[name], SIZES[name], 3), 32, seed=5)
         feeds: np.ndarray = images
