@@ -32,7 +32,7 @@ from stages.quantizing.settings import SECTION, QuantizeSettings, recipe_of
 from stages.quantizing.sweeping import calibrated, methods_of
 from stages.runtimes import registry
 from stages.runtimes.settings import TargetSettings
-from stages.training import batches
+from stages.training.batch_size import refuse_large_batch, refuse_unequal_shares
 
 
 def check(settings: SimpleNamespace) -> None:
@@ -46,10 +46,10 @@ def check(settings: SimpleNamespace) -> None:
     if not said or not may_run(settings) or not needed_recipes(settings.targets):
         return
     recipe = recipe_of(own, settings.distill)
-    batches.refuse_unequal_shares(recipe, settings.compute.devices, SECTION)
+    refuse_unequal_shares(recipe.batch_size, settings.compute.devices, SECTION)
     if not (settings.data.name in SETS and to_be_downloaded(settings.data)):
         count = round(len(load_data(settings.data).train) * recipe.fraction)
-        batches.refuse_large_batch(recipe, count, SECTION)
+        refuse_large_batch(recipe.batch_size, count, SECTION)
 
 
 def run(context: Context) -> Metrics:

@@ -28,13 +28,16 @@ from stages.quantization_aware.placing import Places, find_places
 from stages.quantization_aware.reading import RoundedFile, read_rounding
 from stages.quantization_aware.simulating import simulate
 from stages.quantizing.settings import SECTION, recipe_of
-from stages.training import batches, loop
-from stages.training.augment import seed_of
 from stages.training.checkpoint import Checkpoints, identity_of
 from stages.training.fabric import launch
+from stages.training.loop import fit
+from stages.training.outcome import Outcome
+from stages.training.progress import ProgressSlice, images_seen
+from stages.training.recipe import recipe_arguments
+from stages.training.seeds import derive_seed
 from stages.training.settings import RecipeSettings
 from stages.training.supply import Normalise, Supply, training_supply
-from stages.training.tasks import Alone, Distillation, Task
+from stages.training.tasks import Distillation, SupervisedTask, Task
 
 LOOKED_AT = 4
 """Images that show which module a rounding belongs to: no two activations are alike on all of them."""
@@ -83,21 +86,24 @@ def _tune(fabric: Fabric, context: Context, *, job: Job) -> Metrics:
     if not places.weights:
         return {"facts": {"places": places.as_json()}}
     simulation = simulate(bare.network, file, places, learn_ranges=own.learn_ranges)
-    training = training_supply(data, recipe, split_seed=settings.data.split_seed, device=fabric.device)
-    batches.refuse_large_batch(recipe, training.count, SECTION)
+    training = training_supply(
+        data, fabric.device, fraction=recipe.fraction, split_seed=settings.data.split_seed
+    )
     seed = settings.seed if settings.distill.seed is None else settings.distill.seed
-    outcome = loop.fit(
+    total = images_seen(recipe.epochs, recipe.batch_size, training.count)
+    outcome = fit(
         fabric,
         task_of(bare.network, card.preprocessing, context, training),
-        recipe,
         training,
         Supply(data.validation, fabric.device),
+        **recipe_arguments(recipe),
+        channels_last=settings.compute.channels_last,
         # Other orders and views than those that the student has seen, as long as epochs are counted anew.
-        seed=seed_of(seed, 0, f"{SECTION} {job.name}") % 2**31,
-        # Hooks and parametrisations are traced badly, and three epochs do not pay for compiling.
-        compute=settings.compute.model_copy(update={"compile": False}),
+        seed=derive_seed(seed, 0, f"{SECTION} {job.name}") % 2**31,
+        # torch.compile traces hooks and parametrisations badly, and three epochs do not repay its time.
+        compile=False,
         section=SECTION,
-        told=loop.Told(_Telling(context.progress, job.name), total=loop.images_seen(recipe, training.count)),
+        progress=ProgressSlice(_Telling(context.progress, job.name), total=total),
         checkpoints=Checkpoints(job.checkpoints, _identity(context, job), context.progress),
         more_follows=True,
     )
@@ -126,7 +132,7 @@ def task_of(network: nn.Module, preprocessing: Preprocessing, context: Context, 
     over before a second one."""
     distill = context.settings.distill
     if not distill.methods:
-        return Alone(network, preprocessing)
+        return SupervisedTask(network, preprocessing)
     teacher, teacher_card = cards.load(context.inputs["train"])
     return Distillation(
         network,
@@ -159,7 +165,7 @@ def _export(network: nn.Module, job: Job) -> None:
     job.tuned.write_bytes(prove_graph(exported.model, job.card, role="student", opset=opset))
 
 
-def _facts(recipe: RecipeSettings, outcome: loop.Outcome, bare: Folded, places: Places) -> dict[str, Any]:
+def _facts(recipe: RecipeSettings, outcome: Outcome, bare: Folded, places: Places) -> dict[str, Any]:
     return {
         "epochs": recipe.epochs,
         "best_epoch": outcome.best_epoch,

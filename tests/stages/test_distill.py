@@ -152,7 +152,7 @@ def test_what_a_method_costs_is_told(teacher: Path, tmp_path: Path) -> None:
 
 
 def test_an_empty_list_of_methods_needs_no_baseline() -> None:
-    with pytest.raises(ValidationError, match="alone already"):
+    with pytest.raises(ValidationError, match="the baseline already"):
         tiny.settings("distill", distill={"methods": [], "baseline": True})
 
 
@@ -184,7 +184,7 @@ def test_a_resumed_distillation_ends_as_an_undisturbed_one(
     context = tiny.context(tmp_path, settings, inputs={"train": teacher}, progress=told)
     distill.run(context)
     assert tiny.contents(context.output) == tiny.contents(distilled)
-    assert any("goes on after epoch" in note for note in told.notes)
+    assert any("training resumed after epoch" in note for note in told.notes)
     assert told.updates[0][0] >= (128 if share < 0.5 else 256)
 
 

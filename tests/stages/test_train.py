@@ -170,7 +170,7 @@ def test_a_killed_run_goes_on_to_the_same_end(tmp_path: Path) -> None:
     short = tiny.settings("train", train={"epochs": 9})
     resumed = tiny.context(folder, short, progress=told)
     train.run(resumed)
-    assert any("goes on after epoch" in note for note in told.notes)
+    assert any("training resumed after epoch" in note for note in told.notes)
     undisturbed = tiny.context(tmp_path / "undisturbed", short)
     train.run(undisturbed)
     assert tiny.contents(resumed.output) == tiny.contents(undisturbed.output)

@@ -188,7 +188,7 @@ def test_a_stopped_fine_tune_goes_on_to_the_same_end(tmp_path: Path, monkeypatch
     again = Recorder()
     context = coarse.context(work=tmp_path, progress=again)
     quantize.run(context)
-    assert any("goes on after epoch 1 of 3" in note for note in again.notes)
+    assert any("training resumed after epoch 1 of 3" in note for note in again.notes)
     whole = made("signed", "always")
     for name in ("student.int8.signed.onnx", "student.tuned.signed.onnx"):
         assert (context.output / name).read_bytes() == (whole / name).read_bytes()

@@ -13,11 +13,15 @@ from pipeline.errors import StageError
 from stages.data.load import DataSet, load
 from stages.models.create import create
 from stages.models.settings import ModelSettings
-from stages.training import fabric, loop
+from stages.training import fabric
+from stages.training.augmentation import Augmentation
 from stages.training.checkpoint import Checkpoints
-from stages.training.settings import ComputeSettings, TrainSettings
+from stages.training.loop import fit
+from stages.training.outcome import Outcome
+from stages.training.progress import ProgressSlice, images_seen
+from stages.training.settings import ComputeSettings
 from stages.training.supply import Supply, training_supply
-from stages.training.tasks import Alone
+from stages.training.tasks import SupervisedTask
 from tests.stages.training import tiny
 
 CPU = torch.device("cpu")
@@ -30,7 +34,7 @@ RICH: dict[str, Any] = {
     "clip_grad": 1.0,
     "label_smoothing": 0.1,
     "warmup_epochs": 1.0,
-    "augment": {"pad": 1, "rotate_deg": 5.0, "erase": 0.3, "cutmix": 0.5, "mixup": 0.2},
+    "augment": Augmentation(pad=1, rotate_deg=5.0, erase=0.3, cutmix=0.5, mixup=0.2),
 }
 
 
@@ -47,28 +51,30 @@ def _fit(
     network: nn.Module | None = None,
     options: dict[str, Any] | None = None,
     seed: int = 0,
-    compute: ComputeSettings = COMPUTE,
+    epochs: int = 3,
+    batch_size: int = 32,
+    fraction: float = 0.1,
     **recipe: Any,
-) -> tuple[loop.Outcome, nn.Module]:
-    chosen = TrainSettings(**{"epochs": 3, "batch_size": 32, "fraction": 0.1, **recipe})
-    device = fabric.resolve(compute)
-    told = progress or tiny.Recorder()
-    with fabric.reproducible(device, seed):
+) -> tuple[Outcome, nn.Module]:
+    compute = fabric.resolve(COMPUTE)
+    recorder = progress or tiny.Recorder()
+    with fabric.reproducible(compute, seed):
         if network is None:
             model = ModelSettings(model="test_resnet", options=options or {})
             network = create(model, classes=10, channels=1, image_size=16)
-        training = training_supply(data, chosen, split_seed=0, device=CPU)
-        outcome = loop.fit(
-            fabric.make(device),
-            Alone(network, data.preprocessing),
-            chosen,
+        training = training_supply(data, CPU, fraction=fraction)
+        total = images_seen(epochs, batch_size, training.count)
+        outcome = fit(
+            fabric.make(compute),
+            SupervisedTask(network, data.preprocessing),
             training,
             Supply(data.validation, CPU),
+            epochs=epochs,
+            batch_size=batch_size,
             seed=seed,
-            compute=compute,
-            section="train",
-            told=loop.Told(told, total=loop.images_seen(chosen, training.count)),
-            checkpoints=Checkpoints(work, "same", told, every_s=0.0) if work is not None else None,
+            progress=ProgressSlice(recorder, total=total),
+            checkpoints=Checkpoints(work, "same", recorder, every_s=0.0) if work is not None else None,
+            **recipe,
         )
     return outcome, network
 
@@ -107,7 +113,7 @@ def test_a_resumed_training_ends_as_an_undisturbed_one(
         _fit(data, work=tmp_path, progress=tiny.Recorder(stop), options=options, **recipe)
     again = tiny.Recorder()
     resumed, network = _fit(data, work=tmp_path, progress=again, options=options, **recipe)
-    assert again.notes == [f"goes on after epoch {stopped_in_epoch - 1} of 3"]
+    assert again.notes == [f"training resumed after epoch {stopped_in_epoch - 1} of 3"]
     assert again.updates[0][0] == (stopped_in_epoch - 1) * PER_EPOCH
     assert _same(network, undisturbed)
     assert resumed.history == whole.history
@@ -209,5 +215,5 @@ def test_the_loss_of_the_first_step_is_the_cross_entropy(data: DataSet) -> None:
 @pytest.mark.slow
 def test_a_compiled_training_learns_the_same(data: DataSet) -> None:
     plain, _ = _fit(data, epochs=1)
-    compiled, _ = _fit(data, epochs=1, compute=COMPUTE.model_copy(update={"compile": True}))
+    compiled, _ = _fit(data, epochs=1, compile=True)
     assert compiled.history[0]["train_loss"] == pytest.approx(plain.history[0]["train_loss"], rel=1e-3)

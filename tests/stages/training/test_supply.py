@@ -6,7 +6,6 @@ import torch
 
 from stages.data.load import DataSet, Split, load
 from stages.training import supply
-from stages.training.settings import TrainSettings
 from stages.training.supply import Normalise, Supply, training_supply
 from tests.stages.training import tiny
 
@@ -48,10 +47,10 @@ def test_batches_are_the_splits_images_in_order(data: DataSet) -> None:
 
 
 def test_a_fraction_keeps_every_class(data: DataSet) -> None:
-    part = training_supply(data, TrainSettings(fraction=0.05), split_seed=0, device=CPU)
+    part = training_supply(data, CPU, fraction=0.05)
     assert part.count == round(0.05 * len(data.train.labels))
     assert set(part.labels.tolist()) == set(range(10))
-    whole = training_supply(data, TrainSettings(), split_seed=0, device=CPU)
+    whole = training_supply(data, CPU)
     assert whole.count == len(data.train.labels)
 
 

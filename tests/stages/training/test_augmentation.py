@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch.nn import functional
 
-from stages.training.augment import Augmentation, View, order_of, seed_of
-from stages.training.settings import AugmentSettings
+from stages.training.augmentation import Augmentation, RandomViews, View
+from stages.training.seeds import derive_seed, epoch_order
 
 COUNT, SIDE = 64, 12
 
@@ -24,16 +24,16 @@ def _labels() -> torch.Tensor:
     return torch.arange(COUNT) % 10
 
 
-def _view(images: torch.Tensor, *, seed: int = 0, epoch: int = 1, rank: int = 0, **settings: Any) -> View:
-    augmentation = Augmentation(
-        AugmentSettings(**settings),
+def _view(images: torch.Tensor, *, seed: int = 0, epoch: int = 1, rank: int = 0, **changes: Any) -> View:
+    views = RandomViews(
+        Augmentation(**changes),
         seed=seed,
         epoch=epoch,
         rank=rank,
         device=torch.device("cpu"),
         fill=torch.full((images.shape[1],), 100.0),
     )
-    return augmentation(images, _labels())
+    return views(images, _labels())
 
 
 EVERYTHING: dict[str, Any] = {
@@ -49,13 +49,13 @@ EVERYTHING: dict[str, Any] = {
 }
 
 
-def test_without_settings_nothing_changes() -> None:
+def test_by_default_nothing_changes() -> None:
     images = _images()
     view = _view(images)
     assert torch.equal(view.images, images.float())
     assert torch.equal(view.labels, _labels())
-    assert AugmentSettings().still
-    assert not AugmentSettings(erase=0.1).still
+    assert Augmentation().is_identity
+    assert not Augmentation(erase=0.1).is_identity
 
 
 @pytest.mark.parametrize("mixing", [{}, {"mixup": 0.4}, {"cutmix": 1.0}])
@@ -196,8 +196,8 @@ def test_mixed_cross_entropy_is_that_of_the_soft_targets() -> None:
 
 
 def test_with_both_mixings_both_occur() -> None:
-    augmentation = Augmentation(
-        AugmentSettings(mixup=1.0, cutmix=1.0),
+    views = RandomViews(
+        Augmentation(mixup=1.0, cutmix=1.0),
         seed=0,
         epoch=1,
         rank=0,
@@ -206,20 +206,20 @@ def test_with_both_mixings_both_occur() -> None:
     )
     images = torch.arange(COUNT, dtype=torch.uint8)[:, None, None, None].expand(COUNT, 1, SIDE, SIDE)
     whole = [
-        bool((augmentation(images, _labels()).images == images.float()).any()) for _ in range(16)
+        bool((views(images, _labels()).images == images.float()).any()) for _ in range(16)
     ]  # only cutmix leaves pixels as they were
     assert 0 < sum(whole) < 16
 
 
 def test_orders_are_permutations_that_differ_by_epoch_and_seed() -> None:
-    order = order_of(50, seed=3, epoch=1)
+    order = epoch_order(50, seed=3, epoch=1)
     assert sorted(order.tolist()) == list(range(50))
-    assert np.array_equal(order, order_of(50, seed=3, epoch=1))
-    assert not np.array_equal(order, order_of(50, seed=3, epoch=2))
-    assert not np.array_equal(order, order_of(50, seed=4, epoch=1))
+    assert np.array_equal(order, epoch_order(50, seed=3, epoch=1))
+    assert not np.array_equal(order, epoch_order(50, seed=3, epoch=2))
+    assert not np.array_equal(order, epoch_order(50, seed=4, epoch=1))
 
 
 def test_seeds_differ_by_purpose_and_fit_a_generator() -> None:
-    seeds = {seed_of(0, 1, purpose, rank) for purpose in ("order", "views", "mixing") for rank in (0, 1)}
+    seeds = {derive_seed(0, 1, purpose, rank) for purpose in ("order", "views", "mixing") for rank in (0, 1)}
     assert len(seeds) == 6
     assert all(0 <= seed < 2**63 for seed in seeds)
