@@ -363,7 +363,7 @@ def test_a_method_with_the_ranges_of_another_is_told_and_not_tried() -> None:
     minmax = next(row for row in rows if row["method"] == "minmax")
     assert minmax["same_ranges_as"] == "moving_average", "ten images are one group"
     assert minmax["agreement"] is None
-    assert any("minmax finds the ranges of moving_average" in note for note in notes.notes)
+    assert any("minmax has the ranges of moving_average" in note for note in notes.notes)
 
 
 def test_what_a_file_loses_is_held_against_the_budget() -> None:

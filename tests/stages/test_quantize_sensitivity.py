@@ -14,7 +14,7 @@ from onnx import numpy_helper
 from stages import quantize
 from stages.onnx_files.quantizing import prepare
 from stages.onnx_files.work import macs_by_node
-from stages.quantizing.sensitivity import grouped
+from stages.quantizing.sensitivity import group_layers
 from tests.stages.onnx_files.trained_files import Notes, exported_cnn, folder, quantize_context
 
 SICK = "second.0/Conv"
@@ -118,11 +118,11 @@ def test_the_work_of_each_node_is_that_of_one_image() -> None:
 
 def test_many_layers_are_taken_together_by_module() -> None:
     names = [f"blocks.{block}.{part}/Conv" for block in range(5) for part in ("a", "b", "c")] + ["head/Gemm"]
-    assert grouped(names, 16) == [(name,) for name in names]
-    assert [len(group) for group in grouped(names, 10)] == [3, 3, 3, 3, 3, 1]
-    assert [len(group) for group in grouped(names, 3)] == [15, 1]
+    assert group_layers(names, 16) == [(name,) for name in names]
+    assert [len(group) for group in group_layers(names, 10)] == [3, 3, 3, 3, 3, 1]
+    assert [len(group) for group in group_layers(names, 3)] == [15, 1]
     flat = [f"conv{index}" for index in range(10)]
     for most in range(1, 11):
-        found = grouped(flat, most)
+        found = group_layers(flat, most)
         assert [name for group in found for name in group] == flat
         assert len(found) <= most

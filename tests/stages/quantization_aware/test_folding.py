@@ -10,7 +10,7 @@ from stages.models.create import create
 from stages.models.features import Needs
 from stages.models.observer import Observer
 from stages.models.settings import ModelSettings
-from stages.quantization_aware.folding import folded
+from stages.quantization_aware.folding import fold_normalisations
 from tests.stages.onnx_files.trained import digits, normalised
 
 NEEDS = Needs(ends=True, before_activation=True)
@@ -48,10 +48,10 @@ def network(model: str) -> nn.Module:
 def test_a_folded_network_computes_the_same(model: str, count: int) -> None:
     original = network(model).eval()
     before = {name: value.clone() for name, value in original.state_dict().items()}
-    found = folded(original, images())
+    found = fold_normalisations(original, images())
     with torch.no_grad():
         expected, shown = original(images()), found.network(images())
-    assert (found.count, found.left) == (count, ())
+    assert (found.count, found.unfolded) == (count, ())
     assert not any(isinstance(part, nn.BatchNorm2d) for part in found.network.modules())
     torch.testing.assert_close(shown, expected, rtol=0.0, atol=1e-4 * float(expected.std()))
     assert all(torch.equal(value, before[name]) for name, value in original.state_dict().items())
@@ -63,7 +63,7 @@ def test_methods_see_the_same_features(model: str) -> None:
     original = network(model).eval()
     with torch.no_grad():
         expected = Observer(original, NEEDS)(images())
-        shown = Observer(folded(original, images()).network, NEEDS)(images())
+        shown = Observer(fold_normalisations(original, images()).network, NEEDS)(images())
     assert expected.map_before is not None
     assert shown.map_before is not None
     torch.testing.assert_close(shown.map, expected.map, rtol=1e-3, atol=1e-3)
@@ -100,7 +100,7 @@ def test_what_cannot_be_folded_is_left_and_named(kind: type[nn.Module]) -> None:
     torch.manual_seed(0)
     original = kind().train()
     original(images())
-    found = folded(original.eval(), images())
-    assert (found.count, found.left) == (0, ("norm",))
+    found = fold_normalisations(original.eval(), images())
+    assert (found.count, found.unfolded) == (0, ("norm",))
     with torch.no_grad():
         torch.testing.assert_close(found.network(images()), original(images()))

@@ -23,7 +23,7 @@ from stages import build, quantize
 from stages.debugging.line import debug_line
 from stages.onnx_files.lint import tensorrt_ready
 from stages.onnx_files.sessions import open_session
-from stages.quantization_aware.reading import read_rounding
+from stages.quantization_aware.rounded_file import read_rounding
 from stages.runtimes.settings import BuildSettings
 from stages.training import checkpoint
 from tests.errors import raises
@@ -152,7 +152,7 @@ def test_a_fine_tune_that_does_not_help_is_not_kept() -> None:
     assert (context.output / "student.int8.signed.onnx").read_bytes() == (
         made("signed", "never") / "student.int8.signed.onnx"
     ).read_bytes()
-    assert any("not kept" in note for note in notes.notes)
+    assert any("not used" in note for note in notes.notes)
 
 
 def test_a_fine_tune_that_would_not_pass_the_proof_is_not_kept() -> None:
@@ -166,7 +166,10 @@ def test_a_fine_tune_that_would_not_pass_the_proof_is_not_kept() -> None:
     assert facts["after_top1"] > facts["before_top1"] == found["top1"]
     assert facts["after_agreement"] < 100
     assert facts["kept"] is False
-    assert any("less than quantize.agreement (100 %), so it is not kept" in note for note in notes.notes)
+    assert any(
+        "less than quantize.agreement (100 %), so the fine-tuned file is not used" in note
+        for note in notes.notes
+    )
 
 
 def test_a_fine_tune_that_diverges_says_which_key_to_change() -> None:
@@ -228,7 +231,7 @@ quantize.run(Context(
     settings=SimpleNamespace(**{{name: getattr(profile, name) for name in reads}}),
     inputs={{"export": Path({str(tmp_path)!r}) / "export"}}, output=output, work=output,
 ))
-print(sorted(set(sys.modules) & {{"timm", "lightning_fabric", "stages.quantization_aware.tuning"}}))
+print(sorted(set(sys.modules) & {{"timm", "lightning_fabric", "stages.quantization_aware.fine_tune"}}))
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

@@ -18,11 +18,11 @@ from stages.onnx_files.metadata import feed
 from stages.onnx_files.quantizing import RECIPES, prepare, quantized
 from stages.onnx_files.ranges import Method, find_ranges, float_activations
 from stages.onnx_files.sessions import open_session
-from stages.quantization_aware.folding import folded
-from stages.quantization_aware.placing import Places, find_places
-from stages.quantization_aware.reading import RoundedFile, read_rounding
-from stages.quantization_aware.recovering import with_ranges
-from stages.quantization_aware.simulating import ROUNDINGS, simulate
+from stages.quantization_aware.folding import fold_normalisations
+from stages.quantization_aware.recovery import with_learned_ranges
+from stages.quantization_aware.rounded_file import RoundedFile, read_rounding
+from stages.quantization_aware.rounding_places import RoundingPlaces, find_rounding_places
+from stages.quantization_aware.simulation import ROUNDINGS, simulate
 from tests.stages.onnx_files.trained import (
     MOBILENET,
     TINY,
@@ -60,15 +60,15 @@ def _quantized(source: Path) -> Path:
     return context.output
 
 
-def _found(model: str, source: Path, recipe: str) -> tuple[nn.Module, RoundedFile, Places, Path]:
+def _found(model: str, source: Path, recipe: str) -> tuple[nn.Module, RoundedFile, RoundingPlaces, Path]:
     """The folded network, what the INT8 file rounds, where that is in the network, and the file."""
     network, _ = cards.load(artefact(model) if model != "test_vit" else artefact(model, epochs=1))
     file = _quantized(source) / f"student.int8.{recipe}.onnx"
     images = normalised(digits(), torch.arange(LOOKED_AT))
-    bare = folded(network, images).network
+    bare = fold_normalisations(network, images).network
     shown = feed(digits().train.images.batch(np.arange(LOOKED_AT)), _card(source))
     rounded = read_rounding(onnx.load(file))
-    places = find_places(bare, rounded, prepare(onnx.load(source / "student.onnx")), shown, images)
+    places = find_rounding_places(bare, rounded, prepare(onnx.load(source / "student.onnx")), shown, images)
     return bare, rounded, places, file
 
 
@@ -99,7 +99,7 @@ def test_simulated_logits_are_those_of_the_file(network: str, recipe: str) -> No
     assert off < 0.1 * expected.std()
     assert off < 0.4 * rounding  # the float network is much further from the file than the simulated one
     assert (simulated.argmax(1) == expected.argmax(1)).mean() > 0.98
-    simulation.end()
+    simulation.remove()
     assert np.array_equal(_logits(bare), before)
     assert not any("parametrizations" in name for name, _ in bare.named_modules())
 
@@ -118,7 +118,7 @@ def test_what_a_node_hands_on_is_rounded_by_one_grid() -> None:
     """Max pooling leaves whole steps as they are, so that its file has one scale before and after it."""
     bare, rounded, places, _ = _found(TINY, exported_cnn(), "x86")
     roundings = simulate(bare, rounded, places, learn_ranges=True).roundings
-    assert rounded.like == {"pool/MaxPool": "act/Relu"}
+    assert rounded.forwarded_from == {"pool/MaxPool": "act/Relu"}
     assert roundings["pool/MaxPool"] is roundings["act/Relu"]
 
 
@@ -144,7 +144,7 @@ def test_what_was_learned_is_what_the_file_rounds_by(recipe: str) -> None:
     ranges = find_ranges(graph, tensors, lambda: [feed(images, _card(source))], [method])[method]
     again = quantized(
         graph,
-        with_ranges(ranges, simulation.ranges()),
+        with_learned_ranges(ranges, simulation.ranges()),
         RECIPES[recipe],
         per_channel=True,
         skipped=set(),
@@ -192,5 +192,5 @@ def test_weights_that_are_made_anew_in_every_pass_are_not_simulated() -> None:
     images = normalised(digits(), torch.arange(LOOKED_AT))
     shown = feed(digits().train.images.batch(np.arange(LOOKED_AT)), _card(exported_cnn()))
     graph = prepare(onnx.load(exported_cnn() / "student.onnx"))
-    places = find_places(bare, rounded, graph, shown, images)
+    places = find_rounding_places(bare, rounded, graph, shown, images)
     assert places.absent_weights == ("first.0/Conv",)
