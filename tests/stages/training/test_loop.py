@@ -79,9 +79,9 @@ def _fit(
     return outcome, network
 
 
-def _same(one: nn.Module, other: nn.Module) -> bool:
+def _same(network: nn.Module, other: nn.Module) -> bool:
     theirs = other.state_dict()
-    return all(torch.equal(value, theirs[name]) for name, value in one.state_dict().items())
+    return all(torch.equal(value, theirs[name]) for name, value in network.state_dict().items())
 
 
 def test_it_learns(data: DataSet) -> None:
@@ -93,17 +93,17 @@ def test_it_learns(data: DataSet) -> None:
 
 
 def test_equal_settings_give_equal_bits_and_another_seed_does_not(data: DataSet) -> None:
-    one, first = _fit(data, options={"drop_rate": 0.2}, **RICH)
-    two, second = _fit(data, options={"drop_rate": 0.2}, **RICH)
+    outcome, first = _fit(data, options={"drop_rate": 0.2}, **RICH)
+    repeated, second = _fit(data, options={"drop_rate": 0.2}, **RICH)
     assert _same(first, second)
-    assert one.history == two.history
+    assert outcome.history == repeated.history
     _, third = _fit(data, options={"drop_rate": 0.2}, seed=1, **RICH)
     assert not _same(first, third)
 
 
 @pytest.mark.parametrize("stopped_in_epoch", [2, 3])
 @pytest.mark.parametrize("recipe", [RICH, {"optimizer": "sgd", "schedule": "step", "decay_epochs": [1]}])
-def test_a_resumed_training_ends_as_an_undisturbed_one(
+def test_a_resumed_training_ends_like_an_undisturbed_one(
     data: DataSet, tmp_path: Path, recipe: dict[str, Any], stopped_in_epoch: int
 ) -> None:
     options = {"drop_rate": 0.2}
@@ -155,8 +155,8 @@ def test_the_average_is_what_is_judged_and_kept(data: DataSet) -> None:
     assert [row["train_loss"] for row in plain.history] == [row["train_loss"] for row in averaged.history]
     # ...but another result, and the figures are those of the result.
     assert not _same(network, slow)
-    found = 100.0 * (_answers(slow, data) == data.validation.labels).mean()
-    assert found == pytest.approx(averaged.history[-1]["val_top1"])
+    accuracy = 100.0 * (_answers(slow, data) == data.validation.labels).mean()
+    assert accuracy == pytest.approx(averaged.history[-1]["val_top1"])
 
 
 def test_divergence_names_the_epoch_and_the_remedy(data: DataSet) -> None:
@@ -178,13 +178,13 @@ def test_no_epoch_keeps_the_weights_and_judges_them(data: DataSet) -> None:
 
 
 def test_progress_runs_from_nothing_to_all(data: DataSet) -> None:
-    told = tiny.Recorder()
-    _fit(data, progress=told, epochs=2)
-    done = [entry[0] for entry in told.updates]
+    recorder = tiny.Recorder()
+    _fit(data, progress=recorder, epochs=2)
+    done = [entry[0] for entry in recorder.updates]
     assert done == sorted(done)
-    assert done[-1] == told.updates[-1][1] == 2 * PER_EPOCH
-    assert "val_top1" in told.updates[-1][2]
-    assert told.updates[-1][2]["epoch"] == 2
+    assert done[-1] == recorder.updates[-1][1] == 2 * PER_EPOCH
+    assert "val_top1" in recorder.updates[-1][2]
+    assert recorder.updates[-1][2]["epoch"] == 2
 
 
 def test_nothing_is_read_back_inside_an_epoch(data: DataSet, monkeypatch: pytest.MonkeyPatch) -> None:

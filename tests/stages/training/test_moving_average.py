@@ -123,9 +123,9 @@ def _take_in(expected: dict[str, list[float] | float], network: nn.Module, decay
             expected[name] = value.item()
 
 
-def _assert_close(found: dict[str, Tensor], expected: dict[str, list[float] | float]) -> None:
-    assert found.keys() == expected.keys()
-    for name, value in found.items():
+def _assert_close(values: dict[str, Tensor], expected: dict[str, list[float] | float]) -> None:
+    assert values.keys() == expected.keys()
+    for name, value in values.items():
         assert value.tolist() == pytest.approx(expected[name], rel=1e-4, abs=1e-5), name
 
 

@@ -61,6 +61,6 @@ def test_normalising_is_scale_mean_and_deviation(data: DataSet) -> None:
     expected = (pixels.astype(np.float64) * facts.scale - np.array(facts.mean)) / np.array(facts.std)
     images = torch.from_numpy(pixels).permute(0, 3, 1, 2)
     for channels_last in (True, False):
-        found = Normalise(facts, CPU, channels_last=channels_last)(images)
-        assert found.dtype == torch.float32
-        assert np.allclose(found.permute(0, 2, 3, 1).numpy(), expected, atol=1e-5)
+        normalised = Normalise(facts, CPU, channels_last=channels_last)(images)
+        assert normalised.dtype == torch.float32
+        assert np.allclose(normalised.permute(0, 2, 3, 1).numpy(), expected, atol=1e-5)
