@@ -27,13 +27,13 @@ from latency_subjects import subject, where
 
 from stages.gating.judging import Measured, judge
 from stages.gating.settings import GateSettings
-from stages.measuring import interleave, launch, reference, turns
+from stages.measuring import interleave, launch, reference_bundle, turns
 from stages.measuring.interleave import Ratio
 from stages.measuring.launch import Subject
 from stages.measuring.settings import MeasureSettings
 from stages.statistics.intervals import wilson_interval
 
-SIDES = {"first": reference.MODEL, "second": "student"}
+SIDES = {"first": reference_bundle.MODEL, "second": "student"}
 
 TRIAL_LAYERS = 16
 """Added layers of the first trial, from which the right number is reckoned."""

@@ -29,13 +29,13 @@ from torch.nn.functional import cross_entropy
 
 from pipeline.errors import ModelError
 from stages.methods.base import Batch
+from stages.methods.observed import ObservedTeacher
 from stages.methods.registry import make, needs
 from stages.methods.settings import BUILT_IN, KdSettings, MethodSettings, MsdcrdSettings
 from stages.models.create import create
 from stages.models.features import Needs
 from stages.models.observer import Observer
 from stages.models.settings import ModelSettings
-from stages.training.tasks import RunningTeacher
 
 SIZE, CLASSES, WARMUP = 32, 10, 3
 TRAINING_IMAGES = 50_000
@@ -135,7 +135,7 @@ def step(settings: MethodSettings | None, device: torch.device, batch: int) -> C
         if method is not None:
             with torch.no_grad():
                 shown = teacher(images)
-            seen_batch = Batch(labels, indices, RunningTeacher(teacher, images), student)
+            seen_batch = Batch(labels, indices, ObservedTeacher(teacher, images), student)
             loss = loss + method(seen, shown, seen_batch)
         loss.backward()
         optimizer.step()

@@ -2,8 +2,8 @@
 
     python benchmarks/bench_quantization_aware.py DATA TEACHER --store DIR [--seeds 0 1] [--json]
 
-DATA holds CIFAR-10's `train.npz` and `test.npz` (docs/data.md; benchmarks/convert_cifar.py makes them),
-TEACHER is a file of weights for `cifar_resnet20` with padded shortcuts. A MobileNetV3-small-050 is
+DATA holds CIFAR-10's `train.npz` and `test.npz` (docs/guides/data.md; benchmarks/convert_cifar.py makes
+them), TEACHER is a file of weights for `cifar_resnet20` with padded shortcuts. A MobileNetV3-small-050 is
 distilled at 64 pixels on half of the images, and quantized coarsely on purpose (signed, extremes as
 ranges, one weight scale a layer, nothing left in float), without and with the fine-tune. Everything runs
 through kdpipe's command line and stays in the store: a second call only judges. Per seed, of the

@@ -1,8 +1,8 @@
 """Build the command and the environment of every Python process that kdpipe starts.
 
 A child process must import the same kdpipe and the same packages as its parent, and nothing from the working
-folder: a user's `stages/`, `pipeline.py` or `json.py` there is not ours. Standard library only, and Python
-3.10 suffices: this module is part of the program for devices.
+folder, where a user may have an own `stages/`, `pipeline.py` or `json.py`. Standard library only, and Python
+3.10 is enough: this module is part of the program for devices.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ HOME = Path(__file__).resolve().parents[1]
 """The folder that holds the packages `pipeline` and `stages`; on a device, the program's file."""
 
 _LEAVE_WORKING_FOLDER = "import sys; '' in sys.path and sys.path.remove('')\n"
+_TRACEBACK = "Traceback (most recent call last):"
 _RUN_MODULE = "import runpy; runpy.run_module(sys.argv.pop(1), run_name='__main__', alter_sys=True)"
 
 
@@ -29,8 +30,8 @@ def python_command(
     Args:
         module: Name of a module of kdpipe.
         arguments: Its command-line arguments.
-        has_safe_path: Whether this Python has the option `-P`. Python 3.10 has not; there the module is
-            started by code that removes the working folder from the import path first.
+        has_safe_path: Whether this Python has the option `-P`. Python 3.10 does not have it; code that
+            removes the working folder from the import path starts the module there.
 
     Example:
         >>> python_command("stages.runtimes.trial", "build")[1:]
@@ -50,18 +51,39 @@ def python_code(code: str, *arguments: str) -> list[str]:
 
 
 def environment() -> dict[str, str]:
-    """Return the environment for a child process: the caller's, with a `PYTHONPATH` that finds kdpipe.
+    """Return the environment for a child process: the caller's, with kdpipe's folder on `PYTHONPATH`.
 
-    First kdpipe's own folder, then the user's `PYTHONPATH`, then the folders that this process can import
-    from (a notebook may have added some). Left out are the folders that Python adds for the way in which this
-    process was started: the working folder and the folder of its script. An empty entry means the working
-    folder as well, so it is dropped too.
+    `PYTHONPATH` lists kdpipe's own folder, then the user's `PYTHONPATH`, then the folders that this process
+    can import from (a notebook may have added some). It leaves out the folders that Python adds because of
+    how this process was started: the working folder and the folder of its script. An empty entry means the
+    working folder too, so it is left out.
     """
     users = [entry for entry in os.environ.get("PYTHONPATH", "").split(os.pathsep) if entry]
     implicit = {"", _working_folder(), _script_folder()}
     ours = [] if str(HOME) in _site_folders() else [str(HOME)]
     entries = dict.fromkeys([*ours, *users, *(entry for entry in sys.path if entry not in implicit)])
     return {**os.environ, "PYTHONPATH": os.pathsep.join(entries)}
+
+
+def last_line(stderr: str) -> str:
+    """Return the line of a process's standard error that says most about its end.
+
+    Args:
+        stderr: Everything that the process wrote to standard error.
+
+    Returns:
+        After a traceback of Python, the line that names the exception: further lines of its message and of
+        exit handlers may follow. Otherwise the last line with text; "" if there is none.
+
+    Example:
+        >>> last_line('Traceback (most recent call last):\n  File "a.py", line 1\nKeyError: 1\nlog closed\n')
+        'KeyError: 1'
+    """
+    lines = [line.rstrip() for line in stderr.splitlines() if line.strip()]
+    traceback = [number for number, line in enumerate(lines) if line == _TRACEBACK]
+    after = lines[traceback[-1] + 1 :] if traceback else []
+    exception = next((line for line in after if not line[0].isspace()), "")
+    return exception or (lines[-1].strip() if lines else "")
 
 
 @contextlib.contextmanager
@@ -91,5 +113,8 @@ def _script_folder() -> str:
 
 
 def _site_folders() -> set[str]:
-    """The folders of installed packages: before the standard library on the path they would shadow it."""
+    """Return the folders of installed packages.
+
+    On `PYTHONPATH` they would come before the standard library and hide it.
+    """
     return {*site.getsitepackages(), site.getusersitepackages()}

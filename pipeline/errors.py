@@ -1,4 +1,4 @@
-"""What can go wrong, said in four parts, each class with its exit code.
+"""The errors of kdpipe, each in four parts, and their exit codes.
 
 Every error that a user can meet is a `KdpipeError`: what failed, where, why, and how to fix
 it. The command line prints these four parts and exits with the class's code; anything else that
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 EXIT_DONE = 0
 EXIT_STAGE_FAILED = 1
@@ -22,13 +22,21 @@ EXIT_TERMINATED = 143
 
 
 class KdpipeError(Exception):
-    """A fault with a remedy.
+    """An error with a remedy.
 
-    `what` failed (one sentence), `where` (file:line:column, stage or artefact), `why` (value
-    found, value expected), `hint` (what to do; a command to paste if there is one).
+    Attributes:
+        exit_code: The exit code of the command line.
+        what: What failed, one sentence.
+        where: file:line:column, the stage or the artefact.
+        why: The value found and the value expected.
+        hint: How to fix it; a command to paste if there is one.
     """
 
     exit_code: ClassVar[int] = EXIT_STAGE_FAILED
+    run: Any = None
+    """The `kdpipe.Run` up to the error, if `kdpipe.run` raised it."""
+    comparison: Any = None
+    """The `kdpipe.Comparison` of the other runs, if `kdpipe.compare` raised the error."""
 
     def __init__(self, what: str, *, where: str = "", why: str = "", hint: str = "") -> None:
         super().__init__(what)
@@ -48,18 +56,18 @@ class KdpipeError(Exception):
         return "\n".join(parts)
 
     def as_json(self) -> dict[str, object]:
-        """The four parts as one JSON-ready mapping (`what`, `where`, `why`, `hint`)."""
+        """Return the four parts as a JSON-ready mapping (`what`, `where`, `why`, `hint`)."""
         return {"what": self.what, "where": self.where, "why": self.why, "hint": self.hint}
 
 
 class UsageError(KdpipeError):
-    """The command line, the profile's files or the data it names are at fault (exit code 2)."""
+    """The command line, the profile or its data are invalid (exit code 2)."""
 
     exit_code = EXIT_USAGE
 
 
 class DataError(UsageError):
-    """The data set is missing, empty, has one class, or holds a file that cannot be read."""
+    """The data set is missing, empty, has one class, or contains a file that cannot be read."""
 
 
 class ModelError(UsageError):
@@ -70,13 +78,13 @@ class StageError(KdpipeError):
     """A stage could not do its work (exit code 1)."""
 
 
-class GateMissed(KdpipeError):  # noqa: N818 - the vocabulary says "gate"
+class GateMissed(KdpipeError):  # noqa: N818 - the vocabulary's word is "gate"
     """A limit of the profile was exceeded beyond noise (exit code 3)."""
 
     exit_code = EXIT_GATE_MISSED
 
 
-class MachineCannot(KdpipeError):  # noqa: N818 - reads as the sentence it is
+class MachineCannot(KdpipeError):  # noqa: N818 - the name is a sentence
     """Something required cannot be done on this machine: no GPU, no runtime (exit code 4)."""
 
     exit_code = EXIT_MACHINE_CANNOT
@@ -93,9 +101,15 @@ def first_line(error: BaseException) -> str:
 
 @dataclass(frozen=True)
 class Fault:
-    """One thing wrong in a profile: what, at which place in which file, and the remedy.
+    """An error in a profile.
 
-    `line` and `column` count from 1; 0 means that the place is not in a file (`--set`).
+    Attributes:
+        message: What is wrong.
+        file: The file; for an override `--set KEY`.
+        line: Counts from 1; 0 means that the place is not in a file (`--set`).
+        column: Counts from 1.
+        key: The dotted key.
+        hint: How to fix it.
     """
 
     message: str
@@ -107,11 +121,16 @@ class Fault:
 
     @property
     def place(self) -> str:
+        """Return the place as `file:line:column`, or `--set KEY`."""
         return f"{self.file}:{self.line}:{self.column}" if self.line else self.file
 
 
 class ProfileError(UsageError):
-    """A profile with faults: all of them at once, each with its place."""
+    """A profile with faults: all of them at once, each with its place.
+
+    Attributes:
+        faults: The faults, in order.
+    """
 
     def __init__(self, faults: Sequence[Fault]) -> None:
         self.faults = tuple(faults)
@@ -124,9 +143,10 @@ class ProfileError(UsageError):
         super().__init__("\n".join(lines))
 
     def __reduce__(self) -> tuple[type[ProfileError], tuple[tuple[Fault, ...]]]:
-        return type(self), (self.faults,)  # pickled by its faults, for it is made of them alone
+        return type(self), (self.faults,)  # pickled by its faults: it is made only of them
 
     def as_json(self) -> dict[str, object]:
+        """Return the four parts and `faults`, each with its place, as a JSON-ready mapping."""
         return {
             **super().as_json(),
             "faults": [

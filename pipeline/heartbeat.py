@@ -1,4 +1,4 @@
-"""The heartbeat rule: a worker that makes progress is never ended, one that falls silent is.
+"""The heartbeat rule: end a worker that falls silent, never one that makes progress.
 
 A worker writes a beat after a step of its work: one JSON object a line, with its phase and how much of it
 is done. The process that started it reads the beats and applies two limits (`Silence`):
@@ -27,21 +27,26 @@ from pathlib import Path
 from typing import IO, Any
 
 LOOK_S = 1.0
-"""How often a parent looks at a silent worker."""
+"""How often a parent checks a silent worker."""
 
 COUNTED_S = 5.0
-"""Most that the time between two looks counts: a parent that was suspended itself has seen no silence."""
+"""The most that the time between two checks counts: a parent that was suspended has observed no silence."""
 
 CPU_STEP_S = 0.5
 """CPU time that counts as progress. Threads that only poll use less than this in `Silence.load_s`."""
 
 BEAT_EVERY_S = 1.0
-"""Least time between two beats of a phase that is timed, so that they do not disturb the figures."""
+"""Least time between two beats of a timed phase, so that they do not affect the measurement."""
 
 
 @dataclass(frozen=True)
 class Silence:
-    """How long a worker may be silent, in seconds: in work with steps, and in work without them."""
+    """How long a worker may be silent.
+
+    Attributes:
+        step_s: The limit in work with steps, in seconds.
+        load_s: The limit in work without steps, in seconds.
+    """
 
     step_s: float = 60.0
     load_s: float = 600.0
@@ -49,9 +54,15 @@ class Silence:
 
 @dataclass(frozen=True)
 class Beat:
-    """How far a worker is. total: 0 if the phase has no steps. detail: which part of the phase.
+    """The progress of a worker.
 
-    by_cpu: the steps of this phase take very different times, so CPU time counts throughout.
+    Attributes:
+        phase: The name of the phase.
+        done: How much of the phase is done.
+        total: How much there is; 0 if the phase has no steps.
+        unit: The unit of `done` and `total`.
+        detail: Which part of the phase.
+        by_cpu: Whether CPU time counts as progress throughout, because the steps take very different times.
     """
 
     phase: str
@@ -62,7 +73,7 @@ class Beat:
     by_cpu: bool = False
 
     def words(self) -> str:
-        """The phase and how far it is: `accuracy, 640 of 50,000 images`."""
+        """Return the phase and its progress: `accuracy, 640 of 50,000 images`."""
         parts = [self.phase]
         if self.total:
             parts.append(f"{self.done:,.4g} of {self.total:,.4g} {self.unit}".rstrip())
@@ -71,23 +82,29 @@ class Beat:
         return ", ".join([*parts, self.detail] if self.detail else parts)
 
     def line(self) -> str:
-        """The beat as a line of JSON, without the line break."""
+        """Return the beat as a line of JSON, without the line break."""
         return json.dumps({"beat": asdict(self)})
 
 
 def beat_of(line: bytes | str) -> Beat | None:
-    """The beat that a line holds; None if the line is something else."""
+    """Return the beat in a line; None if the line is something else."""
     with suppress(ValueError, TypeError, KeyError):
         return Beat(**json.loads(line)["beat"])
     return None
 
 
 class Hung(Exception):  # noqa: N818 - a state of the worker, not a fault of this code
-    """A worker fell silent. The text says in which phase and for how long."""
+    """A worker fell silent. The text has the phase and the time."""
 
 
 class Heartbeat:
     """The rule for one worker. Times are those of a monotonic clock, in seconds.
+
+    Attributes:
+        silence: The limits.
+        last: The last beat.
+        silent_s: The time since the last progress.
+        slowest_s: The longest time so far between two beats of the same phase.
 
     Example:
         heartbeat = Heartbeat(Silence(step_s=60.0), now=time.monotonic())
@@ -100,16 +117,19 @@ class Heartbeat:
         self.silence = silence
         self.last = Beat("starting")
         self.silent_s = 0.0
-        """Since the last progress."""
         self.slowest_s = 0.0
-        """The longest time between two beats of one phase so far."""
         self._since_beat_s = 0.0
         self._stepped = False
-        self._looked = now
+        self._counted_until = now
         self._cpu_s = 0.0
 
     def beat(self, beat: Beat, now: float) -> None:
-        """Take a beat. One that equals the last is no progress."""
+        """Take a beat. A beat that equals the last one is not progress.
+
+        Args:
+            beat: The beat.
+            now: The time.
+        """
         self._count(now)
         if beat == self.last:
             return
@@ -125,9 +145,9 @@ class Heartbeat:
         """Count the silence until now.
 
         Args:
-            now: the time.
-            cpu_s: CPU seconds that the worker has used so far, which `counts_cpu` says are needed; None if
-                this machine does not report them: then silence in work without steps is not judged.
+            now: The time.
+            cpu_s: CPU seconds that the worker has used so far; needed only if `counts_cpu`. None if this
+                machine does not report them: then silence in work without steps has no limit.
         """
         self._count(now)
         if not self.counts_cpu:
@@ -141,43 +161,45 @@ class Heartbeat:
 
     def restart(self, now: float) -> None:
         """Forget the silence so far: the worker was waiting for its parent."""
-        self._looked, self.silent_s, self._since_beat_s = now, 0.0, 0.0
+        self._counted_until, self.silent_s, self._since_beat_s = now, 0.0, 0.0
 
     @property
     def counts_cpu(self) -> bool:
-        """Whether CPU time counts as progress now."""
+        """Return whether CPU time counts as progress now."""
         return self.last.by_cpu or not self._stepped
 
     @property
     def limit_s(self) -> float:
-        """How long the worker may be silent now."""
+        """Return how long the worker may be silent now, in seconds."""
         return self.silence.load_s if self.counts_cpu else self.silence.step_s + self.slowest_s
 
     @property
     def hung(self) -> bool:
+        """Return whether the worker has been silent for too long."""
         return self.silent_s > self.limit_s
 
     def words(self) -> str:
-        """What the worker was doing, and how long it has been silent."""
+        """Return what the worker was doing and how long it has been silent, in words."""
         if self.counts_cpu:
             return f"{self.last.words()}: no progress and no CPU time used for {self.silent_s:.0f} s"
         slowest = f"its slowest step before took {self.slowest_s:.1f} s"
         return f"{self.last.words()}: silent for {self.silent_s:.0f} s, {slowest}"
 
     def _count(self, now: float) -> None:
-        passed_s = min(max(now - self._looked, 0.0), COUNTED_S)
+        passed_s = min(max(now - self._counted_until, 0.0), COUNTED_S)
         self.silent_s += passed_s
         self._since_beat_s += passed_s
-        self._looked = now
+        self._counted_until = now
 
 
 class Beats:
-    """What a worker writes its beats with."""
+    """Writes the beats of a worker.
+
+    Args:
+        write: Writes one line, given with its line break.
+    """
 
     def __init__(self, write: Callable[[str], object]) -> None:
-        """Args:
-        write: takes one line with its line break.
-        """
         self._write = write
         self._beat = Beat("starting")
         self._every_s, self._due = 0.0, 0.0
@@ -192,12 +214,27 @@ class Beats:
         by_cpu: bool = False,
         every_s: float = BEAT_EVERY_S,
     ) -> None:
-        """Begin a phase. `total` 0: it has no steps. every_s: least time between two of its beats."""
+        """Begin a phase.
+
+        Args:
+            name: The name of the phase.
+            total: How much there is to do; 0 if the phase has no steps.
+            unit: The unit of `total`.
+            detail: Which part of the phase.
+            by_cpu: Whether CPU time counts as progress throughout.
+            every_s: Least time between two beats of the phase, in seconds.
+        """
         self._beat, self._every_s = Beat(name, 0.0, total, unit, detail, by_cpu), every_s
         self._send()
 
     def step(self, done: float, total: float | None = None, detail: str | None = None) -> None:
-        """So much of the phase is done. Cheap: a beat is written for the first step, then when one is due."""
+        """Report a step. Cheap to call: it writes a beat for the first step, then when one is due.
+
+        Args:
+            done: How much of the phase is done.
+            total: How much there is; None if that has not changed.
+            detail: Which part of the phase; None if that has not changed.
+        """
         if time.monotonic() < self._due and self._beat.done:
             return
         total = self._beat.total if total is None else total
@@ -210,21 +247,28 @@ class Beats:
         self._due = time.monotonic() + self._every_s
 
 
-Told = Callable[[float, float], object]
-"""Takes how much of a piece of work is done, and how much there is as far as is known: `Beats.step`."""
+ProgressCallback = Callable[[float, float], object]
+"""Takes how much of the work is done, and how much there is, as far as known: `Beats.step`."""
 
 
-def unheard(done: float, total: float) -> None:
-    """For work that nobody watches."""
+def ignore_progress(_done: float, _total: float) -> None:
+    """Do nothing: the progress callback of work without a listener."""
 
 
 def follow(process: subprocess.Popen[bytes], heartbeat: Heartbeat) -> Generator[bytes, None, None]:
-    """Yield the lines of a worker's standard output as they come, and feed the heartbeat with its beats.
+    """Yield the lines of a worker's standard output as they come, and pass its beats to the heartbeat.
 
-    Beats are yielded as well. The caller ends the process, also after Hung.
+    The caller ends the process, also after Hung.
+
+    Args:
+        process: The worker; its standard output is a pipe.
+        heartbeat: The rule for this worker.
+
+    Yields:
+        Each line without its line break, beats included.
 
     Raises:
-        Hung: the worker fell silent.
+        Hung: The worker fell silent.
     """
     assert process.stdout is not None
     handle, rest = process.stdout.fileno(), b""
@@ -247,7 +291,15 @@ def follow(process: subprocess.Popen[bytes], heartbeat: Heartbeat) -> Generator[
 
 
 def judge(heartbeat: Heartbeat, pid: int) -> None:
-    """Look at a worker now. Raises Hung if it has been silent for too long."""
+    """Check a worker now.
+
+    Args:
+        heartbeat: The rule for this worker.
+        pid: The worker's process id.
+
+    Raises:
+        Hung: It has been silent for too long.
+    """
     heartbeat.look(time.monotonic(), cpu_seconds(pid) if heartbeat.counts_cpu else None)
     if heartbeat.hung:
         raise Hung(heartbeat.words())
@@ -261,20 +313,20 @@ def run_while_alive(
     cwd: str | Path | None = None,
     env: Mapping[str, str] | None = None,
 ) -> subprocess.CompletedProcess[str]:
-    """Run a program that writes no beats to its end, for as long as it uses CPU time.
+    """Run a program that writes no beats; end it if it uses no CPU time for too long.
 
     Args:
-        command: the program and its arguments.
-        doing: the phase, for the text of Hung.
-        silence: the limits; only `load_s` applies.
-        cwd: the folder that it starts in.
-        env: its environment.
+        command: The program and its arguments.
+        doing: The phase, for the text of Hung.
+        silence: The limits; only `load_s` applies.
+        cwd: The folder that it starts in.
+        env: Its environment.
 
     Returns:
-        The exit code and what it printed; bytes that are no text are replaced.
+        The exit code and the output; bytes that are not text are replaced.
 
     Raises:
-        Hung: it used no CPU time for too long. The process has ended.
+        Hung: It used no CPU time for too long. The process has ended.
     """
     with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
         process = subprocess.Popen(
@@ -296,7 +348,7 @@ def run_while_alive(
 
 
 def cpu_seconds(pid: int) -> float | None:
-    """CPU time of a process and its descendants in seconds; None if this machine does not report it."""
+    """Return the CPU time of a process and its descendants in seconds; None if it is not reported."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2]
         ticks = sum(int(field) for field in fields.split()[11:15])  # utime, stime, cutime, cstime

@@ -1,4 +1,4 @@
-"""Judged gates as JUnit XML: what CI servers show as tests."""
+"""Write judged gates as JUnit XML, which CI servers show as tests."""
 
 from __future__ import annotations
 
@@ -6,19 +6,23 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-UNSPEAKABLE = re.compile(r"[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
-"""What XML 1.0 cannot hold, not even escaped."""
+NOT_XML = re.compile(r"[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+"""The characters that XML 1.0 cannot contain, not even escaped."""
 
 
 def junit(judgements: Sequence[Mapping[str, Any]], *, strict: bool) -> str:
-    """One suite, a case for each gate and target; an undecided one is skipped, or failed if `strict`.
+    """Return a JUnit document: one suite, with a case for each gate and target.
 
-    judgements: of gates.json. No times and no host: equal judgements give equal bytes.
+    It contains no times and no host: equal judgements give equal bytes.
+
+    Args:
+        judgements: The judgements of gates.json.
+        strict: Whether an undecided gate is a failed case, not a skipped one.
     """
     from xml.etree import ElementTree as Xml  # slow to load for what a cached run never needs
 
-    failed = [one for one in judgements if fails(one, strict=strict)]
-    skipped = [one for one in judgements if one["status"] == "undecided" and not strict]
+    failed = [judgement for judgement in judgements if fails(judgement, strict=strict)]
+    skipped = [judgement for judgement in judgements if judgement["status"] == "undecided" and not strict]
     suite = Xml.Element(
         "testsuite",
         name="kdpipe gates",
@@ -27,13 +31,15 @@ def junit(judgements: Sequence[Mapping[str, Any]], *, strict: bool) -> str:
         errors="0",
         skipped=str(len(skipped)),
     )
-    for one in judgements:
-        case = Xml.SubElement(suite, "testcase", classname=_clean(one["target"]), name=_clean(title(one)))
-        said = _clean(one["said"])
-        if fails(one, strict=strict):
-            Xml.SubElement(case, "failure", message=said, type=one["status"]).text = said
-        elif one["status"] == "undecided":
-            Xml.SubElement(case, "skipped", message=said)
+    for judgement in judgements:
+        case = Xml.SubElement(
+            suite, "testcase", classname=_clean(judgement["target"]), name=_clean(title(judgement))
+        )
+        message = _clean(judgement["said"])
+        if fails(judgement, strict=strict):
+            Xml.SubElement(case, "failure", message=message, type=judgement["status"]).text = message
+        elif judgement["status"] == "undecided":
+            Xml.SubElement(case, "skipped", message=message)
     suites = Xml.Element("testsuites")
     suites.append(suite)
     Xml.indent(suites)
@@ -41,11 +47,12 @@ def junit(judgements: Sequence[Mapping[str, Any]], *, strict: bool) -> str:
 
 
 def fails(judgement: Mapping[str, Any], *, strict: bool) -> bool:
+    """Return whether a gate fails the run; with `strict`, an undecided gate does."""
     return judgement["status"] == "missed" or (strict and judgement["status"] == "undecided")
 
 
 def title(judgement: Mapping[str, Any]) -> str:
-    """`accuracy_drop against student at most 1 points`, `latency_p50_ms b1 t1 at most 2 ms`."""
+    """Return a gate in words, such as `latency_p50_ms b1 t1 at most 2 ms`."""
     words = [judgement["metric"]]
     if judgement["against"]:
         words.append(f"against {judgement['against']}")
@@ -56,4 +63,4 @@ def title(judgement: Mapping[str, Any]) -> str:
 
 
 def _clean(text: str) -> str:
-    return UNSPEAKABLE.sub("?", text)
+    return NOT_XML.sub("?", text)

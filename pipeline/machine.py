@@ -1,7 +1,7 @@
 """What this machine is: cores, quota, memory, processor, GPUs, clock, installed versions.
 
-The one place that reads these facts. Standard library only: the plan reads it on every run, and the
-program that works on devices carries it.
+Only this module reads these facts. Standard library only: the plan reads them on every run, and the module is
+part of the program for devices.
 """
 
 from __future__ import annotations
@@ -76,12 +76,12 @@ def usable_cores(root: Path = ROOT) -> int:
 
 
 def installed_cores() -> int:
-    """Return the logical CPUs of the whole machine, whoever may use them."""
+    """Return the number of logical CPUs of the whole machine, usable or not."""
     return os.cpu_count() or 1
 
 
 def load_average() -> float | None:
-    """Return the number of runnable processes, averaged over the last minute; None where it is unknown."""
+    """Return the number of runnable processes, averaged over the last minute; None if it is unknown."""
     try:
         return round(os.getloadavg()[0], 2)
     except OSError:
@@ -179,7 +179,7 @@ def gpu_facts() -> dict[str, str]:
     """Return `gpu`, the NVIDIA GPUs' names, sorted, and `driver`, its version; "none" without a driver.
 
     The driver's listing under /proc is read first: that starts no process. Where it is hidden (some
-    containers, WSL), `nvidia-smi` is asked, once a process.
+    containers, WSL), `nvidia-smi` is called, once per process.
     """
     names, driver = _gpus_in_proc()
     if not names:
@@ -192,7 +192,7 @@ def gpu_facts() -> dict[str, str]:
 
 
 def clock() -> dict[str, Any]:
-    """Describe the clock that latencies are taken with: its stated resolution and its smallest step seen."""
+    """Describe the clock for latencies: its nominal resolution and its smallest observed step, in ns."""
     return {
         "resolution_ns": round(time.get_clock_info("perf_counter").resolution * 1e9, 3),
         "smallest_step_ns": min(_clock_step_ns() for _ in range(1000)),
@@ -205,7 +205,7 @@ def clock() -> dict[str, Any]:
 def installed_versions(names: Iterable[str]) -> dict[str, str]:
     """Return the versions of those distributions that are installed, without importing anything.
 
-    They are read off the names of the folders on `sys.path`; the first one wins, as it does for
+    The versions come from the names of the folders on `sys.path`; the first one counts, the way it does for
     an import.
     """
     by_normal_name = {_normal(name): name for name in names}
@@ -220,11 +220,14 @@ def installed_versions(names: Iterable[str]) -> dict[str, str]:
 # Descriptions made of the above
 
 
-def identity(settings: object = None) -> dict[str, str]:
-    """Return what of this machine a latency depends on: the kind of machine, never its name.
+def identity(settings: object = None) -> dict[str, str]:  # noqa: ARG001 - the engine passes it
+    """Return the properties of this machine that a latency depends on: never its name.
 
     Equal boards of a fleet have equal identities, so they share results. It is part of the key of stage
-    `measure`. The engine passes `settings`; they are not read.
+    `measure`.
+
+    Args:
+        settings: Not read; the engine passes them to every such function.
     """
     return {
         "cpu": cpu_model(),
@@ -236,7 +239,7 @@ def identity(settings: object = None) -> dict[str, str]:
 
 
 def describe() -> dict[str, Any]:
-    """Return `identity` and the state of the machine, as a scorecard prints them."""
+    """Return `identity` and the state of the machine, for a scorecard."""
     return {
         **identity(),
         "cpu_flags": cpu_flags(),
@@ -251,7 +254,7 @@ def _cgroup_folders(root: Path, controller: str) -> Iterator[Path]:
     """Yield the folders of this process's control group and of all groups above it.
 
     Args:
-        root: the root of the file system (a test gives its own).
+        root: The root of the file system (a test gives its own).
         controller: "" for version 2, else the name of a version 1 controller.
     """
     mount = root / "sys/fs/cgroup"
@@ -282,7 +285,7 @@ def _quota_v1(folder: Path) -> float | None:
 
 
 def _gpus_in_proc() -> tuple[list[str], str]:
-    """Read the NVIDIA driver's own listing under /proc; no library is loaded."""
+    """Read the NVIDIA driver's own listing under /proc, without loading a library."""
     names = []
     for file in sorted((ROOT / "proc/driver/nvidia/gpus").glob("*/information")):
         match = re.search(r"^Model:\s*(.+)$", _read(file), re.MULTILINE)
@@ -294,7 +297,7 @@ def _gpus_in_proc() -> tuple[list[str], str]:
 
 @functools.cache
 def _query_smi(*fields: str) -> list[list[str]]:
-    """Ask the driver's tool for one row of fields a GPU; [] where it is absent or fails."""
+    """Return one row of fields for each GPU from `nvidia-smi`; [] if it is absent or fails."""
     tool = shutil.which("nvidia-smi")
     if not tool:
         return []

@@ -1,9 +1,9 @@
-"""A program: one command line of kdpipe on some of this machine's cores.
+"""Run one command line of kdpipe on some of this machine's cores.
 
     python -P -m pipeline.on_cores 0,1 - distill profile.yaml …
 
-is `kdpipe distill profile.yaml …` on the cores 0 and 1; `-` stands for all cores. The second word is a
-file with the pickled profile, `-` for none: a profile that was edited in the meantime is not read again.
+runs `kdpipe distill profile.yaml …` on the cores 0 and 1; `-` means all cores. The second word is a file with
+the pickled profile, `-` for none. So a profile that was edited in the meantime is not read again.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ def main(words: Sequence[str]) -> int:
     cores, profile, *rest = words
     if cores != "-" and hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, {int(core) for core in cores.split(",")})
-    # The file was written by the process that started this one, into its own scratch folder.
-    loaded = None if profile == "-" else pickle.loads(Path(profile).read_bytes())
+    # The process that started this one wrote the file into its own scratch folder.
+    loaded = None if profile == "-" else pickle.loads(Path(profile).read_bytes())  # noqa: S301 - a file of the parent
     return kdpipe(rest, loaded)
 
 

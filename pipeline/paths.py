@@ -18,7 +18,7 @@ def expand(text: str) -> Path:
         text: A path as the profile has it.
 
     Raises:
-        ValueError: A variable is not set, or the home folder is not known; the text says which.
+        ValueError: A variable is not set, or the home folder is not known; the text has the name.
     """
     expanded = os.path.expandvars(text)
     try:

@@ -1,7 +1,7 @@
-"""What installed packages add through entry points; "module:name" references. Light: standard library alone.
+"""Find and import the plug-ins of installed packages (entry points), and "module:name" references.
 
-Looking for entry points takes longer than all that happens before a stage runs, so it is asked for only
-where a name is not built in.
+Standard library only. Looking for entry points takes longer than everything else before a stage runs, so
+callers do it only for a name that is not built in.
 """
 
 from __future__ import annotations
@@ -14,20 +14,24 @@ if TYPE_CHECKING:
 
 
 def installed(group: str) -> dict[str, EntryPoint]:
-    """By name, sorted, what installed packages offer in an entry-point group; nothing of it is imported.
+    """Return the entry points of installed packages in a group, by name, sorted. Import none of them.
 
-    Of several packages that offer the same name the first on the path counts.
+    If several packages have the same name, the first on the import path counts.
     """
     from importlib.metadata import entry_points  # slow to import
 
-    found: dict[str, EntryPoint] = {}
+    points: dict[str, EntryPoint] = {}
     for point in sorted(entry_points(group=group), key=lambda point: point.name):
-        found.setdefault(point.name, point)
-    return found
+        points.setdefault(point.name, point)
+    return points
 
 
 def load(point: EntryPoint) -> Any:
-    """What an entry point names. Raises ImportError that says what its package raised, whatever it was."""
+    """Import the object of an entry point.
+
+    Raises:
+        ImportError: Its package raised an exception of any kind, which the text contains.
+    """
     try:
         return point.load()
     except Exception as error:
@@ -35,16 +39,21 @@ def load(point: EntryPoint) -> Any:
 
 
 def owner(point: EntryPoint) -> str:
-    """The package that brings an entry point, with its version."""
+    """Return the package that declares an entry point, with its version."""
     return f"{point.dist.name} {point.dist.version}" if point.dist else "an installed package"
 
 
 def place(point: EntryPoint) -> str:
-    """Where an entry point is declared, for an error's `where`."""
+    """Return where an entry point is declared, for an error's `where`."""
     return f"{owner(point)}, entry point {point.name} = {point.value} of group {point.group}"
 
 
 def imported(reference: str) -> Any:
-    """What "module:name" names. Raises ImportError or AttributeError if there is no such thing."""
+    """Import the object at "module:name".
+
+    Raises:
+        ImportError: There is no such module, or it cannot be imported.
+        AttributeError: The module has no such name.
+    """
     module, _, name = reference.partition(":")
     return getattr(importlib.import_module(module), name)

@@ -1,7 +1,7 @@
 """Start the command line, unless another package hides one of kdpipe's.
 
 Python imports the first package of a name on its path. A user's own `stages/` or `pipeline.py` that comes
-before kdpipe's would be imported in its place, so this is checked before anything else is imported.
+before kdpipe's would be imported instead, so `start` checks this before it imports anything else.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def start() -> int:
 
 
 def hiding_file(name: str) -> Path | None:
-    """Return the file that Python would import in place of kdpipe's package `name`, or None."""
+    """Return the file that Python would import instead of kdpipe's package `name`, or None."""
     spec = PathFinder.find_spec(name)
     if spec is None or spec.origin is None:
         return None

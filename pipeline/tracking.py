@@ -1,7 +1,7 @@
-"""A run in MLflow's books, where `--track URI` asks for it: what the profile said, what came out.
+"""Log a run to MLflow (`--track URI`): the profile's settings, the metrics and the reports.
 
-It is told after the run and in one go, so that no server can slow a run down or stop it. Nothing but
-this module imports mlflow, and its own telemetry stays off.
+It is logged after the run, all at once, so that no server can slow a run down or stop it. Only this module
+imports mlflow, and MLflow's own telemetry stays off.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from pipeline.running.run_state import StageResult
 
 PARAMETER_CHARACTERS, KEY_CHARACTERS = 6000, 250
-PARAMETERS_A_CALL, METRICS_A_CALL = 100, 1000
+PARAMETERS_PER_CALL, METRICS_PER_CALL = 100, 1000
 """MLflow's limits (mlflow/utils/validation.py)."""
 
 HISTORY_BYTES = 1 << 20
@@ -37,18 +37,24 @@ ARTIFACTS = {"measure": ("scorecard.json",), "report": ("summary.json", "MODEL_C
 _DATABASES = ("sqlite", "mysql", "postgresql", "mssql")
 _ENVIRONMENT = {"MLFLOW_DISABLE_TELEMETRY": "true", "DO_NOT_TRACK": "true"}
 _DEFAULTS = {
-    # A server that is away is given up after seconds; MLflow's own patience is minutes.
+    # Give up on an unreachable server after seconds; MLflow's own defaults take minutes.
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
-    # Newer releases refuse a plain folder unless told; here the user named it.
+    # Newer releases refuse a plain folder without this; here the user chose it.
     "MLFLOW_ALLOW_FILE_STORE": "true",
 }
 
 
 class Tracking:
-    """Where a run will be told. Made before the run, so that a missing package stops nobody half-way.
+    """Logs one run to MLflow. Construct it before the run, so that a missing package is an early error.
 
-    Raises UsageError if a Python package is missing.
+    Args:
+        uri: The address of the MLflow server, database or folder.
+        profile: The profile of the run.
+        console: Receives the warning if logging fails.
+
+    Raises:
+        UsageError: A Python package is missing.
     """
 
     def __init__(self, uri: str, profile: Profile, console: Console) -> None:
@@ -60,20 +66,24 @@ class Tracking:
         if re.match(rf"({'|'.join(_DATABASES)})(\+\w+)?:", uri):
             _require("sqlalchemy", "mlflow with its databases", "pip install mlflow")
 
-    def tell(self, results: Sequence[StageResult], *, failed: bool = False) -> None:
-        """Logs one MLflow run. Whatever goes wrong becomes a warning: the run itself is over."""
+    def log_run(self, results: Sequence[StageResult], *, failed: bool = False) -> None:
+        """Log the run to MLflow. Every failure becomes a warning: the run itself is over.
+
+        Args:
+            results: The results of the run's stages; without any, nothing is logged.
+            failed: Whether the run ended in an error.
+        """
         if not results:
             return
         try:
-            with guarded_output(self._console):
-                self._tell(results, failed)
+            with guarded_output():
+                self._log_run(results, failed)
         except Exception as error:  # each of MLflow's stores has its own family of errors
-            said = f"{type(error).__name__}: {error}".replace(self.uri, _shown(self.uri)).split("\n", 1)[0][
-                :300
-            ]
-            self._console.warn(f"tracking at {_shown(self.uri)} failed; the run is unaffected ({said})")
+            uri = _without_password(self.uri)
+            reason = f"{type(error).__name__}: {error}".replace(self.uri, uri).split("\n", 1)[0]
+            self._console.warn(f"tracking at {uri} failed; the run is unaffected ({reason[:300]})")
 
-    def _tell(self, results: Sequence[StageResult], failed: bool) -> None:
+    def _log_run(self, results: Sequence[StageResult], failed: bool) -> None:
         os.environ.update(_ENVIRONMENT)
         for name, value in _DEFAULTS.items():
             os.environ.setdefault(name, value)
@@ -92,10 +102,10 @@ class Tracking:
             metrics = [Metric(name, value, now, step) for name, value, step in _metrics(results)]
             parameters = [Param(*each) for each in _parameters(self._profile.keyed)]
             client.log_batch(run, tags=[RunTag(*each) for each in _tags(results)])
-            for start in range(0, len(parameters), PARAMETERS_A_CALL):
-                client.log_batch(run, params=parameters[start : start + PARAMETERS_A_CALL])
-            for start in range(0, len(metrics), METRICS_A_CALL):
-                client.log_batch(run, metrics=metrics[start : start + METRICS_A_CALL])
+            for start in range(0, len(parameters), PARAMETERS_PER_CALL):
+                client.log_batch(run, params=parameters[start : start + PARAMETERS_PER_CALL])
+            for start in range(0, len(metrics), METRICS_PER_CALL):
+                client.log_batch(run, metrics=metrics[start : start + METRICS_PER_CALL])
             for result in results:
                 for name in ARTIFACTS.get(result.name, ()):
                     if result.path and (result.path / name).is_file():
@@ -106,16 +116,16 @@ class Tracking:
 
 
 def _experiment(client: Any, name: str) -> str:
-    """The experiment of that name, made unless it is there."""
-    found = client.get_experiment_by_name(name)
-    if found is None:
+    """Return the id of the experiment of that name; make it unless it exists."""
+    experiment = client.get_experiment_by_name(name)
+    if experiment is None:
         try:
             return str(client.create_experiment(name))
         except Exception:
-            found = client.get_experiment_by_name(name)  # another run may have made it just now
-            if found is None:
+            experiment = client.get_experiment_by_name(name)  # another run may just have made it
+            if experiment is None:
                 raise
-    return str(found.experiment_id)
+    return str(experiment.experiment_id)
 
 
 def _parameters(sections: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
@@ -125,7 +135,7 @@ def _parameters(sections: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 
 
 def _metrics(results: Sequence[StageResult]) -> Iterator[tuple[str, float, int]]:
-    """Name, value and step: the stages' figures, what they took, and the curves of the trainings."""
+    """Yield name, value and step of the stages' metrics, their seconds, and the curves of the trainings."""
     for result in results:
         for name, value in _flat(result.metrics, result.name):
             if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
@@ -158,7 +168,7 @@ def _tags(results: Sequence[StageResult]) -> Iterator[tuple[str, str]]:
 
 
 def _flat(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
-    """The leaves of nested mappings by dotted name; a list is a leaf."""
+    """Yield the leaves of nested mappings with their dotted names; a list is a leaf."""
     if isinstance(value, Mapping) and (value or not name):
         for key, entry in value.items():
             yield from _flat(entry, f"{name}.{key}" if name else str(key))
@@ -167,7 +177,7 @@ def _flat(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def _key(name: str) -> str:
-    """The name with what MLflow allows in it, on any system."""
+    """Return the name with only the characters that MLflow allows on every system."""
     return re.sub(r"[^\w. -]", "_", name, flags=re.ASCII)[:KEY_CHARACTERS]
 
 
@@ -176,7 +186,7 @@ def _require(module: str, package: str, hint: str) -> None:
         raise UsageError(f"--track needs the Python package {package}", why="it is not installed", hint=hint)
 
 
-def _shown(uri: str) -> str:
+def _without_password(uri: str) -> str:
     return re.sub(r"//[^/@]*@", "//***@", uri)
 
 

@@ -1,6 +1,6 @@
-"""The stages, in order: the one table through which the engine knows them.
+"""The table of the stages, in order, for the engine.
 
-Light: importing it imports no stage and nothing heavy.
+Importing it imports no stage and nothing heavy.
 """
 
 from __future__ import annotations
@@ -8,16 +8,16 @@ from __future__ import annotations
 from pipeline.stage import Conditional, Stage
 
 NETWORKS = ("torch", "torchvision", "timm", "pillow")
-"""Distributions that decide what a network computes: kernels, architectures, decoding of images. Lightning
-Fabric only passes on what PyTorch does, and another NumPy at most draws another order of the images."""
+"""Distributions that affect what a network computes: kernels, architectures, decoding of images. Not listed
+are Lightning Fabric, which only calls PyTorch, and NumPy, which at most gives another order of the images."""
 
 ONNX_RUNTIME = ("onnxruntime", "onnxruntime-gpu")
-"""Either brings the module `onnxruntime`."""
+"""Each of them contains the module `onnxruntime`."""
 
 STAGES: tuple[Stage, ...] = (
     Stage(
         name="train",
-        summary="Train the teacher, or load it.",
+        summary="Train the teacher, or load a trained one.",
         module="stages.train",
         version=1,
         inputs=(),
@@ -29,7 +29,7 @@ STAGES: tuple[Stage, ...] = (
     ),
     Stage(
         name="distill",
-        summary="Distil the student from the teacher.",
+        summary="Distill the teacher into the student.",
         module="stages.distill",
         version=1,
         inputs=("train",),
@@ -41,7 +41,7 @@ STAGES: tuple[Stage, ...] = (
     ),
     Stage(
         name="evaluate",
-        summary="Judge teacher and student on the test images.",
+        summary="Evaluate teacher and student on the test images.",
         module="stages.evaluate",
         version=1,
         inputs=("train", "distill"),
@@ -52,7 +52,7 @@ STAGES: tuple[Stage, ...] = (
     ),
     Stage(
         name="export",
-        summary="Export teacher and student to ONNX and prove that they agree with PyTorch.",
+        summary="Export teacher and student to ONNX, and check that they agree with PyTorch.",
         module="stages.export",
         version=1,
         inputs=("train", "distill"),
@@ -62,7 +62,7 @@ STAGES: tuple[Stage, ...] = (
     ),
     Stage(
         name="quantize",
-        summary="Quantize the student's ONNX file to INT8, one recipe for each family of targets.",
+        summary="Quantize the student to INT8, with one recipe for each family of targets.",
         module="stages.quantize",
         version=4,
         inputs=("train", "distill", "export"),
@@ -86,9 +86,9 @@ STAGES: tuple[Stage, ...] = (
     ),
     Stage(
         name="measure",
-        summary="Measure accuracy, latency, memory and size of the very files that ship.",
+        summary="Measure accuracy, latency, memory and size of the files that ship.",
         module="stages.measure",
-        version=7,
+        version=8,
         inputs=("build", "evaluate"),
         reads=("data", "measure"),
         data=True,
@@ -97,9 +97,9 @@ STAGES: tuple[Stage, ...] = (
     ),
     Stage(
         name="gate",
-        summary="Judge the profile's limits on what was measured, and name the target to ship.",
+        summary="Check the measurements against the profile's limits, and pick the target to ship.",
         module="stages.gate",
-        version=2,
+        version=3,
         inputs=("evaluate", "measure"),
         reads=("gates",),
     ),
@@ -113,9 +113,9 @@ STAGES: tuple[Stage, ...] = (
     ),
     Stage(
         name="report",
-        summary="Write the report: one self-contained HTML page.",
+        summary="Write the report: one self-contained HTML page, a summary and a model card.",
         module="stages.report",
-        version=6,
+        version=7,
         inputs=(
             "train",
             "distill",
@@ -128,46 +128,46 @@ STAGES: tuple[Stage, ...] = (
             "package",
         ),
         reads=("name", "report"),
-        tells_history=True,
+        reads_history=True,
     ),
 )
-"""Every stage after the stages it reads."""
+"""The stages; each comes after the stages that it reads."""
 
 COMPARE = Stage(
     name="compare",
-    summary="Say what each method gained on the student alone, and how sure that is.",
+    summary="Compare each method's gain over plain training, with confidence intervals.",
     module="stages.compare",
-    version=1,
+    version=2,
     inputs=("train", "distill"),
     reads=("compute", "data", "evaluate"),
     data=True,
     libraries=NETWORKS,
     patch_releases=False,
 )
-"""What `kdpipe compare` makes of many runs of `distill`; no part of the line, so not in STAGES."""
+"""The stage of `kdpipe compare`, for many runs of `distill`; no run of a profile contains it."""
 
 DEBUG_LINE = "stages.debugging.line:debug_line"
-"""The function that looks into every conversion of a profile's artefacts, for `kdpipe debug`."""
+"""The function that examines every conversion of a profile's artefacts, for `kdpipe debug`."""
 
 DEBUG_PAIR = "stages.debugging.pair:debug_pair"
-"""The function that looks into two ONNX files, for `kdpipe debug --onnx`."""
+"""The function that compares two ONNX files, for `kdpipe debug --onnx`."""
 
 UNPROVED = ("export.prove=false", "quantize.prove=false", "build.prove=false")
-"""What `--set` says for conversions that are to be looked into although their proofs fail."""
+"""The overrides for `kdpipe debug`: it examines conversions although their proofs fail."""
 
 DEVICE = Stage(
     name="device",
-    summary="The scorecard of a device, from the samples that were taken there.",
+    summary="Compute the scorecard of a device from the samples that were taken there.",
     module="stages.device",
     version=4,
     inputs=("evaluate", "export", "quantize", "measure", "package"),
     reads=("build", "measure"),
     data=True,
 )
-"""What `kdpipe device measure` makes; no part of the line, so not in STAGES."""
+"""The stage of `kdpipe device measure`; no run of a profile contains it."""
 
 DEVICE_PROGRAM = "stages.devices.program:program"
-"""The function that gives the bytes of the program that works on a device."""
+"""The function that returns the bytes of the program for devices."""
 
 DEVICE_SOURCES = "stages.devices.sources:prepare"
 """The function that writes the ONNX files from which a device builds its engines."""
@@ -176,19 +176,20 @@ DEVICE_IMAGES = "stages.devices.images:write"
 """The function that writes the test images that are sent to a device."""
 
 PICK = "stages.gating.picking:pick"
-"""The function that names the target to ship, for devices that were measured."""
+"""The function that picks the target to ship, for devices that were measured."""
 
 JUDGE_THERE = "stages.gating.on_devices:judge_there"
 """The function that judges gates on what was measured on a device."""
 
 METHODS_FIT = "stages.comparing.fit:why_unfit"
-"""The function that says why methods cannot be used with a profile's two networks, for `kdpipe compare`."""
+"""The function that returns why methods cannot be used with a profile's two networks, for `kdpipe
+compare`."""
 
 PROFILE_SETTINGS = "stages.settings:profile_model"
-"""The function that makes the profile's typed model, named so that it is imported when needed."""
+"""The function that builds the profile's typed model."""
 
 DATA_FINGERPRINT = "stages.data.fingerprint:fingerprint"
-"""The light function that tells a data set by its content, without reading images."""
+"""The light function that returns the fingerprint of a data set's content, without reading images."""
 
 TRIAL = "stages.runtimes.trial"
-"""The module that `kdpipe doctor` runs in processes of its own, to try what this machine can do."""
+"""The module that `kdpipe doctor` runs in child processes, to try what works on this machine."""

@@ -24,7 +24,7 @@ BUILT_THERE = ("model.engine", "engine.json", "timing.cache")
 
 
 def run(context: Context) -> Metrics:
-    """Leaves `scorecard.json`, `samples/`, `logs/`, `golden/` and `engines/` (docs/artefacts.md).
+    """Leaves `scorecard.json`, `samples/`, `logs/`, `golden/` and `engines/` (docs/reference/artefacts.md).
 
     `context.settings.device` says `facts` (of the device), `targets`, `skipped` (by target, why it was
     not sent), and how many test `images` were run there. `context.inputs`: the stages that DEVICE reads,

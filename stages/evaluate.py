@@ -30,7 +30,7 @@ DIGITS = 6
 
 
 def run(context: Context) -> Metrics:
-    """Leaves `metrics.json` (docs/artefacts.md). Reads `train` and `distill`."""
+    """Leaves `metrics.json` (docs/reference/artefacts.md). Reads `train` and `distill`."""
     settings = context.settings
     data = load(settings.data)
     for note in data.notes:

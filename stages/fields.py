@@ -1,6 +1,6 @@
 """How a setting is declared: typed, with a default, a range, a unit and a line of help.
 
-Light: imports pydantic alone. The schema, `docs/profile.md`, validation and the help texts are
+Light: imports pydantic alone. The schema, `docs/reference/profile.md`, validation and the help texts are
 all made from these declarations.
 """
 
@@ -43,7 +43,7 @@ def setting(
 ) -> Any:
     """Declares one setting.
 
-    help: one line, shown in `docs/profile.md`, the schema and editors.
+    help: one line, shown in `docs/reference/profile.md`, the schema and editors.
     unit: of the value ("s", "images", "points").
     keyed: False for what does not change an artefact (a folder's place: its content counts).
     limits: pydantic's constraints (`ge`, `gt`, `le`, `lt`, `min_length`, `pattern`).

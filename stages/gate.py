@@ -1,12 +1,14 @@
-"""gate: the profile's limits judged on what was measured, and the target to ship under them.
+"""gate: judge the profile's limits on what was measured, and choose the target to ship.
 
-Leaves `gates.json` and `junit.xml`. A missed gate fails no stage: the run goes on to the bundle and the
-report, and ends with exit code 3.
+Writes `gates.json` and `junit.xml`. A missed gate does not fail the stage: the run continues with the bundle
+and the report, and ends with exit code 3.
 """
 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from pipeline.json_files import write_json
 from pipeline.junit import junit
@@ -16,7 +18,7 @@ from stages.gating.picking import pick
 
 
 def run(context: Context) -> Metrics:
-    """Reads `evaluate` and `measure`."""
+    """Judge the gates on the artefacts of `evaluate` and `measure`, and choose the target to ship."""
     gates = context.settings.gates
     measured = judging.read(context.inputs["measure"], context.inputs["evaluate"])
     judgements = judging.judge(gates, measured)
@@ -27,8 +29,8 @@ def run(context: Context) -> Metrics:
         judgements=judgements,
         comparisons=measured.scorecard["comparisons"],
     )
-    counts = Counter(one["status"] for one in judgements)
-    found = {
+    counts = Counter(judgement["status"] for judgement in judgements)
+    document = {
         "schema_version": 1,
         "gates": [gate.model_dump(mode="json") for gate in gates],
         "passed": counts["passed"],
@@ -37,12 +39,16 @@ def run(context: Context) -> Metrics:
         "judgements": judgements,
         "pick": choice,
     }
-    write_json(context.output / "gates.json", found)
+    write_json(context.output / "gates.json", document)
     (context.output / "junit.xml").write_text(junit(judgements, strict=False), encoding="utf-8")
     return {
         "gates": len(gates),
         "passed": counts["passed"],
-        "gates_missed": [one["said"] for one in judgements if one["status"] == "missed"],
-        "gates_undecided": [one["said"] for one in judgements if one["status"] == "undecided"],
+        "gates_missed": _sentences(judgements, "missed"),
+        "gates_undecided": _sentences(judgements, "undecided"),
         "pick": choice["target"],
     }
+
+
+def _sentences(judgements: Sequence[Mapping[str, Any]], status: str) -> list[str]:
+    return [judgement["said"] for judgement in judgements if judgement["status"] == status]

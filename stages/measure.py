@@ -1,9 +1,9 @@
-"""measure: the latency profile of every built target, and its accuracy by that very file.
+"""measure: latency, memory, size and accuracy of every built target, by the file that ships.
 
-Teacher's baseline first, then every target of the student. Each measurement has a fresh process
-bound to its cores: latency and peak memory at every batch size and thread count, latency under
-scheduled arrivals, and the logits of the whole test set, from which accuracy and agreement
-follow. Targets of one runtime are then timed in turns, to say which is faster.
+The teacher's baseline is first, then every target of the student. Each measurement has a new process, bound
+to its cores: latency and peak memory at every batch size and thread count, latency under scheduled arrivals,
+and the logits of the whole test set, from which accuracy and agreement are computed. Then targets of one
+runtime are timed in turns, to decide which is faster.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ from pipeline.heartbeat import Beat
 from pipeline.json_files import write_json
 from pipeline.stage import Context, Metrics, Progress
 from stages.data import load as data
-from stages.gating.picking import pick
-from stages.measuring import launch, pairs, scorecard
+from stages.measuring import comparisons, launch, scorecard
 from stages.measuring.launch import Subject
 from stages.measuring.settings import MeasureSettings
 from stages.measuring.worker import WARM_UP
 from stages.runtimes import registry
 from stages.statistics.intervals import paired_difference
-from stages.statistics.steadiness import RULE
+from stages.statistics.steadiness import STEADY_RULE
 
 
 def run(context: Context) -> Metrics:
+    """Measure the targets; write scorecard.json, raw samples, predictions and golden outputs."""
     settings = context.settings
     build_folder, evaluate_folder = context.inputs["build"], context.inputs["evaluate"]
     build = _read(build_folder / "build.json")
@@ -72,44 +72,48 @@ def run(context: Context) -> Metrics:
         folder = build_folder / target["folder"]
         subject = Subject(target, cards[target["model"]], folder, images_file, context.work)
         subjects.append(subject)
-        watched = Watched(context.progress, settings.measure, subject, done, len(targets))
-        found = _measure(subject, settings.measure, row, context.output / "samples", watched)
-        logits[target["model"], target["target"]] = found
-        row.update(scorecard.accuracy(found, test.labels))
-        np.save(context.output / "predictions" / f"{subject.slug}.npy", found.argmax(axis=1).astype(np.int32))
-        np.save(context.output / "golden" / f"{subject.slug}.npy", found[golden])
+        reporter = TargetProgress(context.progress, settings.measure, subject, done, len(targets))
+        outputs = _measure(subject, settings.measure, row, context.output / "samples", reporter)
+        logits[target["model"], target["target"]] = outputs
+        predictions = outputs.argmax(axis=1)
+        row.update(scorecard.top1(predictions, test.labels))
+        np.save(context.output / "predictions" / f"{subject.slug}.npy", predictions.astype(np.int32))
+        np.save(context.output / "golden" / f"{subject.slug}.npy", outputs[golden])
     context.progress.update(len(targets), len(targets), "targets")
 
     _compare(rows, logits, judged, test.labels)
-    comparisons = pairs.measure(
+    compared = comparisons.measure(
         subjects,
         settings.measure,
         context.output / "samples",
         context.progress,
         earlier=earlier,
     )
-    recommendation = pick(rows, float_top1=judged["student"]["top1"], comparisons=comparisons)
     card_json = {
         "schema_version": 1,
         "machine": machine.describe(),
         "settings": settings.measure.model_dump(mode="json", exclude={"reference"}),
         "test_images": len(test.labels),
         "float_top1": {"teacher": judged["teacher"]["top1"], "student": judged["student"]["top1"]},
-        "steady_state_rule": RULE,
+        "steady_state_rule": STEADY_RULE,
         "rows": rows,
-        "comparisons": comparisons,
+        "comparisons": compared,
         "distillation": judged["distillation"],
-        "recommendation": recommendation,
     }
     write_json(context.output / "scorecard.json", card_json)
-    return _metrics(rows, recommendation, judged)
+    return _metrics(rows, judged)
 
 
 @dataclass(frozen=True)
-class Watched:
-    """Passes the beats of the workers that measure a target on as progress: images done, or the time left.
+class TargetProgress:
+    """A listener that reports the beats of a target's workers as progress: images done, or the time left.
 
-    done, total: how many targets are measured, and how many there are.
+    Attributes:
+        progress: Where to report.
+        measure: How the target is measured.
+        subject: The target.
+        done: How many targets have been measured.
+        total: How many there are.
     """
 
     progress: Progress
@@ -119,14 +123,19 @@ class Watched:
     total: int
 
     def __call__(self, beat: Beat, **combination: int | float) -> None:
-        """combination: what of the target is measured: batch, threads, rate."""
+        """Report a beat.
+
+        Args:
+            beat: Of the worker.
+            combination: What is measured now: batch, threads, rate.
+        """
         figures: dict[str, int | float | str] = {"target": self.subject.slug.replace("-", "/", 1)}
         figures |= {**combination, "phase": beat.phase, "of": f"{self.done + 1}/{self.total} targets"}
         if not beat.total:
             self.progress.update(self.done, self.total, "targets", **figures)
         elif beat.unit == "s":
             left_s = beat.total - beat.done
-            if beat.phase == WARM_UP:  # it ends when latencies are steady, most likely at its shortest
+            if beat.phase == WARM_UP:  # it ends when latencies are steady, usually after its minimum
                 left_s = max(self.measure.warmup_s - beat.done, 0.0) + self.measure.duration_s
             share = 100.0 * min(beat.done / beat.total, 1.0)
             self.progress.update(round(share, 1), 100.0, "%", **figures, eta_s=round(max(left_s, 0.0), 1))
@@ -135,17 +144,17 @@ class Watched:
 
 
 def _measure(
-    subject: Subject, measure: MeasureSettings, row: dict[str, Any], samples: Path, watched: Watched
+    subject: Subject, measure: MeasureSettings, row: dict[str, Any], samples: Path, reporter: TargetProgress
 ) -> np.ndarray:
-    """Fills the row from a worker for each figure; returns the logits (n, classes) of the test images."""
+    """Fill the row, with a worker for each figure; return the logits (n, classes) of the test images."""
     results = []
     for threads in measure.threads:
         for batch in measure.batch_sizes:
-            if not subject.takes(batch):
+            if not subject.accepts_batch(batch):
                 continue
-            heard = partial(watched, batch=batch, threads=threads)
+            report = partial(reporter, batch=batch, threads=threads)
             result, output = launch.run(
-                subject, measure, "latency", heard=heard, batch=batch, threads=threads
+                subject, measure, "latency", on_beat=report, batch=batch, threads=threads
             )
             results.append(result)
             name = f"{subject.slug}-b{batch}-t{threads}"
@@ -153,9 +162,9 @@ def _measure(
             shutil.copyfile(output / "cpu.npy", samples / f"{name}-cpu.npy")
     if results:
         _fill(row, results)
-    row["open_loop"] = _under_load(subject, measure, samples, watched)
-    # The last thread count, as one who listed several most likely has the most cores to give.
-    _, output = launch.run(subject, measure, "accuracy", heard=watched, threads=measure.threads[-1])
+    row["open_loop"] = _under_load(subject, measure, samples, reporter)
+    # A profile with several thread counts usually lists the largest, for which there are cores, last.
+    _, output = launch.run(subject, measure, "accuracy", on_beat=reporter, threads=measure.threads[-1])
     logits: np.ndarray = np.load(output / "logits.npy")
     return logits
 
@@ -163,42 +172,44 @@ def _measure(
 def _earlier(
     measure: MeasureSettings, card: dict[str, Any], images: Path, context: Context
 ) -> dict[str, Subject]:
-    """The targets of the bundle that the profile names as reference and that run here."""
+    """Return the targets of the profile's reference bundle that run on this machine."""
     if not measure.reference:
         return {}
-    from stages.measuring import reference
+    from stages.measuring import reference_bundle
 
-    found = reference.subjects(measure.reference, card, images, context.work)
-    return reference.runnable(found, context.progress)
+    bundle = reference_bundle.subjects(measure.reference, card, images, context.work)
+    return reference_bundle.runnable(bundle, context.progress)
 
 
 def _under_load(
-    subject: Subject, measure: MeasureSettings, samples: Path, watched: Watched
+    subject: Subject, measure: MeasureSettings, samples: Path, reporter: TargetProgress
 ) -> list[dict[str, Any]]:
-    """An entry a rate of arrivals, at the first batch size and thread count."""
+    """Return one entry per arrival rate, at the first batch size and thread count."""
     batch, threads = measure.batch_sizes[0], measure.threads[0]
     entries: list[dict[str, Any]] = []
-    if not subject.takes(batch):
+    if not subject.accepts_batch(batch):
         return entries
     for rate in measure.arrival_rates:
         entry, output = launch.run(
             subject,
             measure,
             "open_loop",
-            heard=partial(watched, batch=batch, threads=threads, rate=rate),
+            on_beat=partial(reporter, batch=batch, threads=threads, rate=rate),
             batch=batch,
             threads=threads,
             rate_per_s=rate,
         )
         entries.append(entry)
-        kept = f"{subject.slug}-b{batch}-t{threads}-at{rate:g}.npy"
-        shutil.copyfile(output / "served.npy", samples / kept)
+        file_name = f"{subject.slug}-b{batch}-t{threads}-at{rate:g}.npy"
+        shutil.copyfile(output / "served.npy", samples / file_name)
     return entries
 
 
 def _fill(row: dict[str, Any], results: list[dict[str, Any]]) -> None:
-    """From the results of every combination: the first one's where a row holds one figure alone,
-    memory the highest."""
+    """Fill the row from the results of all combinations.
+
+    Where a row has a single value, it is that of the first combination; of memory it is the highest.
+    """
     first = results[0]
     row["latency"] = [result["entry"] for result in results]
     row["throughput_ips"] = max(entry["throughput_ips"] for entry in row["latency"])
@@ -220,22 +231,25 @@ def _compare(
     judged: dict[str, Any],
     labels: np.ndarray,
 ) -> None:
-    """Agreement with teacher and float network, the accuracy lost against that network by PyTorch, and speed
-    against the teacher's baseline."""
+    """Fill each row's agreement with teacher and float network, its change in accuracy, and its speed-up.
+
+    Accuracy is compared with the same network's in PyTorch, speed with the teacher's baseline.
+    """
     predictions = {role: np.asarray(judged[role]["predictions"]) for role in ("teacher", "student")}
     baseline = next((r for r in rows if r["model"] == "teacher" and r["latency"]), None)
     for row in rows:
-        found = logits.get((row["model"], row["target"]))
-        if found is None:
+        outputs = logits.get((row["model"], row["target"]))
+        if outputs is None:
             continue
-        row["agreement"] = scorecard.agreement(found, predictions["teacher"])
-        row["agreement_with_float"] = scorecard.agreement(found, predictions[row["model"]])
-        right, before = found.argmax(axis=1) == labels, predictions[row["model"]] == labels
+        predicted = outputs.argmax(axis=1)
+        row["agreement"] = scorecard.agreement(predicted, predictions["teacher"])
+        row["agreement_with_float"] = scorecard.agreement(predicted, predictions[row["model"]])
+        right, before = predicted == labels, predictions[row["model"]] == labels
         row["against_float"] = paired_difference(right, before)
         row["speedup"] = scorecard.speedup(row, baseline)
 
 
-def _metrics(rows: list[dict[str, Any]], recommendation: dict[str, Any], judged: dict[str, Any]) -> Metrics:
+def _metrics(rows: list[dict[str, Any]], judged: dict[str, Any]) -> Metrics:
     measured = [row for row in rows if row["top1"] is not None]
     return {
         "targets": {
@@ -250,21 +264,20 @@ def _metrics(rows: list[dict[str, Any]], recommendation: dict[str, Any], judged:
         "not_built": [
             {"target": row["target"], "why": row["why_not"]} for row in rows if row["top1"] is None
         ],
-        "recommended": recommendation["target"],
         "distillation_gain_points": (judged["distillation"] or {}).get("gain_points"),
     }
 
 
 def _golden_indices(labels: np.ndarray, count: int) -> np.ndarray:
-    """Test images spread over the classes: (min(count, n),) sorted indices, the same every time."""
+    """Return the indices of test images spread over the classes: (min(count, n),), sorted, deterministic."""
     by_class = [np.flatnonzero(labels == label) for label in np.unique(labels)]
     rounds = zip_longest(*by_class)  # the first image of every class, then the second, ...
-    spread = [int(index) for one_each in rounds for index in one_each if index is not None]
+    spread = [int(index) for images in rounds for index in images if index is not None]
     return np.sort(np.asarray(spread[:count], dtype=np.int64))
 
 
 def _store_images(test: Any, path: Path) -> np.ndarray:
-    """Writes the test images as one uint8 NHWC file that workers map, and returns the mapping."""
+    """Write the test images as one uint8 NHWC file for the workers, and return its memory map."""
     height, width, channels = test.images.shape
     shape = (len(test), height, width, channels)
     mapped = np.lib.format.open_memmap(path, mode="w+", dtype=np.uint8, shape=shape)

@@ -1,8 +1,8 @@
-"""package: a bundle that runs on a device without kdpipe.
+"""package: pack a bundle that runs on a device without kdpipe.
 
 Models, labels, preprocessing, golden inputs and outputs, `predict.py`, a manifest with the
 SHA-256 of every file, and a model card written from the measured values; as a folder and as one
-`.tar.zst` whose bytes depend on the content alone.
+`.tar.zst` whose bytes depend only on the content.
 """
 
 from __future__ import annotations
@@ -24,29 +24,33 @@ from stages.bundle import predict
 from stages.bundle.tolerance import TOLERANCE
 from stages.reporting.model_card import model_card
 
-NO_NEED = ("cuda", "gpu", "pnnx")
-"""Of what a target's versions name, what no pip can install or only its builder needs."""
+NOT_REQUIRED = ("cuda", "gpu", "pnnx")
+"""Entries of a target's versions that pip cannot install or that only its builder needs."""
 
 
 def run(context: Context) -> Metrics:
+    """Pack the built targets of the student.
+
+    Raises:
+        StageError: No target was built.
+    """
     build_folder, measure_folder = context.inputs["build"], context.inputs["measure"]
     build = _read(build_folder / "build.json")
     scorecard = _read(measure_folder / "scorecard.json")
-    # The figures alone know nothing of the gates; what ships is what passes them.
-    scorecard["recommendation"] = _read(context.inputs["gate"] / "gates.json")["pick"]
+    pick = _read(context.inputs["gate"] / "gates.json")["pick"]
     student, teacher = _read(build_folder / "student.json"), _read(build_folder / "teacher.json")
 
-    wanted = context.settings.package.targets
+    selection = context.settings.package.targets
     built = {t["target"]: t for t in build["targets"] if t["model"] == "student" and t["built"]}
-    chosen = [name for name in built if wanted is None or name in wanted]
-    for name in sorted(set(wanted or ()) - set(built)):
+    chosen = [name for name in built if selection is None or name in selection]
+    for name in sorted(set(selection or ()) - set(built)):
         context.progress.note(f"{name} is not in the bundle: it was not built")
     if not chosen:
         raise StageError(
-            "there is nothing to pack",
+            "There is no target to pack",
             where="stage package",
-            why="none of the targets asked for was built on this machine",
-            hint="see build.json for the reasons, or add onnxruntime-fp32 to the profile's targets",
+            why="none of the selected targets was built on this machine",
+            hint="build.json lists the reasons; or add onnxruntime-fp32 to the profile's targets",
         )
 
     bundle = context.output / "bundle"
@@ -62,9 +66,9 @@ def run(context: Context) -> Metrics:
     _write(bundle / "labels.txt", "\n".join(student["classes"]) + "\n")
     _write(bundle / "preprocessing.json", json_text(student["preprocessing"]))
     shutil.copyfile(Path(predict.__file__), bundle / "predict.py")
-    default = _default_target(scorecard, chosen)
+    default = _default_target(pick, chosen)
     _write(bundle / "requirements.txt", _requirements({name: built[name] for name in chosen}, default))
-    _write(bundle / "MODEL_CARD.md", model_card(context.settings.name, scorecard, student, teacher))
+    _write(bundle / "MODEL_CARD.md", model_card(context.settings.name, scorecard, pick, student, teacher))
 
     manifest = {
         "schema_version": 1,
@@ -86,9 +90,9 @@ def run(context: Context) -> Metrics:
     }
 
 
-def _default_target(scorecard: dict[str, Any], chosen: list[str]) -> str:
-    recommended: str | None = scorecard["recommendation"]["target"]
-    return recommended if recommended in chosen else chosen[0]
+def _default_target(pick: dict[str, Any], chosen: list[str]) -> str:
+    target: str | None = pick["target"]
+    return target if target in chosen else chosen[0]
 
 
 def _target(target: dict[str, Any], row: dict[str, Any] | None) -> dict[str, Any]:
@@ -110,7 +114,7 @@ def _target(target: dict[str, Any], row: dict[str, Any] | None) -> dict[str, Any
 
 
 def _requirements(targets: dict[str, dict[str, Any]], default: str) -> str:
-    """What the default target needs; what the others need as comments."""
+    """Return the packages that the default target needs; those of the others as comments."""
     lines = ["# The versions that were measured.", "numpy>=1.26"]
     lines += _pins(targets[default])
     seen = set(lines)
@@ -124,7 +128,9 @@ def _requirements(targets: dict[str, dict[str, Any]], default: str) -> str:
 
 def _pins(target: dict[str, Any]) -> list[str]:
     return [
-        f"{name}=={version}" for name, version in sorted(target["versions"].items()) if name not in NO_NEED
+        f"{name}=={version}"
+        for name, version in sorted(target["versions"].items())
+        if name not in NOT_REQUIRED
     ]
 
 
@@ -140,7 +146,7 @@ def _listing(folder: Path) -> dict[str, dict[str, Any]]:
 
 
 def _pack(folder: Path, archive: Path, *, root: str, level: int) -> None:
-    """A tar with sorted names and no times, owners or links, compressed by one thread."""
+    """Write a tar with sorted names and no times, owners or links, compressed by one thread."""
     compressor = zstandard.ZstdCompressor(level=level, write_checksum=True)
     with (
         archive.open("wb") as raw,

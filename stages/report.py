@@ -1,4 +1,4 @@
-"""report: one self-contained HTML page that opens offline, `summary.json` and the model card."""
+"""report: write a self-contained HTML page that opens offline, `summary.json` and the model card."""
 
 from __future__ import annotations
 
@@ -18,11 +18,12 @@ TEMPLATES = Path(charts.__file__).parent
 
 
 def run(context: Context) -> Metrics:
+    """Write the page, the summary and the model card from the artefacts of all other stages."""
     inputs = context.inputs
     scorecard = _json(inputs["measure"] / "scorecard.json")
     gates = _json(inputs["gate"] / "gates.json")
-    scorecard["recommendation"] = gates["pick"]
-    judged = _json(inputs["evaluate"] / "metrics.json")
+    pick = gates["pick"]
+    evaluation = _json(inputs["evaluate"] / "metrics.json")
     student, teacher = (_json(inputs["export"] / f"{role}.json") for role in ("student", "teacher"))
     calibration = _json(inputs["quantize"] / "calibration.json")
     histories = {
@@ -30,7 +31,7 @@ def run(context: Context) -> Metrics:
         "student": _history(inputs["distill"] / "history.csv"),
         "student alone": _history(inputs["distill"] / "baseline" / "history.csv"),
     }
-    pays = payoff.rows(scorecard, _json(inputs["build"] / "build.json"), inputs["measure"])
+    precisions = payoff.rows(scorecard, _json(inputs["build"] / "build.json"), inputs["measure"])
     title = context.settings.report.title or context.settings.name
 
     environment = Environment(
@@ -43,24 +44,24 @@ def run(context: Context) -> Metrics:
         scorecard=scorecard,
         machine=scorecard["machine"],
         setting=parts.setting(scorecard),
-        tiles=parts.tiles(scorecard, student, teacher),
-        recommendation=scorecard["recommendation"],
+        tiles=parts.tiles(scorecard, pick, student, teacher),
+        pick=pick,
         distillation=distillation_sentence(scorecard["distillation"]) if scorecard["distillation"] else "",
-        rows=parts.scorecard_rows(scorecard),
+        rows=parts.scorecard_rows(scorecard, pick),
         gates=parts.gate_rows(gates),
         missing=[row for row in scorecard["rows"] if row["top1"] is None],
         charts={
             "tradeoff": parts.tradeoff_chart(scorecard),
-            "per_class": parts.per_class_chart(judged),
+            "per_class": parts.per_class_chart(evaluation),
         },
-        per_class_note=parts.per_class_note(judged),
+        per_class_note=parts.per_class_note(evaluation),
         curves=parts.curves(histories),
-        confusion=parts.confusion_table(judged),
-        confused=parts.most_confused(judged),
-        evaluated=parts.evaluated_rows(judged),
+        confusion=parts.confusion_table(evaluation),
+        confused=parts.most_confused(evaluation),
+        evaluated=parts.evaluated_rows(evaluation),
         stages=_stages(context.history),
         comparisons=speed.comparison_rows(scorecard),
-        payoff=payoff.table(pays),
+        payoff=payoff.table(precisions),
         load=speed.load_rows(scorecard),
         conditions=speed.condition_rows(scorecard),
         why_no_energy=speed.why_no_energy(scorecard),
@@ -69,29 +70,32 @@ def run(context: Context) -> Metrics:
         facts=parts.facts(scorecard),
     )
     (context.output / "report.html").write_text(page, encoding="utf-8")
-    summary = _summary(context, scorecard, judged, student, teacher)
+    summary = _summary(context, scorecard, pick, evaluation, student, teacher)
     summary["gates"] = gates["judgements"]
-    summary["precisions"] = pays
+    summary["precisions"] = precisions
     write_json(context.output / "summary.json", summary)
-    card = model_card(context.settings.name, scorecard, student, teacher)
+    card = model_card(context.settings.name, scorecard, pick, student, teacher)
     (context.output / "MODEL_CARD.md").write_text(card, encoding="utf-8")
-    return {"html_bytes": len(page.encode()), "recommended": scorecard["recommendation"]["target"]}
+    return {"html_bytes": len(page.encode()), "recommended": pick["target"]}
 
 
 def _summary(
     context: Context,
     scorecard: dict[str, Any],
-    judged: dict[str, Any],
+    pick: dict[str, Any],
+    evaluation: dict[str, Any],
     student: dict[str, Any],
     teacher: dict[str, Any],
 ) -> dict[str, Any]:
-    """What a script wants to know of the run, in one document."""
+    """Return the main results of the run for scripts, in one document."""
     networks = {
         role: {
-            name: value for name, value in judged[role].items() if name not in ("predictions", "confusion")
+            name: value
+            for name, value in evaluation[role].items()
+            if name not in ("predictions", "confusion")
         }
         for role in ("teacher", "student", "baseline")
-        if judged[role]
+        if evaluation[role]
     }
     return {
         "schema_version": 1,
@@ -99,33 +103,38 @@ def _summary(
         "student": student["model"],
         "teacher": teacher["model"],
         "networks": networks,
-        "distillation": judged["distillation"],
-        "recommendation": scorecard["recommendation"],
+        "distillation": evaluation["distillation"],
+        "recommendation": pick,
         "scorecard": scorecard["rows"],
         "comparisons": scorecard["comparisons"],
         "machine": scorecard["machine"],
         "stages": [
-            {"name": one.name, "status": one.status, "seconds": round(one.seconds, 3), "key": one.key}
-            for one in context.history
+            {
+                "name": record.name,
+                "status": record.status,
+                "seconds": round(record.seconds, 3),
+                "key": record.key,
+            }
+            for record in context.history
         ],
     }
 
 
 def _stages(history: tuple[StageRecord, ...]) -> list[dict[str, str]]:
-    said = {"hit": "reused", "ran": "ran"}
+    words = {"hit": "reused", "ran": "ran"}
     return [
         {
-            "name": one.name,
-            "said": said.get(one.status, one.status),
-            "seconds": f"{one.seconds:.1f}",
-            "key": one.key[:12],
+            "name": record.name,
+            "status": words.get(record.status, record.status),
+            "seconds": f"{record.seconds:.1f}",
+            "key": record.key[:12],
         }
-        for one in history
+        for record in history
     ]
 
 
 def _history(path: Path) -> list[dict[str, float]]:
-    """Rows of a history.csv, its empty fields left out; nothing if there is no file."""
+    """Read the rows of a history.csv without its empty fields; an empty list if there is no file."""
     if not path.exists():
         return []
     with path.open(encoding="utf-8", newline="") as file:

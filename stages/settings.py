@@ -1,4 +1,4 @@
-"""The profile: everything a user may say, in one typed model. Light: imports pydantic alone."""
+"""The profile as one typed model. Light: imports only pydantic."""
 
 from __future__ import annotations
 
@@ -39,38 +39,40 @@ DATA_KINDS: tuple[type[DataSettings], ...] = (
 
 
 class EvaluateSettings(Settings):
-    """How teacher and student are judged on the test images."""
+    """How teacher and student are evaluated on the test images."""
 
-    batch_size: int = setting(256, "images a step; does not change the result", unit="images", ge=1)
+    batch_size: int = setting(256, "images per step; does not change the result", unit="images", ge=1)
     ece_bins: int = setting(15, "equal-width confidence bins of the calibration error", unit="bins", ge=2)
 
 
 class ProfileBase(Settings):
-    """A kdpipe profile: data, teacher, student, and what to do with them."""
+    """A kdpipe profile: data, teacher, student, and the settings of every stage."""
 
     name: str = setting(
         "profile",
-        "shown in reports and in the bundle's name",
+        "name of the bundle, and title of the report",
         pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$",
     )
-    seed: int = setting(0, "of initial weights, augmentation and order of images", ge=0, lt=2**31)
-    compute: ComputeSettings = setting(ComputeSettings, "where and how the networks are computed")
+    seed: int = setting(0, "seed of initial weights, augmentation and order of images", ge=0, lt=2**31)
+    compute: ComputeSettings = setting(ComputeSettings, "device, precision and threads for the networks")
     data: DataSettings = setting(..., "the images")
-    teacher: ModelSettings = setting(..., "the big accurate network")
+    teacher: ModelSettings = setting(..., "the large, accurate network")
     student: ModelSettings = setting(..., "the compact network")
-    train: TrainSettings = setting(TrainSettings, "the teacher's recipe")
-    distill: DistillSettings = setting(DistillSettings, "the student's recipe and methods")
-    evaluate: EvaluateSettings = setting(EvaluateSettings, "judging on the test images")
-    export: ExportSettings = setting(ExportSettings, "to ONNX")
-    quantize: QuantizeSettings = setting(QuantizeSettings, "to INT8")
+    train: TrainSettings = setting(TrainSettings, "training of the teacher")
+    distill: DistillSettings = setting(
+        DistillSettings, "training of the student, and the distillation methods"
+    )
+    evaluate: EvaluateSettings = setting(EvaluateSettings, "evaluation on the test images")
+    export: ExportSettings = setting(ExportSettings, "export to ONNX")
+    quantize: QuantizeSettings = setting(QuantizeSettings, "quantization to INT8")
     targets: list[TargetSettings] = setting(
         lambda: [TargetSettings(name="onnxruntime-fp32"), TargetSettings(name="onnxruntime-int8")],
-        "what to build and measure",
+        "the targets to build and measure",
         min_length=1,
     )
-    build: BuildSettings = setting(BuildSettings, "compiling the targets")
-    measure: MeasureSettings = setting(MeasureSettings, "the latency profile")
-    gates: list[GateSettings] = setting(list, "limits on what was measured")
+    build: BuildSettings = setting(BuildSettings, "compilation of the targets")
+    measure: MeasureSettings = setting(MeasureSettings, "measurement of latency and accuracy")
+    gates: list[GateSettings] = setting(list, "limits on the measured figures")
     package: PackageSettings = setting(PackageSettings, "the bundle")
     report: ReportSettings = setting(ReportSettings, "the HTML page")
     devices: dict[str, DeviceSettings] = setting(
@@ -83,7 +85,7 @@ class ProfileBase(Settings):
             smallest, _, largest = self.build.batches
             tuned = min(max(self.measure.batch_sizes[0], smallest), largest)
             build = self.build.model_copy(update={"batch_opt": tuned})
-            object.__setattr__(self, "build", build)  # a profile is frozen from here on
+            object.__setattr__(self, "build", build)  # the profile is frozen after validation
         return self
 
     @model_validator(mode="after")
@@ -94,7 +96,7 @@ class ProfileBase(Settings):
         if below and engines:
             raise ValueError(
                 f"build.batch_min {least} is above {', '.join(map(str, below))} of measure.batch_sizes: "
-                f"{', '.join(engines)} could not be timed there; set build.batch_min to {min(below)}, "
+                f"{', '.join(engines)} cannot run these; set build.batch_min to {min(below)}, "
                 f"or measure.batch_sizes to batches of at least {least}"
             )
         return self
@@ -104,7 +106,7 @@ class ProfileBase(Settings):
         names = [target.name for target in self.targets]
         repeated = sorted({name for name in names if names.count(name) > 1})
         if repeated:
-            raise ValueError(f"targets name {', '.join(repeated)} more than once")
+            raise ValueError(f"targets has {', '.join(repeated)} more than once")
         return self
 
     @model_validator(mode="after")
@@ -130,7 +132,7 @@ class ProfileBase(Settings):
         for device, settings in self.devices.items():
             if not re.fullmatch(DEVICE_NAME, device):
                 raise ValueError(
-                    f"devices: {device!r} is no name: letters, digits, dots, dashes, underscores"
+                    f"devices: {device!r} is not a valid name: use letters, digits, dots, dashes, underscores"
                 )
             absent = [name for name in settings.targets or [] if name not in names]
             if absent:
@@ -146,7 +148,16 @@ def profile_model(
     more_data: tuple[type[DataSettings], ...] = (),
     more_methods: tuple[type[MethodSettings], ...] = (),
 ) -> type[ProfileBase]:
-    """The profile's model, with the settings classes of plug-ins beside the built-in ones."""
+    """Return the profile's model, with the settings classes of plug-ins beside the built-in ones.
+
+    Args:
+        more_data: Settings classes of further data sets.
+        more_methods: Settings classes of further distillation methods.
+
+    Example:
+        >>> profile_model().__name__
+        'Profile'
+    """
     data = _by_name(DATA_KINDS + more_data)
     methods = _by_name(METHODS + more_methods)
     distill = create_model(
@@ -163,7 +174,7 @@ def profile_model(
         __base__=ProfileBase,
         __doc__=ProfileBase.__doc__,
         data=(data, setting(..., "the images")),
-        distill=(distill, setting(distill, "the student's recipe and methods")),
+        distill=(distill, setting(distill, "training of the student, and the distillation methods")),
     )
 
 

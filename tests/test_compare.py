@@ -222,6 +222,7 @@ def test_a_damaged_run_is_set_aside_and_made_again(first: dict[str, Any], home: 
     assert "damaged" in done.stderr
 
 
+@pytest.mark.process
 def test_runs_at_once_give_the_same_keys_and_weights(first: dict[str, Any], home: Path) -> None:
     """The teacher and the student alone are there; kd is made anew beside a run that fails."""
     shutil.copytree(home / "store", home / "at_once", symlinks=True)

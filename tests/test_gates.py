@@ -91,11 +91,28 @@ def test_bundle_report_terminal_and_pick_name_the_same_target(
     summary = json.loads((artefact(place, "report") / "summary.json").read_text(encoding="utf-8"))
     assert manifest["default_target"] == summary["recommendation"]["target"] == pick["target"]
     assert "recommended: onnxruntime-fp32" in first.stdout
+    card = (artefact(place, "package") / "bundle" / "MODEL_CARD.md").read_text(encoding="utf-8")
+    assert "**Ship `onnxruntime-fp32`**" in card
+    page = (artefact(place, "report") / "report.html").read_text(encoding="utf-8")
+    assert '<p>Ship <code class="good">onnxruntime-fp32</code>' in page
     assert pick["rejected"][0]["target"] == "onnxruntime-int8"
     assert pick["rejected"][0]["why"].startswith("misses a gate")
     words = call(place, "pick", "gated.yaml").stdout
     assert words.startswith("ship: onnxruntime-fp32: ")
     assert "Pareto front" in words
+
+
+@pytest.mark.usefixtures("first")
+def test_measure_recommends_nothing(place: Path) -> None:
+    measured = call(place, "measure", "gated.yaml")
+    assert measured.returncode == 0, measured.stderr
+    assert "onnxruntime-int8" in measured.stdout
+    assert "recommended" not in measured.stdout
+    scorecard = json.loads((artefact(place, "measure") / "scorecard.json").read_text(encoding="utf-8"))
+    assert "recommendation" not in scorecard
+    metrics = document(call(place, "measure", "gated.yaml", "--json"))["stages"][-1]["metrics"]
+    assert "recommended" not in metrics
+    assert "onnxruntime-int8" in str(metrics["targets"])
 
 
 @pytest.mark.usefixtures("first")
@@ -150,7 +167,7 @@ def test_a_build_is_timed_in_turns_against_an_earlier_bundle(place: Path) -> Non
     assert judged["status"] == "missed"
     assert judged["interval"][0] <= judged["value"] <= judged["interval"][1]
     assert "slowdown is" in judged["said"]
-    assert "at most -50 % is asked for" in judged["said"]
+    assert "the limit is at most -50 %" in judged["said"]
     alike = call(place, *words, "--set", SLOWDOWN.replace("LIMIT", "100"))
     assert alike.returncode == 0, alike.stderr
     assert document(alike)["judgements"][0]["status"] == "passed"

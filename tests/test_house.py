@@ -182,6 +182,11 @@ def test_the_engine_imports_nothing_heavy() -> None:
     assert heavy == []
 
 
+def test_only_the_stage_gate_decides_what_ships() -> None:
+    importers = [name for name, others in imports().items() if "stages.gating.picking" in others]
+    assert importers == ["stages.gate"]
+
+
 @pytest.mark.parametrize("module", STAGE_MODULES)
 def test_no_stage_is_imported_by_our_code(module: str) -> None:
     importers = [name for name, others in imports().items() if module in others]

@@ -31,9 +31,9 @@ distill:
 
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder into which pip has installed the package that docs/methods.md shows."""
+    """A folder into which pip has installed the package that docs/reference/methods.md shows."""
     source, target = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("installed")
-    text = (ROOT / "docs" / "methods.md").read_text(encoding="utf-8")
+    text = (ROOT / "docs" / "reference" / "methods.md").read_text(encoding="utf-8")
     for name, content in re.findall(r"^`(\w+\.(?:py|toml))`:\n\n```\w+\n(.*?)^```", text, re.M | re.S):
         (source / name).write_text(content, encoding="utf-8")
     assert sorted(path.suffix for path in source.iterdir()) == [".py", ".py", ".toml"]

@@ -65,7 +65,19 @@ def test_every_profile_is_listed() -> None:
 
 
 def test_links_between_the_docs_lead_somewhere() -> None:
-    for page in (ROOT / "docs").glob("*.md"):
+    for page in (ROOT / "docs").rglob("*.md"):
         for target in re.findall(r"\]\(([^)#\s]+)[^)]*\)", page.read_text(encoding="utf-8")):
             if "://" not in target:
-                assert (page.parent / target).exists(), f"{page.name}: {target}"
+                assert (page.parent / target).exists(), f"{page.relative_to(ROOT)}: {target}"
+
+
+@pytest.mark.parametrize("name", ["CONTRIBUTING.md", "SECURITY.md", "docs/index.md"])
+def test_every_file_and_make_target_that_a_page_names_exists(name: str) -> None:
+    page = (ROOT / name).read_text(encoding="utf-8")
+    for target in re.findall(r"\]\(([^)#]+)[^)]*\)", page):
+        assert "://" in target or (ROOT / name).parent.joinpath(target).exists(), target
+    for path in re.findall(r"`([\w./]*/[\w./]*(?:\.\w+|/))`", page):
+        assert "NAME" in path or path == "site/" or (ROOT / path).exists(), path
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    for target in re.findall(r"(?:`|^)make ([a-z-]+)", page, re.MULTILINE):
+        assert re.search(rf"^{target}:", makefile, re.MULTILINE), target

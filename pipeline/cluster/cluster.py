@@ -1,9 +1,9 @@
-"""Stages as tasks of a Ray cluster: `--on ray` (the running cluster, or one on this machine) and
-`--on ray://HOST:PORT`.
+"""Run stages as tasks of a Ray cluster: `--on ray` or `--on ray://HOST:PORT`.
 
-Planning, keys, locks and publishing stay in this process, the driver; what goes to the cluster is
-one stage's function with its folders, which driver and workers must see under the same paths. A stage
-whose key names this machine (`Stage.machine`) runs in the driver, for elsewhere the key would lie.
+`ray` is the running cluster, or a new one on this machine. Planning, keys, locks and publishing stay in this
+process, the driver. The cluster runs only a stage's function; driver and workers must see its folders under
+the same paths. A stage whose key contains this machine (`Stage.machine`) runs in the driver: elsewhere the
+key would be wrong.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from typing import Any
 
 from pipeline import __version__
 from pipeline.cluster.connection import connect, exact_interrupts
-from pipeline.cluster.folders import marker, wait_for
-from pipeline.cluster.task import Job, There, make_task
+from pipeline.cluster.folders import marked, wait_for
+from pipeline.cluster.task import ClusterTraceback, StageTask, make_task
 from pipeline.errors import KdpipeError, MachineCannot, StageError, UsageError
 from pipeline.running.plan import Profile
 from pipeline.running.runner import in_process
@@ -33,15 +33,20 @@ _GPU_DEVICE = re.compile(r"auto|cuda(:(?P<first>\d+))?")
 
 
 class Cluster:
-    """Where stages run. Connects when the first stage has to; `close` ends what was started.
+    """A Ray cluster that runs stages. The first stage connects to it; `close` ends what was started.
 
-    Raises UsageError for an address that is none, and where Ray is not installed.
+    Args:
+        address: `ray` or `ray://HOST:PORT`.
+        profile: The profile of the run.
+
+    Raises:
+        UsageError: The address is invalid, or Ray is not installed.
     """
 
     def __init__(self, address: str, profile: Profile) -> None:
         if not re.fullmatch(r"ray(://[^/\s]+:\d+)?", address):
             raise UsageError(
-                "--on names no cluster",
+                "--on needs the address of a cluster",
                 why=f"found {address!r}, expected ray or ray://HOST:PORT",
                 hint="--on ray",
             )
@@ -58,17 +63,20 @@ class Cluster:
         self._folder: str | None = None
 
     def execute(self, stage: Stage, context: Context) -> Metrics:
-        """Runs a stage on the cluster and returns its metrics; its errors are raised as themselves.
+        """Run a stage on the cluster and return its metrics.
 
-        Raises UsageError if the cluster cannot be reached or used, MachineCannot if its workers
-        do not see the store, StageError if it loses the task.
+        Raises:
+            UsageError: The cluster cannot be reached or used.
+            MachineCannot: Its workers do not see the store.
+            StageError: The cluster lost the task.
+            Exception: The stage raised it; it has the same class as on the worker.
         """
         if stage.machine:
-            context.progress.note(f"{stage.name} runs on this machine, which its key names")
+            context.progress.note(f"{stage.name} runs on this machine, because its key contains the machine")
             return in_process(stage, context)
         ray = self._connected()
-        with exact_interrupts(), marker(context.work) as mark:
-            job = Job(
+        with exact_interrupts(), marked(context.work) as mark:
+            task = StageTask(
                 stage=stage,
                 profile=self._profile,
                 inputs=dict(context.inputs),
@@ -78,14 +86,14 @@ class Cluster:
                 mark=mark,
                 cwd=Path.cwd(),
             )
-            asked = resources(stage, self._profile, ray.nodes())
-            options = {"max_retries": 0, "name": f"kdpipe {stage.name}", **asked}
+            request = resources(stage, self._profile, ray.nodes())
+            options = {"max_retries": 0, "name": f"kdpipe {stage.name}", **request}
             remote = ray.remote(**options)(make_task())
-            reference = remote.remote(__version__, pickle.dumps(job), self._queue)
+            reference = remote.remote(__version__, pickle.dumps(task), self._queue)
             try:
                 while not ray.wait([reference], timeout=POLL_S)[0]:
                     self._relay(context.progress)
-                word, *told = ray.get(reference)
+                kind, *values = ray.get(reference)
                 self._relay(context.progress)
             except BaseException as error:
                 self._cancel(reference)
@@ -94,19 +102,20 @@ class Cluster:
                 raise StageError(
                     f"The cluster lost stage {stage.name}",
                     where=self.address,
-                    why=_said(error),
-                    hint="run again: it goes on from its last checkpoint; Ray's logs may tell more",
+                    why=_summary(error),
+                    hint="run again to resume from the last checkpoint; Ray's logs may have the cause",
                 ) from error
-        if word == "done":
-            metrics, files = told
+        if kind == "done":
+            metrics, files = values
             wait_for(stage.name, context.output, files)
             return dict(metrics)
-        if word == "failed":
-            raise pickle.loads(told[0]) from There(told[1])
-        raise self._refusal(word, str(told[0]))
+        if kind == "failed":
+            error_bytes, traceback_text = values
+            raise pickle.loads(error_bytes) from ClusterTraceback(traceback_text)  # noqa: S301 - our worker
+        raise self._refusal(kind, str(values[0]))
 
     def close(self) -> None:
-        """Leaves the cluster; one that was started for this run ends with all its files."""
+        """Leave the cluster; end one that was started for this run, and delete all its files."""
         if self._ray is not None:
             with contextlib.suppress(Exception):
                 self._queue.shutdown(force=True)
@@ -124,20 +133,20 @@ class Cluster:
                 raise UsageError(
                     "The Ray cluster cannot be used",
                     where=self.address,
-                    why=_said(error),
+                    why=_summary(error),
                     hint="check the address with `ray status`, or leave out --on",
                 ) from error
         return self._ray
 
-    def _refusal(self, word: str, told: str) -> KdpipeError:
-        if word == "apart":
+    def _refusal(self, kind: str, text: str) -> KdpipeError:
+        if kind == "apart":
             return MachineCannot(
                 "The cluster's workers do not see the store",
                 where=self.address,
-                why=told,
+                why=text,
                 hint="put the store into a folder that all machines share under one path: --store DIR",
             )
-        why = f"found {told}" if word == "version" else told
+        why = f"found {text}" if kind == "version" else text
         return UsageError(
             f"The cluster's workers do not have kdpipe {__version__}",
             where=self.address,
@@ -146,15 +155,15 @@ class Cluster:
         )
 
     def _relay(self, progress: Progress) -> None:
-        for kind, *said in self._queue.get_nowait_batch(self._queue.qsize()):
+        for kind, *values in self._queue.get_nowait_batch(self._queue.qsize()):
             if kind == "note":
-                progress.note(*said)
+                progress.note(*values)
             else:
-                *amounts, figures = said
+                *amounts, figures = values
                 progress.update(*amounts, **figures)
 
     def _cancel(self, reference: Any) -> None:
-        """Ends the task before its folder is taken away: first by an interrupt, then by force."""
+        """End the task before its folder is deleted: first by an interrupt, then by force."""
         for force in (False, True):
             with contextlib.suppress(Exception):
                 self._ray.cancel(reference, force=force)
@@ -163,13 +172,20 @@ class Cluster:
 
 
 def resources(stage: Stage, profile: Profile, nodes: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-    """What a stage asks of Ray: a node's cores (or `compute.threads` of them), and the GPUs that the
-    profile wants; never more than one node has, for then the task would wait for ever.
+    """Return the resources that a stage requests from Ray.
 
-    Ray shows a task only the GPUs that it asked for, counted from 0. So `cuda:N` asks for the N before its
-    own too; on nodes with fewer the stage refuses the device, as on a machine without it.
+    They are a node's cores (or `compute.threads` of them), and the GPUs in the profile; never more than one
+    node has, because then the task would wait for ever. Ray shows a task only the GPUs that it requested,
+    counted from 0. So `cuda:N` requests the N before its own too; on nodes with fewer the stage refuses the
+    device, the way it does on a machine without it.
 
-    nodes: as `ray.nodes()` tells them.
+    Args:
+        stage: The stage to run.
+        profile: The profile of the run.
+        nodes: The nodes, from `ray.nodes()`.
+
+    Returns:
+        `num_cpus` and `num_gpus`, the options of a Ray task.
     """
     offers = [node["Resources"] for node in nodes if node["Alive"]]
     computes = "compute" in stage.reads
@@ -186,5 +202,5 @@ def resources(stage: Stage, profile: Profile, nodes: Sequence[Mapping[str, Any]]
     return {"num_cpus": max(1, min(cores, threads or cores)), "num_gpus": gpus}
 
 
-def _said(error: Exception) -> str:
+def _summary(error: Exception) -> str:
     return f"{type(error).__name__}: {error}".strip(": ").split("\n", 1)[0]

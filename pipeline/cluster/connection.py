@@ -1,4 +1,4 @@
-"""Connecting to a Ray cluster, or starting one on this machine that leaves nothing behind."""
+"""Connect to a Ray cluster, or start one on this machine that leaves no files behind."""
 
 from __future__ import annotations
 
@@ -20,25 +20,34 @@ from typing import Any
 from pipeline.console.session import Terminated
 
 QUIET: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
-KNOCK_S = 10.0
+CONNECT_TIMEOUT_S = 10.0
 
 
 def connect(address: str) -> tuple[Any, str | None]:
-    """Connects to `ray://HOST:PORT`; or for `ray` to the running cluster ($RAY_ADDRESS, else one of this
-    machine), and if there is none to a new one.
+    """Connect to a Ray cluster.
 
-    Returns the module `ray`, and the new cluster's folder, for the caller to remove in the end.
+    Args:
+        address: `ray://HOST:PORT`; or `ray` for the running cluster ($RAY_ADDRESS, else one of this machine),
+            and for a new one if none runs.
+
+    Returns:
+        The module `ray`, and the folder of a new cluster, which the caller deletes at the end; None if no
+        cluster was started.
+
+    Raises:
+        OSError: No process listens at the address.
+        ConnectionError: The cluster at $RAY_ADDRESS cannot be used.
     """
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     import ray
     import ray.util.queue
 
-    _knock(os.environ.get("RAY_ADDRESS", "") if address == "ray" else address)
+    _check_listening(os.environ.get("RAY_ADDRESS", "") if address == "ray" else address)
     with _own_signals():
         if address != "ray":
             ray.init(address, **QUIET)
             return ray, None
-        _bring_token()
+        _set_token()
         try:
             ray.init("auto", **QUIET)
         except ConnectionError:
@@ -48,25 +57,27 @@ def connect(address: str) -> tuple[Any, str | None]:
     return ray, None
 
 
-def _knock(address: str) -> None:
-    """Raises OSError where nobody listens at HOST:PORT: Ray itself would try for minutes."""
-    found = re.fullmatch(r"(?:ray://)?([^/\s]+):(\d+)", address)
-    if found:
-        socket.create_connection((found[1].strip("[]"), int(found[2])), timeout=KNOCK_S).close()
+def _check_listening(address: str) -> None:
+    """Raise OSError if no process listens at HOST:PORT: Ray itself would try for minutes."""
+    match = re.fullmatch(r"(?:ray://)?([^/\s]+):(\d+)", address)
+    if match:
+        socket.create_connection((match[1].strip("[]"), int(match[2])), timeout=CONNECT_TIMEOUT_S).close()
 
 
-def _bring_token() -> None:
-    """A token for a cluster to start, where there is none: Ray would leave one in the user's home.
+def _set_token() -> None:
+    """Set a token for a new cluster if there is none: Ray would write one into the user's home.
 
-    It has to be there before Ray looks for one the first time.
+    It must be set before Ray looks for one the first time.
     """
-    named = any(name in os.environ for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"))
-    if not named and not (Path.home() / ".ray" / "auth_token").exists():
+    is_configured = any(
+        name in os.environ for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
+    )
+    if not is_configured and not (Path.home() / ".ray" / "auth_token").exists():
         os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
 
 
 def _start(ray: Any) -> str:
-    """Starts a cluster with a folder of its own, not in the one that Ray leaves in /tmp."""
+    """Start a cluster with its own folder: Ray would leave one in /tmp."""
     ray.shutdown()
     folder = tempfile.mkdtemp(prefix="kdpipe-ray-")
     try:
@@ -80,7 +91,7 @@ def _start(ray: Any) -> str:
 
 @contextlib.contextmanager
 def _own_signals() -> Iterator[None]:
-    """Ray puts a handler of its own on SIGTERM, which would end us with the wrong exit code."""
+    """Restore SIGTERM's handler after the block: Ray's would end this process with the wrong exit code."""
     before = signal.getsignal(signal.SIGTERM)
     try:
         yield
@@ -93,12 +104,14 @@ def _own_signals() -> Iterator[None]:
 
 @contextlib.contextmanager
 def exact_interrupts() -> Iterator[None]:
-    """Inside Ray's calls whatever SIGTERM's handler raises becomes a plain KeyboardInterrupt; here it comes
-    out as what it was, for its exit code is another."""
+    """Raise the exception of SIGTERM's handler itself, which has an exit code of its own.
+
+    Inside Ray's calls it becomes a plain KeyboardInterrupt.
+    """
     before = signal.getsignal(signal.SIGTERM)
     raised: list[BaseException] = []
 
-    def remember(number: int, frame: FrameType | None) -> None:
+    def record(number: int, frame: FrameType | None) -> None:
         try:
             if callable(before):
                 before(number, frame)
@@ -106,9 +119,9 @@ def exact_interrupts() -> Iterator[None]:
             raised.append(error)
             raise
 
-    ours = callable(before) and threading.current_thread() is threading.main_thread()
-    if ours:
-        signal.signal(signal.SIGTERM, remember)
+    is_replaced = callable(before) and threading.current_thread() is threading.main_thread()
+    if is_replaced:
+        signal.signal(signal.SIGTERM, record)
     try:
         yield
     except KeyboardInterrupt:
@@ -116,5 +129,5 @@ def exact_interrupts() -> Iterator[None]:
             raise raised[0] from None
         raise
     finally:
-        if ours:
+        if is_replaced:
             signal.signal(signal.SIGTERM, before)

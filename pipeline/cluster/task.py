@@ -1,4 +1,4 @@
-"""What a worker of a cluster does: one stage, with its progress sent back to the driver."""
+"""Run one stage on a worker of the cluster, and send its progress to the driver."""
 
 from __future__ import annotations
 
@@ -13,23 +13,32 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import errors
-from pipeline.cluster.folders import Mark, listing, unseen
+from pipeline.cluster.folders import FolderMark, listing, why_not_shared
 from pipeline.running.plan import Profile
 from pipeline.running.runner import in_process
 from pipeline.stage import Context, Stage, StageRecord
 
-TELL_EVERY_S = 0.25
+UPDATE_EVERY_S = 0.25
+"""Least time between two progress updates."""
 
 Outcome = tuple[Any, ...]
 """("done", metrics, files), ("failed", pickled error, its traceback), ("apart", why), ("absent", why) or
-("version", the worker's)."""
+("version", the worker's version of kdpipe)."""
 
 
 @dataclass(frozen=True)
-class Job:
-    """A stage to run: the fields of its `Context` that can travel, and what its settings come from.
+class StageTask:
+    """A stage to run on the cluster.
 
-    mark: proves that the folders are shared. cwd: what relative paths of the profile start from.
+    Attributes:
+        stage: The stage.
+        profile: The profile that its settings come from.
+        inputs: By stage name, the folders of its inputs.
+        output: The folder that it writes into.
+        work: The folder for its checkpoints.
+        history: The run so far, for the report.
+        mark: The proof that worker and driver share the folders.
+        cwd: The folder that relative paths of the profile start from.
     """
 
     stage: Stage
@@ -38,11 +47,11 @@ class Job:
     output: Path
     work: Path
     history: tuple[StageRecord, ...]
-    mark: Mark
+    mark: FolderMark
     cwd: Path
 
 
-class There(Exception):  # noqa: N818 - the cause of an error, never one by itself
+class ClusterTraceback(Exception):  # noqa: N818 - the cause of an error, never an error by itself
     """The traceback of an error that was raised on another machine."""
 
     def __init__(self, text: str) -> None:
@@ -50,70 +59,83 @@ class There(Exception):  # noqa: N818 - the cause of an error, never one by itse
 
 
 def make_task() -> Callable[[str, bytes, Any], Outcome]:
-    """The function that Ray runs. A nested one is sent as code, not by its name: so a worker without
-    kdpipe, or with another version, can say so."""
+    """Return the function that Ray runs.
 
-    def task(version: str, job: bytes, queue: Any) -> Outcome:
+    Ray sends a nested function as code, not by its name. So a worker that has no kdpipe, or another version
+    of it, can report that.
+    """
+
+    def task(version: str, packed: bytes, queue: Any) -> Outcome:
         try:
             from pipeline import __version__
-            from pipeline.cluster.task import work
+            from pipeline.cluster.task import run_task
         except ImportError as error:
             return "absent", str(error)
         if __version__ != version:
             return "version", __version__
-        return work(job, queue)
+        return run_task(packed, queue)
 
     return task
 
 
-def work(packed: bytes, queue: Any) -> Outcome:
-    """Runs the stage of a pickled `Job`; an error that it raises becomes part of the outcome."""
+def run_task(packed: bytes, queue: Any) -> Outcome:
+    """Run a stage on this worker.
+
+    Args:
+        packed: A pickled `StageTask`.
+        queue: The driver's queue for progress.
+
+    Returns:
+        The outcome; an exception of the stage is part of it.
+    """
     try:
-        job: Job = pickle.loads(packed)
-        if why := unseen(job.mark):
+        task: StageTask = pickle.loads(packed)  # noqa: S301 - the driver of this run pickled it
+        if why := why_not_shared(task.mark):
             return "apart", why
         with contextlib.suppress(OSError):
-            os.chdir(job.cwd)
+            os.chdir(task.cwd)
         context = Context(
-            settings=job.profile.settings(job.stage.reads),
-            inputs=job.inputs,
-            output=job.output,
-            work=job.work,
-            progress=_Sent(queue),
-            history=job.history,
+            settings=task.profile.settings(task.stage.reads),
+            inputs=task.inputs,
+            output=task.output,
+            work=task.work,
+            progress=_QueueProgress(queue),
+            history=task.history,
         )
-        metrics = in_process(job.stage, context)
-        return "done", metrics, listing(job.output)
+        metrics = in_process(task.stage, context)
+        return "done", metrics, listing(task.output)
     except Exception as error:
         return "failed", _packed(error), traceback.format_exc()
 
 
-class _Sent:
-    """Progress that goes to the driver's queue, thinned here: each message costs a round trip."""
+class _QueueProgress:
+    """A progress reporter that sends some of its updates to the driver: each message costs a round trip."""
 
     def __init__(self, queue: Any) -> None:
         self._queue = queue
-        self._told_at = float("-inf")
+        self._sent_at = float("-inf")
 
     def update(self, done: float, total: float, unit: str = "", **figures: float | str) -> None:
+        """Send the update, unless one was sent just before."""
         now = time.monotonic()
-        if now - self._told_at >= TELL_EVERY_S:
-            self._told_at = now
+        if now - self._sent_at >= UPDATE_EVERY_S:
+            self._sent_at = now
             self._send("update", done, total, unit, figures)
 
     def note(self, text: str) -> None:
+        """Send the note."""
         self._send("note", text)
 
-    def _send(self, *said: Any) -> None:
-        with contextlib.suppress(Exception):  # what a stage has made must not be lost for a message
-            self._queue.put_nowait(said)
+    def _send(self, *message: Any) -> None:
+        with contextlib.suppress(Exception):  # a lost message must not end the stage
+            self._queue.put_nowait(message)
 
 
 def _packed(error: Exception) -> bytes:
-    """The error, pickled; one that cannot be becomes the nearest that can, with the same words."""
+    """Return the error, pickled; if that fails, the nearest base class with the same text, pickled."""
     with contextlib.suppress(Exception):
         packed = pickle.dumps(error)
-        pickle.loads(packed)
+        pickle.loads(packed)  # noqa: S301 - pickled in the line above
         return packed
     if isinstance(error, errors.KdpipeError):
         ours = (kind for kind in type(error).__mro__ if kind.__module__ == errors.__name__)

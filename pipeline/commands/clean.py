@@ -14,7 +14,7 @@ from pipeline.console.tables import size, table
 from pipeline.errors import EXIT_DONE, EXIT_STAGE_FAILED, EXIT_USAGE, UsageError
 
 if TYPE_CHECKING:
-    from pipeline.store.cleaning import Item
+    from pipeline.store.cleaning import StoreItem
     from pipeline.store.store import Store
 
 
@@ -70,16 +70,16 @@ def _clean(
 def _reached(store: Store, profiles: tuple[str, ...], overrides: tuple[str, ...]) -> set[tuple[str, str]]:
     """What the plans of these profiles reach, by stage and key."""
     from pipeline.profile.loading import load
-    from pipeline.running.plan import make_plan, to_keep
+    from pipeline.running.plan import artefacts_to_keep, make_plan
 
     kept: set[tuple[str, str]] = set()
     for path in profiles:
         profile = load(path, overrides, memo_folder(store.root), remember=False)
-        kept |= to_keep(make_plan(profile, store), profile, store)
+        kept |= artefacts_to_keep(make_plan(profile, store), profile, store)
     return kept
 
 
-def _entry(item: Item) -> dict[str, Any]:
+def _entry(item: StoreItem) -> dict[str, Any]:
     return {
         "kind": item.kind,
         "name": item.name,

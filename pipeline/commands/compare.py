@@ -16,7 +16,7 @@ from pipeline.commands.profiles import memo_folder, open_profile
 from pipeline.commands.up_to_date import bring_up_to_date
 from pipeline.console.console import guarded_output
 from pipeline.console.session import Session
-from pipeline.errors import EXIT_DONE, StageError, UsageError
+from pipeline.errors import EXIT_DONE, UsageError
 
 if TYPE_CHECKING:
     from pipeline.comparing.comparison import Done, Run, Unfit
@@ -25,8 +25,6 @@ if TYPE_CHECKING:
     from pipeline.store.store import Store
 
 SEEDS = 3
-REMAKES = 3
-"""How often artefacts may be found damaged before we blame the disk."""
 
 
 def _compare(
@@ -59,7 +57,7 @@ def _compare(
             why="without the student alone the others are held against the first method; it is the only one",
             hint="leave out --no-baseline, or name two with --methods",
         )
-    with guarded_output(session.console):
+    with guarded_output():
         runs, unfit = plan_runs(
             loaded, entries, chosen, opened, alone=baseline, memo=memo_folder(opened.root)
         )
@@ -85,41 +83,22 @@ def _carry_out(
     about: dict[str, Any],
 ) -> tuple[list[Done], dict[str, Any]]:
     """The teacher, all runs, and the comparison; the JSON document tells how far that has come."""
-    from pipeline.comparing.comparison import DamagedRun, compare, make_runs
-    from pipeline.comparing.text import as_document, runs_so_far
+    from pipeline.comparing.execution import execute
+    from pipeline.comparing.text import runs_so_far
 
     so_far: list[Done] = []
     session.so_far = lambda: {**about, "split": split, "runs": runs_so_far(so_far)}
-    failed: dict[str, str] = {}
-    for _ in range(REMAKES):
-        so_far.clear()
-        outcome = bring_up_to_date(session, loaded, store, only="train", listener=listener)
-        outcome.raise_for_result()
-        teacher = outcome.results[-1]
-        if jobs > 1:
-            from pipeline.comparing.parallel_runs import make_at_once
-
-            failed |= make_at_once(runs, failed, store, jobs, session.console)
-        done = make_runs(runs, store, listener, so_far.append, failed)
-        failed |= {one.run.title: one.failed for one in done if one.failed}
-        if len(failed) == len(runs):
-            _raise_if_failed(session, done, session.so_far())
-        try:
-            store.prepare()
-            progress = listener.progress("compare")
-            folder, key, found = compare(
-                loaded, done, unfit, store, teacher=teacher, split=split, progress=progress
-            )
-            store.digests.save()
-            return done, as_document(found, done, folder, key)
-        except DamagedRun as damaged:
-            session.console.line(f"made again: {damaged}")
-        finally:
-            store.release()
-    raise StageError(
-        "Artefacts are damaged again and again",
-        where=str(store.root),
-        hint="check the disk and its file system, or name a store on another disk with --store",
+    return execute(
+        loaded,
+        store,
+        runs,
+        unfit,
+        split=split,
+        jobs=jobs,
+        listener=listener,
+        console=session.console,
+        train_teacher=lambda: bring_up_to_date(session, loaded, store, only="train", listener=listener),
+        so_far=so_far,
     )
 
 
@@ -151,24 +130,20 @@ def _show(session: Session, fields: dict[str, Any], page: Path | None) -> None:
 
 def _raise_if_failed(session: Session, done: Sequence[Done], fields: dict[str, Any]) -> None:
     """Failed runs end the command with code 1, but only after all else is done and shown."""
-    failed = [one for one in done if one.failed]
-    if not failed:
-        return
-    session.so_far = lambda: fields
-    raise StageError(
-        f"{len(failed)} of {len(done)} runs failed",
-        where=", ".join(one.run.title for one in failed),
-        why=str(failed[0].failed),
-        hint="run the same command to try them again, or leave them out with --methods",
-    )
+    from pipeline.comparing.execution import error_for_failed_runs
+
+    error = error_for_failed_runs(done)
+    if error is not None:
+        session.so_far = lambda: fields
+        raise error
 
 
 def _seeds(count: int | None, listed: str | None, profile: LoadedProfile) -> list[int]:
     """The seeds asked for; without a list, so many from the profile's own on."""
     if listed is None:
-        distill = profile.sections["distill"]
-        first = int(profile.sections["seed"] if distill["seed"] is None else distill["seed"])
-        return list(range(first, first + (count or SEEDS)))
+        from pipeline.comparing.execution import seeds_of_count
+
+        return seeds_of_count(profile, count or SEEDS)
     if count is not None:
         raise UsageError(
             "--seeds and --seed-list exclude each other", where="kdpipe compare", hint="leave one of them out"

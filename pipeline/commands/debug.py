@@ -61,9 +61,9 @@ def _debug(
     if session.json:
         session.print_json(**document)
     else:
-        from pipeline.console.debug_text import in_words
+        from pipeline.console.debug_text import debug_text
 
-        session.console.result(in_words(document))
+        session.console.result(debug_text(document))
     return EXIT_DONE if document["healthy"] else EXIT_GATE_MISSED
 
 
@@ -91,7 +91,7 @@ def _pair(
     debug = _function(DEBUG_PAIR)
     if folder is None:
         shutil.rmtree(place, ignore_errors=True)  # what an earlier call left
-    with _writable(store, folder is None), guarded_output(session.console):
+    with _writable(store, folder is None), guarded_output():
         found = debug(Path(onnx), Path(against), list(inputs), tolerance, place)
     return {**about, **found}
 
@@ -110,7 +110,7 @@ def _line(
     about = {name: value for name, value in session.so_far().items() if name != "stages"}
     session.so_far = lambda: {**about, **asked, "steps": []}
     names = ("train", "distill", *CONVERSIONS, "debug")
-    with guarded_output(session.console), ConsoleListener(session.console, names) as listener:
+    with guarded_output(), ConsoleListener(session.console, names) as listener:
         artefacts = _artefacts(session, loaded, opened, asked, listener)
         place = folder or opened.root / "debug" / f"{loaded.name}-{asked['model']}"
         if folder is None:

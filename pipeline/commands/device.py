@@ -88,7 +88,7 @@ def _measure(
     session.so_far = lambda: {**about, "devices": [measured_entry(one) for one in done]}
     links = [open_link(name, loaded) for name in dict.fromkeys(names)]
     session.resumable = True
-    with guarded_output(session.console), ExitStack() as held:
+    with guarded_output(), ExitStack() as held:
         for link in links:
             held.enter_context(link)
         # A device that does not answer is told before hours of training.

@@ -55,7 +55,7 @@ def _run(
     if outcome.error is None and session.json:
         session.print_json(**session.so_far())
     if tracking:
-        tracking.tell(outcome.results, failed=outcome.error is not None)
+        tracking.log_run(outcome.results, failed=outcome.error is not None)
     outcome.raise_for_result()
     return EXIT_DONE
 

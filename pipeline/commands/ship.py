@@ -41,7 +41,7 @@ def _ship(
     loaded, opened = open_profile(session, profile, overrides, store)
     about = {key: value for key, value in session.so_far().items() if key != "stages"}
     session.so_far = lambda: {**about, "device": name}
-    with open_link(name, loaded) as link, guarded_output(session.console):
+    with open_link(name, loaded) as link, guarded_output():
         if list_:
             told = releases(link)
         elif rollback:

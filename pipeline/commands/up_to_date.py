@@ -56,7 +56,7 @@ def bring_up_to_date(
 
     session.resumable = True
     with ExitStack() as stack:
-        stack.enter_context(guarded_output(session.console))
+        stack.enter_context(guarded_output())
         execute: Execute = in_process
         if on is not None:
             from pipeline.cluster.cluster import Cluster

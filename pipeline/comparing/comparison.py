@@ -17,7 +17,7 @@ from typing import Any
 from pipeline.comparing.method_specs import ALONE, Entry
 from pipeline.errors import MachineCannot, ProfileError, UsageError
 from pipeline.profile.loading import LoadedProfile
-from pipeline.running.plan import Decision, Facts, made_for, make_plan, resolve
+from pipeline.running.plan import Decision, KeyFacts, make_plan, profile_entry, resolve
 from pipeline.running.run_state import Listener, StageResult
 from pipeline.running.runner import prepare_run, run_stages
 from pipeline.stage import Context, Progress
@@ -80,7 +80,7 @@ def plan_runs(
     networks, or that the profile cannot take.
     """
     chosen = ([Entry(ALONE, ())] if alone else []) + list(entries)
-    facts = Facts(base, store)
+    facts = KeyFacts(base, store)
     first, unfit = _loaded(base, chosen, seeds[0], memo)
     runs: list[Run] = []
     for seed in seeds:
@@ -170,7 +170,7 @@ def compare(
         "profile": {name: base.keyed[name] for name in COMPARE.reads},
         "inputs": {name: result.digest for name, result in made.items()},
         "comparison": asked,
-        **Facts(base, store).of(COMPARE),
+        **KeyFacts(base, store).of(COMPARE),
     }
     key = sha256_of(parts)
     folder = store.artefact_path(COMPARE.name, key)
@@ -220,7 +220,7 @@ def _judge(
             },
             metrics=metrics,
             seconds=time.monotonic() - begun,
-            profile=made_for(base),
+            profile=profile_entry(base),
         )
 
 

@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import UsageError
-from pipeline.profile.plugin_kinds import built_in, choice
-from pipeline.profile.yaml_tree import Place, Tree, Unreadable, parse
+from pipeline.profile.profile_model import built_in_model, kinds_at
+from pipeline.profile.yaml_tree import SourcePlace, Tree, Unreadable, parse
 
 DEFAULT = ("profile", "kd", "msdcrd")
 ALONE = "student alone"
@@ -67,7 +67,8 @@ def _entries(spec: str) -> list[Entry]:
         return [Entry("profile", None)]
     if spec == "all":
         return [
-            Entry(name, ({"name": name},), optional=True) for name in choice(built_in(), "distill.methods")
+            Entry(name, ({"name": name},), optional=True)
+            for name in kinds_at(built_in_model(), "distill.methods")
         ]
     if spec.startswith("@"):
         return _from_file(spec)
@@ -108,7 +109,7 @@ def _from_file(spec: str) -> list[Entry]:
 
 def _read(content: bytes | str, name: str) -> Tree:
     """YAML, in a file of that name or in a word of the command line."""
-    at = Place(f"--methods {name}") if isinstance(content, str) else None
+    at = SourcePlace(f"--methods {name}") if isinstance(content, str) else None
     try:
         tree, faults = parse(content, name, at=at)
     except Unreadable as error:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from pipeline.profile.loading import LoadedProfile
 
-from pipeline.child_process import environment, python_command
+from pipeline.child_process import environment, last_line, python_command
 
 POLL_S = 0.1
 GRACE_S = 30.0
@@ -101,13 +101,14 @@ def _start(job: Job, slot: int, cores: Sequence[Sequence[int]], folder: Path) ->
 
 
 def _document(folder: Path, slot: int) -> dict[str, Any]:
-    """What the job printed; without a document the last line of what it said in its stead."""
+    """Return the JSON document that the command printed; without one, the last line of its standard error."""
     try:
-        found: dict[str, Any] = json.loads((folder / f"{slot}.out").read_text(encoding="utf-8"))
+        document: dict[str, Any] = json.loads((folder / f"{slot}.out").read_text(encoding="utf-8"))
     except ValueError:
-        said = (folder / f"{slot}.err").read_text(encoding="utf-8", errors="replace").strip()
-        return {"error": {"what": said.rpartition("\n")[2] or "it ended without a word", "why": ""}}
-    return found
+        stderr = (folder / f"{slot}.err").read_text(encoding="utf-8", errors="replace")
+        what = last_line(stderr) or "it ended without a message"
+        return {"error": {"what": what, "why": ""}}
+    return document
 
 
 def _end(processes: Sequence[subprocess.Popen[bytes]]) -> None:

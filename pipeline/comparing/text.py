@@ -1,4 +1,4 @@
-"""A comparison in words and as a document, read from `comparison.json` (docs/artefacts.md) alone."""
+"""A comparison in words and as a document, read only from `comparison.json` (docs/reference/artefacts.md)."""
 
 from __future__ import annotations
 

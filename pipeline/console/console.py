@@ -1,7 +1,7 @@
-"""What the user sees: streams, verbosity, colour, symbols, errors.
+"""The terminal: streams, verbosity, colour, symbols, errors.
 
-Standard output carries results alone; progress, notes and errors go to standard error. A reader
-that has gone away (`| head`) ends the output quietly and changes nothing else.
+Standard output has results only; progress, notes and errors go to standard error. If the reader of a pipe
+ends (`| head`), the output ends without an error.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from typing import Any, TextIO
 from pipeline.errors import KdpipeError, ProfileError, UsageError
 
 SILENT, QUIET, NORMAL, VERBOSE = -2, -1, 0, 1
-"""-qq: errors alone. -q: results, warnings, errors. -v: plain lines, keys, the libraries' warnings."""
+"""-qq: only errors. -q: results, warnings, errors. -v: plain lines, keys, the libraries' warnings."""
 
 LEVELS = {"error": SILENT, "warning": QUIET, "info": NORMAL, "debug": VERBOSE}
-"""The words of KDPIPE_LOG."""
+"""The values of KDPIPE_LOG."""
 
 STYLES = {"bold": "1", "dim": "2", "red": "31", "green": "32", "yellow": "33", "cyan": "36"}
 
@@ -34,14 +34,18 @@ SYMBOLS = {
     "times": ("×", "x"),
     "minus": ("−", "-"),
 }
-"""For streams that carry UTF-8, and for those that do not."""
+"""The symbol for UTF-8 streams, and the one for all others."""
 
 
 class Console:
-    """The two streams and how to use them.
+    """The two output streams of a command.
 
-    The command line sets `quiet`, `verbose`, `color` and `progress` while it is parsed, in any
-    order; everything else is worked out from them when it is needed.
+    The command line sets `quiet`, `verbose`, `color` and `progress` while it is parsed, in any order.
+
+    Args:
+        out: Standard output.
+        err: Standard error.
+        environment: The environment variables.
     """
 
     def __init__(
@@ -66,14 +70,18 @@ class Console:
 
     @property
     def verbosity(self) -> int:
-        """SILENT to VERBOSE: the flags, else KDPIPE_LOG."""
+        """The level from SILENT to VERBOSE: by the options, otherwise by KDPIPE_LOG."""
         if self.quiet or self.verbose:
             return max(SILENT, min(VERBOSE, self.verbose - self.quiet))
         word = self.environment.get("KDPIPE_LOG", "").strip().lower()
         return LEVELS.get(word, NORMAL)
 
     def check_environment(self) -> None:
-        """Raises UsageError for a variable of ours with a value that means nothing."""
+        """Check kdpipe's environment variables.
+
+        Raises:
+            UsageError: KDPIPE_LOG is not a level.
+        """
         word = self.environment.get("KDPIPE_LOG", "").strip().lower()
         if word and word not in LEVELS:
             raise UsageError(
@@ -85,7 +93,7 @@ class Console:
 
     @property
     def live(self) -> bool:
-        """Whether standard error is a terminal that can redraw a line, and may."""
+        """Whether a live line is drawn: standard error is a terminal, and no option forbids it."""
         return (
             self.progress
             and self.verbosity == NORMAL
@@ -95,7 +103,7 @@ class Console:
 
     @property
     def width(self) -> int:
-        """Columns of the terminal, 80 where it does not say."""
+        """The columns of the terminal; 80 where they are unknown."""
         with contextlib.suppress(OSError, ValueError, AttributeError):
             columns = os.get_terminal_size(self.err.fileno()).columns
             if columns > 0:
@@ -103,6 +111,7 @@ class Console:
         return 80
 
     def colored(self, stream: TextIO) -> bool:
+        """Return whether text on this stream has colour."""
         if self.color != "auto":
             return self.color == "always"
         if self.environment.get("NO_COLOR"):
@@ -112,34 +121,41 @@ class Console:
         return self.environment.get("TERM") != "dumb" and _is_terminal(stream)
 
     def styled(self, text: str, style: str, stream: TextIO | None = None) -> str:
-        """`text` in a style of STYLES, if the stream (standard error) is to have colour."""
+        """Return the text in a style of STYLES if the stream (default: standard error) has colour."""
         if not style or not self.colored(stream or self.err):
             return text
         return f"\x1b[{STYLES[style]}m{text}\x1b[0m"
 
     def symbol(self, name: str, stream: TextIO | None = None) -> str:
+        """Return a symbol of SYMBOLS that the stream (default: standard error) can show."""
         fancy, plain = SYMBOLS[name]
         return fancy if carries_unicode(stream or self.err) else plain
 
     def result(self, text: str) -> None:
-        """A result in words, on standard output; -qq leaves it out."""
+        """Print a result on standard output, except with -qq."""
         if self.verbosity > SILENT:
             self.document(text)
 
     def document(self, text: str) -> None:
-        """What the command was called for (a JSON document, a schema), whatever the verbosity."""
+        """Print a document (JSON, a schema) on standard output, at every verbosity."""
         with self._lock:
             self._erase()
             _write(self.out, text if text.endswith("\n") else text + "\n")
 
     def json_document(self, document: Mapping[str, Any]) -> None:
+        """Print a JSON document on standard output."""
         import json
 
         self.document(json.dumps(document, indent=2, ensure_ascii=not carries_unicode(self.out), default=str))
 
     def line(self, text: str, at: int = NORMAL, *, ended: threading.Event | None = None) -> None:
-        """One line on standard error, above the live line, if the verbosity reaches `at`; for `ended` see
-        `redraw`."""
+        """Print a line on standard error, above the live line.
+
+        Args:
+            text: The line.
+            at: The lowest verbosity that prints it.
+            ended: See `redraw`.
+        """
         if self.verbosity < at:
             return
         with self._lock:
@@ -152,9 +168,11 @@ class Console:
                 self._draw(live)
 
     def warn(self, text: str) -> None:
+        """Print a warning on standard error."""
         self.line(f"{self.styled('warning:', 'yellow')} {text}", at=QUIET)
 
     def debug(self, text: str) -> None:
+        """Print a line on standard error that only -v shows."""
         self.line(self.styled(text, "dim"), at=VERBOSE)
 
     def redraw(self, text: str, *, ended: threading.Event | None = None) -> None:
@@ -174,7 +192,7 @@ class Console:
                     self._draw(text)
 
     def error(self, error: KdpipeError) -> None:
-        """The four parts: what, where, why, and after a blank line the hint."""
+        """Print an error: what, where, why, and after a blank line the hint."""
         with self._lock:
             self._erase()
             _write(self.err, self._in_four_parts(error))
@@ -205,10 +223,10 @@ class Console:
 
 
 @contextlib.contextmanager
-def guarded_output(console: Console) -> Iterator[None]:
-    """Sends to standard error what libraries print on standard output, C++ ones included.
+def guarded_output() -> Iterator[None]:
+    """Redirect what libraries print on standard output to standard error, C++ libraries included.
 
-    A stage may load a dozen libraries; one stray line of theirs would spoil a JSON document.
+    A stage may load a dozen libraries; a single line from one of them would break a JSON document.
     """
     try:
         number = sys.stdout.fileno()
@@ -229,21 +247,22 @@ def guarded_output(console: Console) -> Iterator[None]:
 
 
 def carries_unicode(stream: TextIO) -> bool:
+    """Return whether the stream's encoding is UTF-8."""
     return (getattr(stream, "encoding", None) or "").lower().replace("_", "-") in ("utf-8", "utf8")
 
 
 def abandon(stream: TextIO) -> None:
-    """Lets what is still to be written to a stream whose reader has gone vanish.
+    """Discard everything that is written to a stream whose reader has ended.
 
-    Else what lies in its buffer would fail again when the interpreter ends.
+    Otherwise the rest of its buffer would fail again when the interpreter ends.
     """
     with contextlib.suppress(OSError, ValueError, AttributeError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def _write(stream: TextIO, text: str) -> None:
-    """Writes and flushes; a reader that has gone away is no fault."""
-    # A stream may be closed already in the last moments of the interpreter: a ValueError.
+    """Write and flush; it is no error if the reader has ended."""
+    # A stream may be closed already while the interpreter ends: a ValueError.
     with contextlib.suppress(ValueError):
         try:
             stream.write(text)

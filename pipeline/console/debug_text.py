@@ -1,4 +1,4 @@
-"""What `kdpipe debug` found, in words and a table."""
+"""The result of `kdpipe debug` as text."""
 
 from __future__ import annotations
 
@@ -10,15 +10,16 @@ from pipeline.console.tables import table
 _HEADER = ("", "op", "layer", "max error", "relative", "inputs'", "spread", "not finite")
 
 
-def in_words(document: Mapping[str, Any]) -> str:
+def debug_text(document: Mapping[str, Any]) -> str:
+    """Return the text of a debugging document: a table for each conversion that diverges, and a summary."""
     parts = [_step(step) for step in document["steps"]]
     diverging = [step for step in document["steps"] if not step["healthy"]]
     if diverging:
         parts.append(f"{len(diverging)} of {len(document['steps'])} conversions diverge")
     elif any(step["status"] == "skipped" for step in document["steps"]):
-        parts.append("every conversion that could be looked at is healthy")
+        parts.append("healthy: every conversion that could be compared")
     else:
-        parts.append("healthy: no layer diverges and stays so")
+        parts.append("healthy: no layer diverges for good")
     return "\n\n".join(parts)
 
 
@@ -39,8 +40,10 @@ def _step(step: Mapping[str, Any]) -> str:
         if worst is not None:
             lines.append(f"  outputs differ by {worst:.2g} of their spread at most")
         return "\n".join(lines)
-    lines.append(f"  first divergence: {first['node']} ({first['op']}){_reason(first, step)}")
-    lines += [f"  weight {one['name']} differs by up to {one['max_abs']:.4g}" for one in step["weights"]]
+    lines.append(f"  first divergence: {first['node']} ({first['op']}){_reason(first)}")
+    lines += [
+        f"  weight {weight['name']} differs by up to {weight['max_abs']:.4g}" for weight in step["weights"]
+    ]
     rows = [_row(layer, layer["value"] == first["value"]) for layer in step["layers"]]
     lines += [f"  {line}" for line in table(_HEADER, rows, "lllrrrrr").splitlines()]
     lines.append(f"  minimal model: {step['output']}")
@@ -51,11 +54,11 @@ def _shipped(step: Mapping[str, Any]) -> list[str]:
     if "shipped_relative" not in step:
         return []
     relative = step["shipped_relative"]
-    told = "not finite" if relative is None else f"{relative:.2g} of their spread away"
-    return [f"  as it ships: logits {told}, {step['shipped_top1_agreement']:.1f} % of the classes alike"]
+    distance = "not finite" if relative is None else f"{relative:.2g} of their spread away"
+    return [f"  as it ships: logits {distance}, {step['shipped_top1_agreement']:.1f} % of the classes alike"]
 
 
-def _reason(first: Mapping[str, Any], step: Mapping[str, Any]) -> str:
+def _reason(first: Mapping[str, Any]) -> str:
     if not first["not_finite"]:
         return ""
     if first["largest"] > HALF_MAX:

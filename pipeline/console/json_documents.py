@@ -1,4 +1,4 @@
-"""What a plan and a run are told with: the entries of the JSON documents, and reasons in words."""
+"""The entries of the JSON documents of plans and runs, and reasons as text."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ REASONS_SHOWN = 8
 
 
 def planned_entry(decision: Decision) -> dict[str, Any]:
-    """A stage of a plan. `seconds`: none for what is cached, else the estimate (null: unknown)."""
+    """Return the entry of a stage in a plan; `seconds` is 0 if it is cached, otherwise the estimate."""
     return {
         "name": decision.stage.name,
         "status": decision.status,
@@ -30,7 +30,7 @@ def planned_entry(decision: Decision) -> dict[str, Any]:
 
 
 def result_entry(result: StageResult) -> dict[str, Any]:
-    """A stage of a run; `seconds` is what it took this time."""
+    """Return the entry of a stage in a run; `seconds` is the time that it took in this run."""
     return {
         "name": result.name,
         "status": result.status,
@@ -44,11 +44,18 @@ def result_entry(result: StageResult) -> dict[str, Any]:
 
 
 def reason_entry(reason: Reason) -> dict[str, Any]:
+    """Return the entry of a reason."""
     return {"kind": reason.kind, "key": reason.key, "old": reason.old, "new": reason.new}
 
 
 def reasons_in_words(reasons: Sequence[Reason], to: str, every: bool = False) -> list[str]:
-    """A line for each reason, `to` between old and new; no more than REASONS_SHOWN unless `every`."""
+    """Return a line for each reason.
+
+    Args:
+        reasons: Why a stage is stale.
+        to: The symbol between the old and the new value.
+        every: Whether all reasons are listed, or about REASONS_SHOWN of them.
+    """
     lines = [reason_in_words(reason, to) for reason in reasons]
     if every or len(lines) <= REASONS_SHOWN + 1:
         return lines
@@ -56,7 +63,7 @@ def reasons_in_words(reasons: Sequence[Reason], to: str, every: bool = False) ->
 
 
 def reason_in_words(reason: Reason, to: str) -> str:
-    """Why a stage is stale, in one line: what changed, from what to what."""
+    """Return in one line why a stage is stale: what changed, the old and the new value."""
     change = f"{short(reason.old)} {to} {short(reason.new)}"
     if reason.kind == "absent":
         return f"{reason.key}: {change}" if reason.key else "not made yet"

@@ -1,8 +1,7 @@
-"""What a run says while it goes on: one live line a stage, or plain lines where none can be drawn.
+"""The progress of a run: one live line for each stage, or plain lines where none can be drawn.
 
-A stage's `update` only leaves its figures behind; a thread of ours looks at them from time to
-time and does the drawing. So an update costs next to nothing, and a stage that is silent for
-minutes is still seen to be alive.
+A stage's `update` only stores its figures. A thread reads them regularly and draws the line. So an update
+costs almost nothing, and a stage that sends nothing for minutes is still shown as running.
 """
 
 from __future__ import annotations
@@ -30,19 +29,21 @@ STATUS_STYLE = {"ran": "green", "hit": "dim", "failed": "red", "not_built": "yel
 STATUS_WORD = {"hit": "cached", "not_built": "not built"}
 
 ETA = "eta_s"
-"""A figure by which a stage tells the time to go itself, where it knows better than the rate; "" if nobody
-can tell."""
+"""The name of the figure by which a stage reports the remaining time itself; "" if it is unknown."""
 
 State = tuple[float, float, str, dict[str, "float | str"]]
 
 
 @dataclass(frozen=True)
 class Rhythm:
-    """How often something is said, in seconds and as a share of the work.
+    """How often progress is printed.
 
-    redraw_s: of the live line. look_s: between looks at the figures where lines are plain.
-    plain_s: a plain line at least so often, also when the stage is silent; plain_share: and after
-    each such share of the work; but none within plain_apart_s of the one before.
+    Attributes:
+        redraw_s: Seconds between two drawings of the live line.
+        look_s: Seconds between two readings of the figures where lines are plain.
+        plain_s: The longest time between two plain lines, in seconds, also for a stage that sends nothing.
+        plain_share: The share of the work after which a plain line is printed.
+        plain_apart_s: The shortest time between two plain lines, in seconds.
     """
 
     redraw_s: float = 0.1
@@ -53,7 +54,7 @@ class Rhythm:
 
 
 class StageProgress:
-    """What a stage is handed: it keeps the last figures for whoever draws them."""
+    """The progress reporter of a stage: it stores the last figures for the thread that draws them."""
 
     __slots__ = ("_listener", "name", "state")
 
@@ -63,48 +64,55 @@ class StageProgress:
         self.state: State | None = None
 
     def update(self, done: float, total: float, unit: str = "", **figures: float | str) -> None:
-        # One assignment: whole for the reading thread without a lock.
+        """Store the figures; see `pipeline.stage.Progress.update`."""
+        # One assignment: the reading thread needs no lock.
         self.state = (done, total, unit, figures)
 
     def note(self, text: str) -> None:
+        """Print a line above the live line."""
         self._listener.note(text)
 
 
 class Pace:
-    """Rate and time to go, from the last RATE_WINDOW_S seconds of figures.
+    """The rate and the remaining time, from the figures of the last RATE_WINDOW_S seconds.
 
-    A stage that goes on from a checkpoint begins in the middle, and one with several phases begins
-    anew: both start a fresh window.
+    A stage that resumes from a checkpoint begins in the middle, and one with several phases begins again at
+    0. Both start a new window.
     """
 
     def __init__(self) -> None:
-        self._seen: deque[tuple[float, float]] = deque()
+        self._points: deque[tuple[float, float]] = deque()
         self._scale: tuple[float, str] | None = None
 
-    def see(self, now: float, state: State) -> None:
+    def add(self, now: float, state: State) -> None:
+        """Add the figures at a time (monotonic, in seconds)."""
         done, total, unit, _ = state
-        if self._scale != (total, unit) or (self._seen and done < self._seen[-1][1]):
-            self._seen.clear()
+        if self._scale != (total, unit) or (self._points and done < self._points[-1][1]):
+            self._points.clear()
             self._scale = (total, unit)
-        self._seen.append((now, done))
-        while len(self._seen) > 2 and now - self._seen[1][0] > RATE_WINDOW_S:
-            self._seen.popleft()
+        self._points.append((now, done))
+        while len(self._points) > 2 and now - self._points[1][0] > RATE_WINDOW_S:
+            self._points.popleft()
 
     @property
     def rate(self) -> float | None:
-        """Units a second, once there is something to go by."""
-        if len(self._seen) < 2:
+        """The units per second; None before there are enough figures."""
+        if len(self._points) < 2:
             return None
-        (began, first), (now, last) = self._seen[0], self._seen[-1]
+        (began, first), (now, last) = self._points[0], self._points[-1]
         return (last - first) / (now - began) if now - began >= 0.3 and last > first else None
 
-    def to_go_s(self, state: State) -> float | None:
+    def remaining_s(self, state: State) -> float | None:
+        """Return the remaining time in seconds; None before there are enough figures."""
         rate = self.rate
         return max(state[1] - state[0], 0.0) / rate if rate else None
 
 
 class ConsoleListener:
-    """Tells a console what the runner does. Used as a context: at its end the line is gone."""
+    """A listener that prints the events of a run.
+
+    Use it as a context manager: at its end the live line is erased.
+    """
 
     def __init__(self, console: Console, names: tuple[str, ...], rhythm: Rhythm | None = None) -> None:
         self.console = console
@@ -112,7 +120,7 @@ class ConsoleListener:
         self._column = max((len(name) for name in names), default=0)
         self._current: _Drawing | None = None
         self._prepared = threading.Event()
-        self._preparing = threading.Timer(PREPARING_AFTER_S, self._tell_preparing)
+        self._preparing = threading.Timer(PREPARING_AFTER_S, self._draw_preparing)
         self._preparing.daemon = True
 
     def __enter__(self) -> ConsoleListener:
@@ -124,6 +132,7 @@ class ConsoleListener:
         self._stop_drawing()
 
     def started(self, decision: Decision) -> None:
+        """Print that a stage runs, where no live line is drawn."""
         self._stop_drawing()
         if self.console.live:
             return
@@ -132,6 +141,7 @@ class ConsoleListener:
         self.console.line(f"{decision.stage.name.ljust(self._column)}  started{expected}")
 
     def progress(self, stage_name: str) -> StageProgress:
+        """Return the progress reporter of a stage, and start drawing its line."""
         self._stop_drawing()
         progress = StageProgress(self, stage_name)
         if self.console.progress and self.console.verbosity >= NORMAL:
@@ -140,6 +150,7 @@ class ConsoleListener:
         return progress
 
     def finished(self, result: StageResult) -> None:
+        """Print the result of a stage."""
         self._stop_drawing()
         console, status = self.console, result.status
         mark = console.symbol(STATUS_SYMBOL.get(status, "other"))
@@ -153,17 +164,19 @@ class ConsoleListener:
             console.debug(f"    because {reason}")
 
     def note(self, text: str) -> None:
+        """Print a line about the current stage."""
         self.console.line(f"    {text}")
 
     def waiting(self, stage_name: str, holder_text: str) -> None:
+        """Print which process makes the artefact of a stage."""
         self._stop_drawing()
         self.console.line(f"{stage_name.ljust(self._column)}  waiting for {holder_text}", at=QUIET)
 
-    def _tell_preparing(self) -> None:
+    def _draw_preparing(self) -> None:
         self.console.redraw("getting ready", ended=self._prepared)
 
     def _stop_drawing(self) -> None:
-        # A timer that has begun to call cannot be cancelled any more; the event stops its drawing.
+        # A timer that has already called its function cannot be cancelled; the event stops its drawing.
         self._prepared.set()
         self._preparing.cancel()
         if self._current is not None:
@@ -173,7 +186,7 @@ class ConsoleListener:
 
 
 class _Drawing:
-    """The thread that looks at one stage's figures and draws them."""
+    """The thread that reads one stage's figures and draws them."""
 
     def __init__(self, console: Console, progress: StageProgress, column: int, rhythm: Rhythm) -> None:
         self._console = console
@@ -185,13 +198,15 @@ class _Drawing:
         self._pace = Pace()
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="kdpipe-progress", daemon=True)
-        self._said_at = self._began
-        self._said: State | None = None
+        self._printed_at = self._began
+        self._printed: State | None = None
 
     def start(self) -> None:
+        """Start the thread."""
         self._thread.start()
 
     def stop(self) -> None:
+        """End the thread."""
         self._ended.set()
         self._thread.join(timeout=2.0)
 
@@ -201,20 +216,20 @@ class _Drawing:
             now = time.monotonic()
             state = self._progress.state
             if state is not None:
-                self._pace.see(now, state)
+                self._pace.add(now, state)
             if self._live:
                 self._console.redraw(self._line(now, state)[: self._console.width - 1], ended=self._ended)
             elif self._is_due(now, state):
                 self._console.line(self._line(now, state), ended=self._ended)
-                self._said_at, self._said = now, state
+                self._printed_at, self._printed = now, state
 
     def _is_due(self, now: float, state: State | None) -> bool:
-        silent_for = now - self._said_at
+        silent_for = now - self._printed_at
         if silent_for >= self._rhythm.plain_s:
             return True
         if state is None or silent_for < self._rhythm.plain_apart_s:
             return False
-        before = self._said
+        before = self._printed
         if before is None or before[1:3] != state[1:3] or state[0] < before[0]:
             return _share(state) >= self._rhythm.plain_share
         step = self._rhythm.plain_share
@@ -223,19 +238,21 @@ class _Drawing:
     def _line(self, now: float, state: State | None) -> str:
         name = self._progress.name
         elapsed = waiting(now - self._began)
-        if state is None or (not self._live and state == self._said):
+        if state is None or (not self._live and state == self._printed):
             at = f" ({_amounts(state)})" if state is not None else ""
             return f"{name.ljust(self._column)}  still {_doing(name)}, {elapsed}{at}"
         parts = [f"{100 * _share(state):3.0f} %"]
-        rate, to_go = self._pace.rate, self._pace.to_go_s(state)
+        rate, remaining_s = self._pace.rate, self._pace.remaining_s(state)
         if state[2] != "%":
             parts.append(_amounts(state))
             if rate is not None:
                 parts.append(f"{rate:,.0f}/s" if rate >= 100 else f"{rate:.3g}/s")
         if ETA in state[3]:
-            told = state[3][ETA]
-            to_go = None if isinstance(told, str) else told
-        parts.append(f"ETA {waiting(to_go)}" if to_go is not None and state[0] < state[1] else elapsed)
+            eta_s = state[3][ETA]
+            remaining_s = None if isinstance(eta_s, str) else eta_s
+        parts.append(
+            f"ETA {waiting(remaining_s)}" if remaining_s is not None and state[0] < state[1] else elapsed
+        )
         parts += [f"{key}={_figure(value)}" for key, value in state[3].items() if key != ETA]
         line = "  ".join(parts)
         if self._live:
@@ -259,11 +276,11 @@ def _amounts(state: State) -> str:
 def _figure(value: float | str) -> str:
     try:
         return f"{value:,.0f}" if isinstance(value, int) or abs(float(value)) >= 1000 else f"{value:.4g}"
-    except (TypeError, ValueError):  # a word, or whatever a plug-in hands over
+    except (TypeError, ValueError):  # a word, or any other value from a plug-in
         return str(value)
 
 
 def _doing(verb: str) -> str:
-    if " " in verb:  # a run of a comparison, named by its method and seed
+    if " " in verb:  # a run of a comparison, named after its method and seed
         return "training"
     return f"{verb.removesuffix('e')}ing"

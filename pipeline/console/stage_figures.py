@@ -1,7 +1,6 @@
-"""A stage's main figures in words, read from its artefact.
+"""The main figures of a stage as text, read from its artefact.
 
-The engine knows no model, but people ask for the figures: what is read here is the documented
-content of the artefacts (docs/artefacts.md) and nothing else.
+Only the documented content of the artefacts is read (docs/reference/artefacts.md).
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ DEPTH_MAX = 2
 
 
 def stage_figures(name: str, folder: Path, metrics: Mapping[str, Any]) -> str:
-    """The main figures of a finished stage; `metrics` is what the stage returned."""
+    """Return the main figures of a finished stage; `metrics` are those that the stage returned."""
     special: dict[str, Callable[[Path], str]] = {"evaluate": evaluation, "measure": scorecard, "gate": gates}
     if name in special:
         return special[name](folder)
@@ -29,11 +28,11 @@ def stage_figures(name: str, folder: Path, metrics: Mapping[str, Any]) -> str:
 
 
 def evaluation(folder: Path) -> str:
-    """The metrics of teacher, baseline and student, and what distillation gave."""
-    found = _read(folder / "metrics.json")
+    """Return the metrics of teacher, baseline and student, and the gain of distillation."""
+    report = _read(folder / "metrics.json")
     rows = []
     for name in MODELS:
-        model = found.get(name)
+        model = report.get(name)
         if model:
             rows.append(
                 [
@@ -48,25 +47,27 @@ def evaluation(folder: Path) -> str:
                 ]
             )
     header = ("model", "top-1 % [95 %]", "top-5 %", "loss", "ECE", "agreement %", "parameters", "MACs")
-    lines = [table(header, rows, "llrrrrrr"), "", f"{found['images']:,} test images"]
-    if found.get("distillation"):
-        lines.append(distillation(found["distillation"]))
+    lines = [table(header, rows, "llrrrrrr"), "", f"{report['images']:,} test images"]
+    if report.get("distillation"):
+        lines.append(distillation(report["distillation"]))
     return "\n".join(lines)
 
 
 def gates(folder: Path) -> str:
-    """Every judged gate, and what to ship under them."""
-    found = read_gates(folder)
-    return "\n".join([*gates_in_words(found), "", *pick_in_words(found["pick"])])
+    """Return every judged gate, and the target to ship."""
+    document = read_gates(folder)
+    return "\n".join([*gates_in_words(document), "", *pick_in_words(document["pick"])])
 
 
 def scorecard(folder: Path, gated: Path | None = None) -> str:
-    """Every target in a table; below it what was not built, what distillation gave, what to ship.
+    """Return every target in a table; below it the missing ones, the gain, the gates.
 
-    gated: the gate stage's artefact, for the gates and what to ship under them.
+    Args:
+        folder: The artefact of `measure`.
+        gated: The artefact of `gate`: the judged gates and the target to ship. Without it both are left out.
     """
-    found = _read(folder / "scorecard.json")
-    rows = [_scorecard_row(row) for row in found["rows"] if row["top1"] is not None]
+    card = _read(folder / "scorecard.json")
+    rows = [_scorecard_row(row) for row in card["rows"] if row["top1"] is not None]
     header = (
         "model",
         "target",
@@ -79,9 +80,9 @@ def scorecard(folder: Path, gated: Path | None = None) -> str:
         "size",
         "memory",
     )
-    lines = [table(header, rows, "lllrlrrrrr"), *_how_measured(found["rows"])]
-    lines += compared(found.get("comparisons") or ())
-    absent = [row for row in found["rows"] if row["top1"] is None]
+    lines = [table(header, rows, "lllrlrrrrr"), *_how_measured(card["rows"])]
+    lines += compared(card.get("comparisons") or ())
+    absent = [row for row in card["rows"] if row["top1"] is None]
     if absent:
         lines += ["", "not built or not measured:"]
     for row in absent:
@@ -89,46 +90,45 @@ def scorecard(folder: Path, gated: Path | None = None) -> str:
         if row.get("hint"):
             lines.append(f"    hint: {row['hint']}")
     lines.append("")
-    if found.get("distillation"):
-        lines.append(distillation(found["distillation"]))
+    if card.get("distillation"):
+        lines.append(distillation(card["distillation"]))
     else:
         lines.append("what distillation gave was not measured: set distill.baseline to true")
-    pick = found["recommendation"]
     if gated:
-        under = read_gates(gated)
-        pick = under["pick"]
-        lines += ["", *gates_in_words(under), ""] if under["gates"] else []
-    return "\n".join([*lines, *pick_in_words(pick)])
+        judged = read_gates(gated)
+        lines += ["", *gates_in_words(judged), ""] if judged["gates"] else []
+        lines += pick_in_words(judged["pick"])
+    return "\n".join(lines)
 
 
 def compared(pairs: Sequence[Mapping[str, Any]]) -> list[str]:
-    """A line for each two targets that were timed in turns."""
+    """Return a line for each pair of targets that were timed in turns."""
     lines = ["", "timed in turns:"] if pairs else []
-    for one in pairs:
-        first, second = (f"{side['model']} {side['target']}" for side in (one["first"], one["second"]))
-        low, high = one["ratio_ci"]
-        said = (
+    for pair in pairs:
+        first, second = (f"{side['model']} {side['target']}" for side in (pair["first"], pair["second"]))
+        low, high = pair["ratio_ci"]
+        verdict = (
             f"cannot tell {second} from {first}"
-            if one["verdict"] == "cannot tell"
-            else f"{second} is {one['verdict']} than {first}"
+            if pair["verdict"] == "cannot tell"
+            else f"{second} is {pair['verdict']} than {first}"
         )
-        doubts = ", ".join(one.get("flags") or ())
-        doubted = f" ({doubts})" if doubts else ""
-        lines.append(f"  {said}: {one['ratio']:.3f} [{low:.3f}, {high:.3f}] times its p50{doubted}")
+        flags = ", ".join(pair.get("flags") or ())
+        doubts = f" ({flags})" if flags else ""
+        lines.append(f"  {verdict}: {pair['ratio']:.3f} [{low:.3f}, {high:.3f}] times its p50{doubts}")
     return lines
 
 
-def distillation(found: Mapping[str, Any]) -> str:
-    """What distillation gave, with its interval and verdict, in one line."""
-    low, high = found["gain_ci"]
+def distillation(gain: Mapping[str, Any]) -> str:
+    """Return the gain of distillation, with its interval and verdict, in one line."""
+    low, high = gain["gain_ci"]
     return (
-        f"distillation gave {found['gain_points']:+.2f} points [{low:+.2f}, {high:+.2f}] "
-        f"over the same student alone (p = {found['p_value']:.3g}): {found['verdict']}"
+        f"distillation gave {gain['gain_points']:+.2f} points [{low:+.2f}, {high:+.2f}] "
+        f"over the same student alone (p = {gain['p_value']:.3g}): {gain['verdict']}"
     )
 
 
 def shipped(name: str, folder: Path) -> list[str]:
-    """The lines that name what a user opens or copies: the bundle's archive, the report."""
+    """Return a line for each file that a user opens or copies: the bundle's archive, the report."""
     if name == "package":
         return [f"bundle  {file}" for file in sorted(folder.glob("*.tar.zst"))]
     if name == "report" and (folder / "report.html").exists():
@@ -154,7 +154,7 @@ def _scorecard_row(row: Mapping[str, Any]) -> list[str]:
 
 
 def _how_measured(rows: list[dict[str, Any]]) -> list[str]:
-    """At which batch and threads the table's latency was taken, and what was odd about it."""
+    """Return the batch and threads of the table's latency, and the flags of its rows."""
     lines = []
     first = next((row["latency"][0] for row in rows if row["latency"]), None)
     if first:
@@ -169,7 +169,7 @@ def _how_measured(rows: list[dict[str, Any]]) -> list[str]:
 
 
 def _flat(metrics: Mapping[str, Any], prefix: str = "", depth: int = 0) -> list[tuple[str, str]]:
-    """Scalars and short lists of nested metrics, by dotted name."""
+    """List scalars and short lists of nested metrics by dotted name."""
     rows: list[tuple[str, str]] = []
     for key, value in metrics.items():
         name = f"{prefix}{key}"
@@ -177,8 +177,10 @@ def _flat(metrics: Mapping[str, Any], prefix: str = "", depth: int = 0) -> list[
             if depth < DEPTH_MAX:
                 rows += _flat(value, f"{name}.", depth + 1)
         elif isinstance(value, list | tuple):
-            if len(value) <= LIST_MAX and not any(isinstance(one, Mapping | list | tuple) for one in value):
-                rows.append((name, ", ".join(_plain(key, one) for one in value) or "none"))
+            if len(value) <= LIST_MAX and not any(
+                isinstance(entry, Mapping | list | tuple) for entry in value
+            ):
+                rows.append((name, ", ".join(_plain(key, entry) for entry in value) or "none"))
         else:
             rows.append((name, _plain(key, value)))
     return rows
@@ -199,5 +201,5 @@ def _plain(key: str, value: Any) -> str:
 
 
 def _read(file: Path) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-    return found
+    document: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    return document

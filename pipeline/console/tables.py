@@ -9,12 +9,12 @@ SHORT_DIGEST = 12
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]], align: str) -> str:
-    """Columns under their header; `align` holds one letter a column, l or r."""
+    """Return a table: the header and aligned columns; `align` has one letter for each column, l or r."""
     return columns([header, *rows], align)
 
 
 def columns(rows: Sequence[Sequence[str]], align: str) -> str:
-    """Rows of cells, aligned; a cell may hold several lines."""
+    """Return aligned rows of cells; a cell may have several lines."""
     cells = [[cell.split("\n") for cell in row] for row in rows]
     widths = [max(len(line) for row in cells for line in row[column]) for column in range(len(align))]
     lines = []
@@ -29,7 +29,7 @@ def columns(rows: Sequence[Sequence[str]], align: str) -> str:
 
 
 def duration(seconds: float) -> str:
-    """`0.4 s`, `81.2 s`, `12 min 05 s`, `2 h 07 min`."""
+    """Return a duration in words: `0.4 s`, `81.2 s`, `12 min 05 s`, `2 h 07 min`."""
     if seconds < 99.95:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)
@@ -40,12 +40,12 @@ def duration(seconds: float) -> str:
 
 
 def waiting(seconds: float) -> str:
-    """A duration still to come, or that goes on: no finer than seconds."""
+    """Return a duration that has not ended, in whole seconds: `12 s`, `12 min 05 s`."""
     return f"{seconds:.0f} s" if seconds < 99.5 else duration(seconds)
 
 
 def size(count: float) -> str:
-    """Bytes in decimal units: `412 B`, `1.43 MB`."""
+    """Return a number of bytes in decimal units: `412 B`, `1.43 MB`."""
     for unit in ("B", "kB", "MB", "GB"):
         if abs(count) < 999.5:
             return f"{count:.0f} {unit}" if unit == "B" else f"{_three_digits(count)} {unit}"
@@ -54,7 +54,7 @@ def size(count: float) -> str:
 
 
 def amount(count: float) -> str:
-    """A count in short: `11.2 M`."""
+    """Return a shortened count: `11.2 M`."""
     for unit in ("", " k", " M", " G"):
         if abs(count) < 999.5:
             return f"{count:.0f}" if not unit else f"{_three_digits(count)}{unit}"
@@ -63,21 +63,22 @@ def amount(count: float) -> str:
 
 
 def figure(value: Any, digits: int = 2, missing: str = "-") -> str:
-    """A number with fixed digits; what is not there as a dash."""
+    """Return a number with fixed digits, or `missing` for None."""
     return missing if value is None else f"{value:.{digits}f}"
 
 
 def interval(pair: Sequence[float] | None, digits: int = 2) -> str:
-    """`[95.10, 98.40]`, or nothing."""
+    """Return an interval, `[95.10, 98.40]`, or an empty text for None."""
     return f"[{pair[0]:.{digits}f}, {pair[1]:.{digits}f}]" if pair else ""
 
 
 def with_interval(value: float | None, pair: Sequence[float] | None, digits: int = 2) -> str:
+    """Return a number and its interval: `97.22 [95.10, 98.40]`."""
     return f"{figure(value, digits)} {interval(pair, digits)}".rstrip()
 
 
 def short(value: Any) -> str:
-    """A value of a profile or manifest on one line; a digest shortened."""
+    """Return a value of a profile or manifest on one line, digests and long texts shortened."""
     if value is None:
         return "none"
     if isinstance(value, str):

@@ -18,7 +18,7 @@ from pipeline.devices.jobs import BUILT_THERE, Line, Tell, is_built_there, place
 from pipeline.devices.link import Link
 from pipeline.errors import DeviceCannot, KdpipeError, StageError, UsageError
 from pipeline.profile.loading import LoadedProfile
-from pipeline.running.plan import Facts, made_for, resolve
+from pipeline.running.plan import KeyFacts, profile_entry, resolve
 from pipeline.running.run_state import StageResult
 from pipeline.stage import Context, Silent
 from pipeline.store.keys import sha256_of
@@ -144,7 +144,7 @@ def _measure(link: Link, line: Line, *, force: bool, tell: Tell) -> Measured:
     with store.lock(DEVICE.name, key, lambda holder: tell(f"{link.name}: waiting for {holder}")):
         if not force and store.find(DEVICE.name, key) is not None:
             return done
-        work = store.open_work(DEVICE.name, key, anew=force)
+        work = store.open_work(DEVICE.name, key, start_over=force)
         asked = take(link, line, targets, work, key, anew=force, tell=tell)
         asked["facts"] = lasting(facts)
         _publish(line, parts, asked, work, replacing=force, seconds=time.monotonic() - begun)
@@ -168,7 +168,7 @@ def _key_parts(line: Line, name: str, targets: Sequence[str], facts: Mapping[str
         "profile": {section: line.profile.keyed[section] for section in DEVICE.reads},
         "targets": list(targets),
         "inputs": {stage: line.made[stage].digest for stage in ("evaluate", "measure", "package", *inputs)},
-        "data": Facts(line.profile, line.store).of(DEVICE)["data"],
+        "data": KeyFacts(line.profile, line.store).of(DEVICE)["data"],
         "accuracy_images": line.profile.sections["devices"][name]["accuracy_images"],
         "device": {
             **{fact: machine[fact] for fact in ("cpu", "architecture", "cores", "memory_gib", "gpu")},
@@ -207,7 +207,7 @@ def _publish(
             },
             metrics=metrics,
             seconds=seconds,
-            profile=made_for(line.profile),
+            profile=profile_entry(line.profile),
             replacing=replacing,
         )
 

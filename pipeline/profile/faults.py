@@ -1,4 +1,4 @@
-"""Validation of a profile, every fault at once, each at its place and in plain words."""
+"""Validate a profile, and report every fault at its place in plain words."""
 
 from __future__ import annotations
 
@@ -12,27 +12,49 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from pipeline.errors import Fault
-from pipeline.profile.plugin_kinds import Kinds
-from pipeline.profile.setting_help import choices, entry, expected, group, kinds, shown, split, subgroups
+from pipeline.profile.declarations import (
+    alternatives,
+    entry_type,
+    expected_text,
+    group_model,
+    kinds_of,
+    split_annotated,
+    subgroups,
+    value_text,
+)
+from pipeline.profile.profile_model import ProfileModel
 from pipeline.profile.yaml_tree import Tree
 
 Steps = tuple[str | int, ...]
 
 
-def validated(tree: Tree, found: Kinds, document: str) -> tuple[BaseModel | None, list[Fault]]:
-    """The typed profile, or the faults. document: the tree as JSON; types are taken at their word."""
+def validated(tree: Tree, profile_model: ProfileModel, document: str) -> tuple[BaseModel | None, list[Fault]]:
+    """Validate a profile.
+
+    Args:
+        tree: The profile, for the places of faults.
+        profile_model: The typed model.
+        document: The profile as JSON. Types are not converted: a number in quotes is text.
+
+    Returns:
+        The typed profile and no faults, or None and the faults.
+    """
     try:
-        return found.model.model_validate_json(document, strict=True), []
+        return profile_model.model.model_validate_json(document, strict=True), []
     except ValidationError as error:
-        return None, _faults(error.errors(include_url=False), tree, found)
+        return None, _faults(error.errors(include_url=False), tree, profile_model)
 
 
 @dataclass(frozen=True)
-class _Spot:
-    """What the model says of the place that an error names.
+class _Setting:
+    """The declaration at the place of an error.
 
-    path: of the profile, without pydantic's names of alternatives. owner: the group that `path` lies in.
-    annotation, metadata, help: of the innermost declared setting on the way.
+    Attributes:
+        path: The path in the profile, without pydantic's names of alternatives.
+        owner: The group that contains `path`.
+        annotation: The annotation of the innermost declared setting on the path.
+        metadata: The constraints of that setting.
+        help: The help text of that setting.
     """
 
     path: Steps
@@ -42,63 +64,63 @@ class _Spot:
     help: str = ""
 
 
-def _spot(model: type[BaseModel], location: Iterable[str | int]) -> _Spot:
-    spot = _Spot((), model, model)
+def _setting_at(model: type[BaseModel], location: Iterable[str | int]) -> _Setting:
+    setting = _Setting((), model, model)
     for step in location:
-        named = kinds(spot.annotation)
-        if named:
-            if step not in named:
+        by_name = kinds_of(setting.annotation)
+        if by_name:
+            if step not in by_name:
                 break
-            spot = _Spot(spot.path, spot.owner, named[str(step)])
+            setting = _Setting(setting.path, setting.owner, by_name[str(step)])
             continue
-        inner = group(spot.annotation)
+        inner = group_model(setting.annotation)
         if inner is not None:
             info = inner.model_fields.get(str(step))
             if info is None:
-                return _Spot((*spot.path, step), inner, None)
-            told = info.description or ""
-            spot = _Spot((*spot.path, step), inner, info.annotation, tuple(info.metadata), told)
+                return _Setting((*setting.path, step), inner, None)
+            help_text = info.description or ""
+            setting = _Setting((*setting.path, step), inner, info.annotation, tuple(info.metadata), help_text)
             continue
-        members, _ = choices(spot.annotation)
-        inside = entry(spot.annotation)
+        members, _ = alternatives(setting.annotation)
+        inside = entry_type(setting.annotation)
         if len(members) > 1 or inside is None:
             break  # an alternative's name, or the inside of a value that is judged as a whole
-        annotation, metadata = split(inside)
-        spot = _Spot((*spot.path, step), spot.owner, annotation, tuple(metadata), spot.help)
-    return spot
+        annotation, metadata = split_annotated(inside)
+        setting = _Setting((*setting.path, step), setting.owner, annotation, tuple(metadata), setting.help)
+    return setting
 
 
-def _faults(errors: list[ErrorDetails], tree: Tree, found: Kinds) -> list[Fault]:
+def _faults(errors: list[ErrorDetails], tree: Tree, profile_model: ProfileModel) -> list[Fault]:
     faults: dict[Steps, Fault] = {}
-    errors = [one for error in errors for one in _rule_by_rule(error)]
+    errors = [part for error in errors for part in _split_by_rule(error)]
     excused_keys: set[Steps] = set()  # keys that are missing only because they are misspelt
     for error in errors:
-        spot = _spot(found.model, error["loc"])
+        setting = _setting_at(profile_model.model, error["loc"])
         if error["type"] == "extra_forbidden":
-            faults[spot.path], nearest = _unknown_key(tree, spot, found.model)
-            excused_keys.add((*spot.path[:-1], nearest))
+            faults[setting.path], nearest = _unknown_key(tree, setting, profile_model.model)
+            excused_keys.add((*setting.path[:-1], nearest))
         elif error["type"] == "union_tag_not_found":
-            group_tree, _ = tree.nearest(spot.path)
+            group_tree, _ = tree.nearest(setting.path)
             misspelt = get_close_matches("name", group_tree.value, n=1)
             if misspelt:
-                wrong = _Spot((*spot.path, misspelt[0]), spot.owner, None)
+                wrong = _Setting((*setting.path, misspelt[0]), setting.owner, None)
                 faults[wrong.path] = _unknown(tree, wrong, "did you mean 'name'?")
             else:
-                faults[(*spot.path, "name")] = _missing_name(tree, spot)
+                faults[(*setting.path, "name")] = _missing_name(tree, setting)
     for error in errors:
-        spot = _spot(found.model, error["loc"])
-        judge = _JUDGES.get(error["type"], _wrong_value)
-        excused = spot.path in excused_keys or ("extends",) in excused_keys
-        if judge is None or (error["type"] == "missing" and excused):
+        setting = _setting_at(profile_model.model, error["loc"])
+        make_fault = _FAULT_MAKERS.get(error["type"], _wrong_value)
+        excused = setting.path in excused_keys or ("extends",) in excused_keys
+        if make_fault is None or (error["type"] == "missing" and excused):
             continue
-        fault = judge(tree, spot, error, found)
-        key = (*spot.path, fault.message) if error["type"] == "value_error" else spot.path
+        fault = make_fault(tree, setting, error, profile_model)
+        key = (*setting.path, fault.message) if error["type"] == "value_error" else setting.path
         faults.setdefault(key, fault)
     return list(faults.values())
 
 
-def _rule_by_rule(error: ErrorDetails) -> list[ErrorDetails]:
-    """An error that tells of several broken rules as one error a rule."""
+def _split_by_rule(error: ErrorDetails) -> list[ErrorDetails]:
+    """Return one error for each broken rule of an error."""
     context = error.get("ctx", {})
     rules = getattr(context.get("error"), "rules", None)
     return [{**error, "ctx": {**context, "error": rule}} for rule in rules] if rules else [error]
@@ -108,97 +130,97 @@ def _dotted(path: Steps) -> str:
     return ".".join(str(step) for step in path)
 
 
-def _found(value: Any) -> str:
-    return (
-        shown(value) if not isinstance(value, str) else repr(value if len(value) < 60 else value[:59] + "…")
+def _value_in_words(value: Any) -> str:
+    if not isinstance(value, str):
+        return value_text(value)
+    return repr(value if len(value) < 60 else value[:59] + "…")
+
+
+def _missing_name(tree: Tree, setting: _Setting) -> Fault:
+    node, _ = tree.nearest(setting.path)
+    key = _dotted((*setting.path, "name"))
+    return node.place.fault(
+        f"{key} is missing, expected one of {', '.join(kinds_of(setting.annotation))}", key=key
     )
 
 
-def _missing_name(tree: Tree, spot: _Spot) -> Fault:
-    place, _ = tree.nearest(spot.path)
-    key = _dotted((*spot.path, "name"))
-    return place.place.fault(
-        f"{key} is missing, expected one of {', '.join(kinds(spot.annotation))}", key=key
-    )
+def _missing(tree: Tree, setting: _Setting, _error: ErrorDetails, _profile_model: ProfileModel) -> Fault:
+    node, _ = tree.nearest(setting.path[:-1])
+    words = expected_text(setting.annotation, setting.metadata)
+    message = f"{_dotted(setting.path)} is missing" + (f", expected {words}" if words else "")
+    hint = f"{setting.path[-1]}: {setting.help}" if setting.help else ""
+    return node.place.fault(message, key=_dotted(setting.path), hint=hint)
 
 
-def _missing(tree: Tree, spot: _Spot, error: ErrorDetails, found: Kinds) -> Fault:
-    place, _ = tree.nearest(spot.path[:-1])
-    words = expected(spot.annotation, spot.metadata)
-    message = f"{_dotted(spot.path)} is missing" + (f", expected {words}" if words else "")
-    hint = f"{spot.path[-1]}: {spot.help}" if spot.help else ""
-    return place.place.fault(message, key=_dotted(spot.path), hint=hint)
-
-
-def _unknown_key(tree: Tree, spot: _Spot, model: type[BaseModel]) -> tuple[Fault, str]:
-    """The fault, and the key of this group that was probably meant (or "")."""
-    key = str(spot.path[-1])
-    allowed = list(spot.owner.model_fields)
-    if len(spot.path) == 1:
+def _unknown_key(tree: Tree, setting: _Setting, model: type[BaseModel]) -> tuple[Fault, str]:
+    """Return the fault, and the key of this group that was probably meant (or "")."""
+    key = str(setting.path[-1])
+    allowed = list(setting.owner.model_fields)
+    if len(setting.path) == 1:
         allowed.insert(0, "extends")
-    homes = _homes(key, model)
+    groups_in_words = _groups_with_key(key, model)
     alike = {name.casefold(): name for name in allowed}
     near = get_close_matches(key.casefold().replace("-", "_"), alike, n=1)
-    if homes:
-        return _unknown(tree, spot, f"{key!r} belongs {_any_of(homes)}"), ""
+    if groups_in_words:
+        return _unknown(tree, setting, f"{key!r} belongs {_any_of(groups_in_words)}"), ""
     if near:
-        return _unknown(tree, spot, f"did you mean {alike[near[0]]!r}?"), alike[near[0]]
+        return _unknown(tree, setting, f"did you mean {alike[near[0]]!r}?"), alike[near[0]]
     elsewhere = {
         name: [*path, name] for path, _, inner in reversed([*subgroups(model)]) for name in inner.model_fields
     }
     far = get_close_matches(key, elsewhere, n=1, cutoff=0.75)
     if far:
-        return _unknown(tree, spot, f"did you mean {_dotted(tuple(elsewhere[far[0]]))!r}?"), ""
-    return _unknown(tree, spot, f"known here: {', '.join(allowed)}"), ""
+        return _unknown(tree, setting, f"did you mean {_dotted(tuple(elsewhere[far[0]]))!r}?"), ""
+    return _unknown(tree, setting, f"known here: {', '.join(allowed)}"), ""
 
 
-def _unknown(tree: Tree, spot: _Spot, hint: str) -> Fault:
-    place, _ = tree.nearest(spot.path)
-    where = _dotted(spot.path[:-1])
-    message = f"unknown key {str(spot.path[-1])!r}" + (f" in {where}" if where else "")
-    return place.set_at.fault(message, key=_dotted(spot.path), hint=hint)
+def _unknown(tree: Tree, setting: _Setting, hint: str) -> Fault:
+    node, _ = tree.nearest(setting.path)
+    where = _dotted(setting.path[:-1])
+    message = f"unknown key {str(setting.path[-1])!r}" + (f" in {where}" if where else "")
+    return node.set_at.fault(message, key=_dotted(setting.path), hint=hint)
 
 
-def _homes(key: str, model: type[BaseModel]) -> list[str]:
-    """Where in a profile a key belongs; the name of a kind is told where not every kind has it."""
+def _groups_with_key(key: str, model: type[BaseModel]) -> list[str]:
+    """Return the groups that have a key, in words, with the names of the kinds if not every kind has it."""
     groups = list(subgroups(model))
-    homes: dict[str, list[str]] = {}
+    groups_in_words: dict[str, list[str]] = {}
     for path, kind, inner in groups:
         if key in inner.model_fields:
-            common = all(key in other.model_fields for place, _, other in groups if place == path)
-            homes.setdefault(".".join(path), []).extend([] if common else [kind])
-    return [_home(path, list(dict.fromkeys(named))) for path, named in homes.items()]
+            common = all(key in other.model_fields for other_path, _, other in groups if other_path == path)
+            groups_in_words.setdefault(".".join(path), []).extend([] if common else [kind])
+    return [_group_in_words(path, list(dict.fromkeys(named))) for path, named in groups_in_words.items()]
 
 
-def _home(path: str, named: list[str]) -> str:
+def _group_in_words(path: str, named: list[str]) -> str:
     if not path:
         return "at the top level"
     some = ", ".join(named[:3]) + (", …" if len(named) > 3 else "")
     return f"under {path}" + (f" with name {some}" if named else "")
 
 
-def _any_of(homes: list[str]) -> str:
-    first, *others = homes
-    return " or ".join([first, *(home.removeprefix("under ") for home in others)])
+def _any_of(groups_in_words: list[str]) -> str:
+    first, *others = groups_in_words
+    return " or ".join([first, *(text.removeprefix("under ") for text in others)])
 
 
-def _wrong_value(tree: Tree, spot: _Spot, error: ErrorDetails, found: Kinds) -> Fault:
-    place, depth = tree.nearest(spot.path)
-    key = _dotted(spot.path[:depth]) or "the profile"
-    value = place.plain()
-    words = expected(spot.annotation, spot.metadata)
+def _wrong_value(tree: Tree, setting: _Setting, error: ErrorDetails, _profile_model: ProfileModel) -> Fault:
+    node, depth = tree.nearest(setting.path)
+    key = _dotted(setting.path[:depth]) or "the profile"
+    value = node.plain()
+    words = expected_text(setting.annotation, setting.metadata)
     if not words:
         words = error["msg"][:1].lower() + error["msg"][1:]
-        return place.place.fault(f"{key}: found {_found(value)}: {words}", key=_dotted(spot.path))
-    hint = _hint(value, spot, error, str(spot.path[-1]) if spot.path else "")
-    message = f"{key}: found {_found(value)}, expected {words}"
-    return place.place.fault(message, key=_dotted(spot.path[:depth]), hint=hint)
+        return node.place.fault(f"{key}: found {_value_in_words(value)}: {words}", key=_dotted(setting.path))
+    hint = _hint(value, setting, error, str(setting.path[-1]) if setting.path else "")
+    message = f"{key}: found {_value_in_words(value)}, expected {words}"
+    return node.place.fault(message, key=_dotted(setting.path[:depth]), hint=hint)
 
 
-_NO_GROUP = ("model_type", "model_attributes_type", "dict_type")
+_GROUP_EXPECTED = ("model_type", "model_attributes_type", "dict_type")
 
 
-def _hint(value: Any, spot: _Spot, error: ErrorDetails, key: str) -> str:
+def _hint(value: Any, setting: _Setting, error: ErrorDetails, key: str) -> str:
     kind = error["type"]
     if isinstance(value, str):
         if kind.startswith("bool"):
@@ -207,55 +229,55 @@ def _hint(value: Any, spot: _Spot, error: ErrorDetails, key: str) -> str:
             return f"write {'true' if yes else 'false'}" if yes or no else ""
         if kind in ("int_type", "float_type") and re.fullmatch(r"[-+]?\d+(\.\d+)?", value):
             return f"write {value} without quotes"
-        if kind in _NO_GROUP and value in kinds(spot.annotation):
+        if kind in _GROUP_EXPECTED and value in kinds_of(setting.annotation):
             return f"write {{name: {value}}}"
         if kind == "literal_error":
-            return _meant(value, [str(one) for one in error["ctx"]["expected"].replace("'", "").split(", ")])
+            return _did_you_mean(value, error["ctx"]["expected"].replace("'", "").split(", "))
     if kind == "int_type" and isinstance(value, float) and value.is_integer():
         return f"write {int(value)}"
     if kind == "list_type" and not isinstance(value, dict):
-        return f"write {key}: [{shown(value)}]"
+        return f"write {key}: [{value_text(value)}]"
     if kind == "string_type" and isinstance(value, bool | int | float):
-        return f'write "{shown(value)}" in quotes if you mean text'
-    if kind == "string_pattern_mismatch" and spot.help:
-        return f"{key}: {spot.help}"
-    if value is None and kind in _NO_GROUP:
+        return f'write "{value_text(value)}" in quotes if you mean text'
+    if kind == "string_pattern_mismatch" and setting.help:
+        return f"{key}: {setting.help}"
+    if value is None and kind in _GROUP_EXPECTED:
         return f"give {key} a value or leave the key out"
     return ""
 
 
-def _meant(value: str, names: Iterable[str]) -> str:
+def _did_you_mean(value: str, names: Iterable[str]) -> str:
     near = get_close_matches(value, list(names), n=1)
     return f"did you mean {near[0]!r}?" if near else ""
 
 
-def _unknown_kind(tree: Tree, spot: _Spot, error: ErrorDetails, found: Kinds) -> Fault:
-    path = (*spot.path, "name")
-    place, _ = tree.nearest(path)
-    plain = _dotted(tuple(step for step in spot.path if isinstance(step, str)))
-    names = list(dict.fromkeys([*kinds(spot.annotation), *found.installed.get(plain, [])]))
-    message = f"{_dotted(path)}: found {_found(place.plain())}, expected one of {', '.join(names)}"
-    hint = _meant(str(place.plain()), names) or "a kind of your own comes with an installed package"
-    return place.place.fault(message, key=_dotted(path), hint=hint)
+def _unknown_kind(tree: Tree, setting: _Setting, _error: ErrorDetails, profile_model: ProfileModel) -> Fault:
+    path = (*setting.path, "name")
+    node, _ = tree.nearest(path)
+    plain = _dotted(tuple(step for step in setting.path if isinstance(step, str)))
+    names = list(dict.fromkeys([*kinds_of(setting.annotation), *profile_model.installed.get(plain, [])]))
+    message = f"{_dotted(path)}: found {_value_in_words(node.plain())}, expected one of {', '.join(names)}"
+    hint = _did_you_mean(str(node.plain()), names) or "other kinds need an installed plug-in package"
+    return node.place.fault(message, key=_dotted(path), hint=hint)
 
 
-def _broken_rule(tree: Tree, spot: _Spot, error: ErrorDetails, found: Kinds) -> Fault:
-    """A rule that ties several settings together; the first key that its message names is to blame."""
+def _broken_rule(tree: Tree, setting: _Setting, error: ErrorDetails, _profile_model: ProfileModel) -> Fault:
+    """Return the fault of a rule for several settings, at the first key in the rule's message."""
     message = str(error.get("ctx", {}).get("error", error["msg"]))
-    section, depth = tree.nearest(spot.path)
+    section, depth = tree.nearest(setting.path)
     for word in re.findall(r"[A-Za-z_][\w.]*\w", message):
         path = tuple(int(part) if part.isdigit() else part for part in word.split("."))
-        place, inside = section.nearest(path)
-        if depth == len(spot.path) and inside == len(path):
-            key = _dotted((*spot.path, *path))
+        node, inside = section.nearest(path)
+        if depth == len(setting.path) and inside == len(path):
+            key = _dotted((*setting.path, *path))
             break
     else:
-        place, key = section, _dotted(spot.path[:depth])
-    prefix = f"{_dotted(spot.path)}: " if spot.path else ""
-    return place.place.fault(prefix + message, key=key)
+        node, key = section, _dotted(setting.path[:depth])
+    prefix = f"{_dotted(setting.path)}: " if setting.path else ""
+    return node.place.fault(prefix + message, key=key)
 
 
-_JUDGES: dict[str, Callable[[Tree, _Spot, ErrorDetails, Kinds], Fault] | None] = {
+_FAULT_MAKERS: dict[str, Callable[[Tree, _Setting, ErrorDetails, ProfileModel], Fault] | None] = {
     "extra_forbidden": None,
     "union_tag_not_found": None,
     "missing": _missing,

@@ -1,5 +1,4 @@
-"""Which file a profile's name means (the file itself, with `.yaml` added, or a shipped profile), and its
-content."""
+"""Find the file of a profile (the file itself, with `.yaml` added, or a shipped profile), and read it."""
 
 from __future__ import annotations
 
@@ -13,9 +12,14 @@ from pipeline.errors import UsageError
 
 @dataclass
 class Search:
-    """A search for a file: what was found, and the places looked at in vain before."""
+    """The result of a search for a file.
 
-    found: Path | None = None
+    Attributes:
+        file: The file; None if there is none.
+        absent: The paths without a file that come before it in the search.
+    """
+
+    file: Path | None = None
     absent: list[Path] = field(default_factory=list)
 
 
@@ -48,9 +52,9 @@ class ProfileFiles:
 
 
 def shipped_profiles() -> list[Path]:
-    """The profiles that come with kdpipe, by name, those of subfolders last: in a checkout `profiles/`.
+    """Return the profiles that come with kdpipe (in a checkout `profiles/`), by name, subfolders last.
 
-    Files whose name begins with `_` are no whole profiles: they are there to be extended.
+    Files whose name begins with `_` are left out: they are not complete profiles, other profiles extend them.
     """
     return [path for path in _shipped_files() if not path.name.startswith("_")]
 
@@ -73,49 +77,56 @@ def search(name: str, folder: Path | None = None, is_file: Callable[[Path], bool
     """
     is_file = is_file or _is_file
     result = Search()
-    wanted = Path(name) if folder is None else _tidy(folder / name)
-    candidates = [wanted]
-    if wanted.name and not wanted.name.endswith((".yaml", ".yml")):
-        candidates.append(wanted.with_name(wanted.name + ".yaml"))
+    path = Path(name) if folder is None else _tidy(folder / name)
+    candidates = [path]
+    if path.name and not path.name.endswith((".yaml", ".yml")):
+        candidates.append(path.with_name(path.name + ".yaml"))
     for candidate in candidates:
         if is_file(candidate):
-            result.found = candidate
+            result.file = candidate
             return result
         result.absent.append(candidate)
     if not name.startswith("./"):
-        result.found = next((path for path in _shipped_files() if _goes_by(path, name)), None)
+        result.file = next((path for path in _shipped_files() if _has_name(path, name)), None)
     return result
 
 
-def _goes_by(shipped: Path, name: str) -> bool:
-    """Whether `name` is the shipped file's own or its place below `profiles`; `.yaml` may be left out."""
-    wanted = name.removeprefix("profiles/").removesuffix(".yaml") + ".yaml"
-    return wanted in (shipped.name, f"{shipped.parent.name}/{shipped.name}")
+def _has_name(shipped: Path, name: str) -> bool:
+    """Return whether `name` is the file's name or its path below `profiles`, with or without `.yaml`."""
+    file_name = name.removeprefix("profiles/").removesuffix(".yaml") + ".yaml"
+    return file_name in (shipped.name, f"{shipped.parent.name}/{shipped.name}")
 
 
 def find(path: str | Path) -> Path:
-    """The file that the user means by `path`. Raises UsageError, with the nearest names."""
+    """Find the file of a profile.
+
+    Args:
+        path: A path, or a shipped profile's name.
+
+    Raises:
+        UsageError: There is no such file; the hint lists the nearest names.
+    """
     name = os.fspath(path)
     result = search(name)
-    if result.found is not None:
-        return result.found
+    if result.file is not None:
+        return result.file
     if name and _is_folder(Path(name)):
         raise UsageError(
             f"{name} is a folder, not a profile",
             where=name,
             why="a profile is one YAML file",
-            hint=_offer(nearest(name, Path(name))) or "name the file",
+            hint=_did_you_mean(nearest(name, Path(name))) or "name the file",
         )
     raise UsageError(
         f"there is no profile {name!r}",
         where=name,
-        why="neither a file nor the name of a shipped profile",
-        hint=_offer(nearest(name, Path(name).parent)) or "give the path of a YAML file",
+        why="it is neither a file nor the name of a shipped profile",
+        hint=_did_you_mean(nearest(name, Path(name).parent)) or "give the path of a YAML file",
     )
 
 
 def nearest(name: str, folder: Path) -> list[str]:
-    """The profiles that `name` may have meant: alike ones first, then the shipped ones; at most 6."""
+    """Return at most 6 profiles with a name like `name`: similar names first, then the shipped profiles."""
     from difflib import get_close_matches
 
     shipped = {path.stem: path.stem for path in shipped_profiles()}
@@ -130,7 +141,11 @@ def nearest(name: str, folder: Path) -> list[str]:
 
 
 def read(path: Path) -> bytes:
-    """The file's content. Raises UsageError if it cannot be read."""
+    """Return the file's content.
+
+    Raises:
+        UsageError: The file cannot be read.
+    """
     try:
         return path.read_bytes()
     except OSError as error:
@@ -139,7 +154,7 @@ def read(path: Path) -> bytes:
         ) from None
 
 
-def _offer(names: list[str]) -> str:
+def _did_you_mean(names: list[str]) -> str:
     return f"did you mean one of these? {', '.join(names)}" if names else ""
 
 
@@ -158,7 +173,7 @@ def _is_folder(path: Path) -> bool:
 
 
 def _tidy(path: Path) -> Path:
-    """`a/../b` as `b`, if both are the same file (a link may stand between)."""
+    """Return `a/../b` as `b`, if both are the same file (they differ if `a` is a link)."""
     tidy = Path(os.path.normpath(path))
     try:
         return tidy if not path.exists() or tidy.samefile(path) else path

@@ -1,7 +1,7 @@
-"""A profile's layers laid over each other: what it extends, itself, and `--set KEY=VALUE`.
+"""Merge a profile's layers: the profiles that it extends, itself, and `--set KEY=VALUE`.
 
-Groups of keys are merged, lists and scalars replaced. Where the `name` that tells a group's kind
-changes (`data.name`), the group is replaced as a whole, for the old kind's keys mean nothing to the new.
+Groups of keys are merged, lists and scalars replaced. Where the `name` that selects a group's kind
+changes (`data.name`), the group is replaced as a whole, because the new kind has other keys.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 
 from pipeline.errors import Fault, UsageError
 from pipeline.profile.files import ProfileFiles, nearest, search
-from pipeline.profile.yaml_tree import Place, Tree, Unreadable, parse
+from pipeline.profile.yaml_tree import SourcePlace, Tree, Unreadable, parse
 
 Default = Callable[[tuple[str, ...]], Any]
 """The default, JSON-ready, of the setting at a path; None if it has none."""
@@ -39,7 +39,14 @@ class Layers:
     readable: bool = True
 
     def tree(self, path: Path) -> Tree:
-        """The profile at `path` with all it extends, a mapping (empty if nothing can be read)."""
+        """Return the profile at `path`, merged with all that it extends.
+
+        Returns:
+            A mapping; empty if nothing can be read. `faults` then has the reason.
+
+        Raises:
+            UsageError: The file cannot be read.
+        """
         return self._resolved(path, (), {})
 
     def _resolved(self, path: Path, chain: tuple[Path, ...], done: dict[Path, Tree]) -> Tree:
@@ -54,8 +61,9 @@ class Layers:
                     continue
                 names = (*chain, path)
                 if file.resolve() in [name.resolve() for name in names]:
-                    told = " -> ".join(str(name) for name in (*names, file))
-                    self._refuse(entry.place.fault(f"profiles extend each other: {told}", key="extends"))
+                    chain_text = " -> ".join(str(name) for name in (*names, file))
+                    message = f"profiles extend each other: {chain_text}"
+                    self._refuse(entry.place.fault(message, key="extends"))
                     continue
                 layer = self._resolved(file, names, done)
                 base = layer if base is None else merged(base, layer)
@@ -63,7 +71,7 @@ class Layers:
         return done[real]
 
     def _parsed(self, path: Path) -> Tree:
-        empty = Tree({}, Place(str(path), 1, 1))
+        empty = Tree({}, SourcePlace(str(path), 1, 1))
         self.contents[path] = content = self.files.read(path)
         try:
             tree, faults = parse(content, str(path))
@@ -74,8 +82,8 @@ class Layers:
         if tree.value is None:
             self._refuse(tree.place.fault("the profile is empty", hint="it needs data, teacher and student"))
         elif not isinstance(tree.value, dict):
-            found = "a list" if isinstance(tree.value, list) else repr(tree.value)[:60]
-            self._refuse(tree.place.fault(f"a profile is a group of keys, found {found}"))
+            value = "a list" if isinstance(tree.value, list) else repr(tree.value)[:60]
+            self._refuse(tree.place.fault(f"a profile is a group of keys, found {value}"))
         else:
             return tree
         return empty
@@ -93,28 +101,28 @@ class Layers:
     def _base_file(self, entry: Tree, path: Path) -> Path | None:
         result = search(entry.value, path.parent, self.files.is_file)
         self.absent += result.absent
-        if result.found is None:
-            found = nearest(entry.value, (path.parent / entry.value).parent)
-            alike = [os.path.relpath(name, path.parent) if os.sep in name else name for name in found]
-            hint = f"did you mean one of these? {', '.join(alike)}" if alike else ""
+        if result.file is None:
+            near = nearest(entry.value, (path.parent / entry.value).parent)
+            near = [os.path.relpath(name, path.parent) if os.sep in name else name for name in near]
+            hint = f"did you mean one of these? {', '.join(near)}" if near else ""
             message = f"extends: there is no profile {entry.value!r}"
             self._refuse(entry.place.fault(message, key="extends", hint=hint))
         else:
             try:
-                self.files.read(result.found)
+                self.files.read(result.file)
             except UsageError as error:
                 self._refuse(entry.place.fault(f"extends: {error.what}: {error.why}", key="extends"))
                 return None
-        return result.found
+        return result.file
 
     def _refuse(self, fault: Fault) -> None:
-        """Notes a fault that leaves too little to judge the rest by."""
+        """Record a fault that leaves too little to validate the rest."""
         self.faults.append(fault)
         self.readable = False
 
 
 def merged(base: Tree, over: Tree, *, root: bool = True) -> Tree:
-    """`over` laid on `base`."""
+    """Return `base` with the values of `over`; `root` for a whole profile, whose `name` selects no kind."""
     if not (isinstance(base.value, dict) and isinstance(over.value, dict)):
         return over
     if not root and _kind_changes(base, over.value.get("name")):
@@ -130,29 +138,38 @@ def _kind_changes(base: Tree, name: Tree | None) -> bool:
     return old is not None and name is not None and old.value != name.value
 
 
-def asked(overrides: Sequence[str]) -> tuple[list[tuple[tuple[str, ...], Tree]], list[Fault]]:
-    """Path and value of every `KEY=VALUE`, and the faults of those that are none."""
-    wishes: list[tuple[tuple[str, ...], Tree]] = []
+def parse_overrides(overrides: Sequence[str]) -> tuple[list[tuple[tuple[str, ...], Tree]], list[Fault]]:
+    """Return the path and value of every `KEY=VALUE`, and the faults of invalid ones."""
+    assignments: list[tuple[tuple[str, ...], Tree]] = []
     faults: list[Fault] = []
     for override in overrides:
         try:
-            wishes.append(_wish(override))
+            assignments.append(_parse_override(override))
         except Unreadable as error:
             faults.append(error.fault)
-    return wishes, faults
+    return assignments, faults
 
 
 def overridden(tree: Tree, overrides: Sequence[str], default: Default) -> tuple[Tree, list[Fault]]:
-    """The tree with every `KEY=VALUE` set, in order; faults name `--set KEY`."""
-    wishes, faults = asked(overrides)
-    # Names first: a new kind empties its group, whichever side of its keys it was given on.
-    for path, value in wishes:
+    """Set every `KEY=VALUE` in a profile, in order.
+
+    Args:
+        tree: The profile.
+        overrides: `KEY=VALUE` with dotted keys.
+        default: Returns the default of a setting.
+
+    Returns:
+        The profile with the values, and the faults; their place is `--set KEY`.
+    """
+    assignments, faults = parse_overrides(overrides)
+    # Names first: a new kind empties its group, whether it was given before or after the group's keys.
+    for path, value in assignments:
         steps = _steps(tree, path[:-1])
         group, depth = tree.nearest(steps)
-        full = path[-1] == "name" and depth == len(steps) > 0
-        if full and isinstance(group.value, dict) and _kind_changes(group, value):
+        names_kind = path[-1] == "name" and depth == len(steps) > 0
+        if names_kind and isinstance(group.value, dict) and _kind_changes(group, value):
             tree = _put(tree, path[:-1], Tree({}, value.place, value.place), (), default)
-    for path, value in wishes:
+    for path, value in assignments:
         try:
             tree = _put(tree, path, value, (), default)
         except Unreadable as error:
@@ -160,16 +177,16 @@ def overridden(tree: Tree, overrides: Sequence[str], default: Default) -> tuple[
     return tree, faults
 
 
-def _wish(override: str) -> tuple[tuple[str, ...], Tree]:
+def _parse_override(override: str) -> tuple[tuple[str, ...], Tree]:
     key, equals, text = override.partition("=")
     key = key.strip()
-    place = Place(f"--set {key}" if key else "--set")
-    example = "write --set KEY=VALUE, as in --set distill.epochs=5"
+    place = SourcePlace(f"--set {key}" if key else "--set")
+    example = "write --set KEY=VALUE, for example --set distill.epochs=5"
     if not equals:
         raise Unreadable(place.fault(f"no '=' in {override!r}", key=key, hint=example))
     path = tuple(key.split("."))
     if not key.isprintable():
-        raise Unreadable(place.fault(f"{key!r} is no key", key=key, hint=example))
+        raise Unreadable(place.fault(f"{key!r} is not a key", key=key, hint=example))
     if not all(path):
         raise Unreadable(place.fault(f"no key before '=' in {override!r}", key=key, hint=example))
     if path[0] == "extends":
@@ -182,7 +199,7 @@ def _wish(override: str) -> tuple[tuple[str, ...], Tree]:
 
 
 def _steps(tree: Tree, path: tuple[str, ...]) -> tuple[str | int, ...]:
-    """The path with the positions in lists as numbers."""
+    """Return the path with the positions in lists as numbers."""
     steps: list[str | int] = []
     for part in path:
         above, _ = tree.nearest(tuple(steps))
@@ -206,7 +223,7 @@ def _put(tree: Tree, path: tuple[str, ...], value: Tree, above: tuple[str, ...],
     if isinstance(tree.value, list):
         count = len(tree.value)
         if not _is_position(part) or int(part) > count:
-            message = f"{'.'.join(above)} is a list of {count}: {part!r} is none of its positions"
+            message = f"{'.'.join(above)} is a list of {count}: {part!r} is not one of its positions"
             places = f"0 to {count - 1}" if count > 1 else "0"
             hint = f"its positions are {places}; {count} adds an entry"
             raise Unreadable(value.place.fault(message, key=".".join((*above, *path)), hint=hint))
@@ -225,7 +242,7 @@ def _put(tree: Tree, path: tuple[str, ...], value: Tree, above: tuple[str, ...],
 
 
 def _defaults(value: Any) -> Tree:
-    place = Place("default")
+    place = SourcePlace("default")
     if isinstance(value, dict):
         return Tree({key: _defaults(entry) for key, entry in value.items()}, place)
     if isinstance(value, list):

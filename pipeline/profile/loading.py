@@ -1,10 +1,10 @@
-"""The profile: found, read, checked, with every default written out.
+"""Load a profile: find, read and check it, and fill in every default.
 
     loaded = load("profiles/resnet_to_mobilenet.yaml", ["distill.epochs=5"])
     loaded.value("distill.epochs")      # 5
     loaded.place("distill.epochs")      # "--set"
 
-Importing this module, and loading a profile that is remembered, imports neither pydantic nor yaml.
+Importing this module, and loading a cached profile, imports neither pydantic nor yaml.
 """
 
 from __future__ import annotations

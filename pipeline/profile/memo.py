@@ -1,9 +1,9 @@
-"""Caches validated profiles, so that an unchanged one is loaded without pydantic and yaml.
+"""Cache validated profiles, so that an unchanged one is loaded without pydantic and yaml.
 
 A memo is one JSON file, named by the SHA-256 of the profile's path and content, the overrides, kdpipe's
-version and the state of the sources that declare settings. It lists the digests of all files that were read,
-and the paths at which a new file would be read instead; it is valid only while these are unchanged. A damaged
-memo is ignored.
+version and the size and time of the sources that declare settings. It lists the digests of all files that
+were read, and the paths at which a new file would be read instead; it is valid only while these are
+unchanged. A damaged memo is ignored.
 
 A memo is made when the profile is read, and written after a successful run: it never has content that the run
 did not use.
@@ -31,7 +31,12 @@ _MAX_MEMOS = 64
 
 @dataclass(frozen=True)
 class Memo:
-    """A validated profile, ready to be written. `name` is the file's name, `text` its content."""
+    """A validated profile, ready to be written.
+
+    Attributes:
+        name: The file's name.
+        text: The file's content.
+    """
 
     name: str
     text: str
@@ -97,7 +102,7 @@ def remember(folder: Path, memo: Memo) -> None:
 
 
 def _declarations() -> list[tuple[str, int, int]]:
-    """Name, size and time of the sources that declare settings or read profiles."""
+    """Return name, size and time of the sources that declare settings or read profiles."""
     declaring = Path(stages.__file__).parent
     reading = Path(__file__).parent
     files = [declaring / "settings.py", declaring / "fields.py", *declaring.glob("*/settings.py")]

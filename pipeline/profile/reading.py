@@ -1,4 +1,4 @@
-"""Reads a profile anew: files, layers, overrides, validation. Imports pydantic and yaml."""
+"""Read and validate a profile that is not cached: files, layers, overrides. Imports pydantic and yaml."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from typing import Any
 from pydantic import BaseModel
 
 from pipeline.errors import Fault, ProfileError
+from pipeline.profile.declarations import group_model
 from pipeline.profile.faults import validated
 from pipeline.profile.files import ProfileFiles
-from pipeline.profile.layers import Layers, asked, overridden
-from pipeline.profile.plugin_kinds import built_in, kinds_for
-from pipeline.profile.setting_help import group
-from pipeline.profile.yaml_tree import Place, Tree
+from pipeline.profile.layers import Layers, overridden, parse_overrides
+from pipeline.profile.profile_model import built_in_model, model_for
+from pipeline.profile.yaml_tree import SourcePlace, Tree
 
 
 @dataclass(frozen=True)
@@ -56,16 +56,16 @@ def read_profile(path: Path, overrides: Sequence[str], files: ProfileFiles) -> R
     layers = Layers(files)
     tree = layers.tree(path)
     if not layers.readable:
-        raise ProfileError(_in_order([*layers.faults, *asked(overrides)[1]], layers))
+        raise ProfileError(_in_order([*layers.faults, *parse_overrides(overrides)[1]], layers))
     if "name" not in tree.value:
-        tree.value["name"] = Tree(name_from(path), Place("default"), Place("default"))
+        tree.value["name"] = Tree(name_from(path), SourcePlace("default"), SourcePlace("default"))
     tree, faults = overridden(tree, overrides, default_value)
-    found = kinds_for(tree)
-    faults = [*layers.faults, *faults, *found.faults]
-    profile, wrong = validated(tree, found, json.dumps(tree.plain()))
+    profile_model = model_for(tree)
+    faults = [*layers.faults, *faults, *profile_model.faults]
+    profile, invalid = validated(tree, profile_model, json.dumps(tree.plain()))
     # A plug-in that cannot be used is one fault, not also an unknown name.
-    told = {fault.key for fault in found.faults}
-    faults += [fault for fault in wrong if fault.key not in told]
+    reported = {fault.key for fault in profile_model.faults}
+    faults += [fault for fault in invalid if fault.key not in reported]
     if faults or profile is None:
         raise ProfileError(_in_order(faults, layers))
     sections = profile.model_dump(mode="json")
@@ -75,22 +75,22 @@ def read_profile(path: Path, overrides: Sequence[str], files: ProfileFiles) -> R
         places=_places(tree),
         contents=layers.contents,
         absent=[str(name) for name in layers.absent],
-        plugins=found.plugins,
+        plugins=profile_model.plugins,
     )
 
 
 def typed(sections: Mapping[str, Any]) -> BaseModel:
-    """The sections of a valid profile as one typed object."""
-    model = kinds_for(_tree_of(dict(sections))).model
+    """Return the sections of a valid profile as one typed object."""
+    model = model_for(_tree_of(dict(sections))).model
     return model.model_validate_json(json.dumps(dict(sections)), strict=True)
 
 
 def default_value(path: tuple[str, ...]) -> Any:
-    """The default, JSON-ready, of the setting at a path of the profile; None if it has none."""
-    annotation: Any = built_in()
+    """Return the default, JSON-ready, of the setting at a path of the profile; None if it has none."""
+    annotation: Any = built_in_model()
     value: Any = None
     for part in path:
-        model = group(annotation)
+        model = group_model(annotation)
         if model is None or part not in model.model_fields:
             return None
         info = model.model_fields[part]
@@ -100,7 +100,7 @@ def default_value(path: tuple[str, ...]) -> Any:
 
 
 def name_from(path: Path) -> str:
-    """A profile's name if it gives itself none: its file's, without what no name may hold."""
+    """Return the default name of a profile: its file's, without the characters that are not allowed."""
     return re.sub(r"[^A-Za-z0-9._-]+", "-", path.stem).lstrip("._-") or "profile"
 
 
@@ -111,7 +111,7 @@ def _json_ready(value: Any) -> Any:
 
 
 def _tree_of(value: Any) -> Tree:
-    place = Place("default")
+    place = SourcePlace("default")
     if isinstance(value, dict):
         return Tree({key: _tree_of(inner) for key, inner in value.items()}, place)
     if isinstance(value, list):
@@ -120,7 +120,7 @@ def _tree_of(value: Any) -> Tree:
 
 
 def _keyed(value: Any, plain: Any) -> Any:
-    """`plain`, the JSON-ready form of `value`, without the settings declared keyed=False."""
+    """Return `plain`, the JSON-ready form of `value`, without the settings declared keyed=False."""
     if isinstance(value, BaseModel):
         return {
             name: _keyed(getattr(value, name), plain[name])
@@ -135,7 +135,7 @@ def _keyed(value: Any, plain: Any) -> Any:
 
 
 def _places(tree: Tree) -> dict[str, str]:
-    """By dotted key, where everything that was set was set."""
+    """Return by dotted key where each value was set."""
     places = {}
     for path, inner in tree.walk():
         place = inner.set_at
@@ -145,7 +145,7 @@ def _places(tree: Tree) -> dict[str, str]:
 
 
 def _in_order(faults: Iterable[Fault], layers: Layers) -> list[Fault]:
-    """By file in the order of reading, then by line; overrides last; each fault once."""
+    """Sort faults by file in the order of reading, then by line, overrides last; drop duplicates."""
     files = [str(path) for path in layers.contents]
 
     def rank(fault: Fault) -> tuple[int, int, int]:

@@ -1,6 +1,6 @@
-"""The profile's JSON Schema and reference page, made from the declarations of its settings.
+"""Generate the profile's JSON Schema and reference page from the declarations of its settings.
 
-`python -m pipeline.profile.reference` writes `kdpipe.schema.json` and `docs/profile.md` anew.
+`make schema` runs this module, which writes `kdpipe.schema.json` and `docs/reference/profile.md`.
 """
 
 from __future__ import annotations
@@ -14,8 +14,16 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from pipeline.json_files import json_text
-from pipeline.profile.plugin_kinds import built_in
-from pipeline.profile.setting_help import entry, expected, group, kinds, names_of, shown, subgroups
+from pipeline.profile.declarations import (
+    entry_type,
+    expected_text,
+    group_model,
+    kind_names,
+    kinds_of,
+    subgroups,
+    value_text,
+)
+from pipeline.profile.profile_model import built_in_model
 from pipeline.profile.showing import show
 
 __all__ = ["profile_reference", "schema", "schema_text", "show"]
@@ -25,8 +33,8 @@ _EXTENDS = "profiles that this one builds on: paths relative to this file, or na
 
 
 def schema() -> dict[str, Any]:
-    """The JSON Schema (draft 2020-12) of a profile without plug-ins."""
-    model = built_in()
+    """Return the JSON Schema (draft 2020-12) of a profile without plug-ins."""
+    model = built_in_model()
     raw = model.model_json_schema()
     definitions = raw["$defs"]
     for inner in dict.fromkeys(inner for _, _, inner in subgroups(model)):
@@ -35,8 +43,8 @@ def schema() -> dict[str, Any]:
     properties = raw["properties"]
     del properties["name"]["default"]
     properties["name"]["description"] += f" (default: {_NAME_DEFAULT})"
-    one = {"type": "string", "minLength": 1}
-    extends = {"description": _EXTENDS, "anyOf": [one, {"type": "array", "items": one, "minItems": 1}]}
+    name = {"type": "string", "minLength": 1}
+    extends = {"description": _EXTENDS, "anyOf": [name, {"type": "array", "items": name, "minItems": 1}]}
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "kdpipe profile",
@@ -44,7 +52,7 @@ def schema() -> dict[str, Any]:
         "type": "object",
         "additionalProperties": False,
         "properties": {"extends": extends, **properties},
-        # What a profile must say may also be said by one that it extends.
+        # A required key may also be in a profile that this one extends.
         "if": {"not": {"required": ["extends"]}},
         "then": _take_required(model, raw),
         "$defs": definitions,
@@ -52,57 +60,57 @@ def schema() -> dict[str, Any]:
 
 
 def schema_text() -> str:
-    """The schema as `kdpipe.schema.json` holds it."""
+    """Return the content of `kdpipe.schema.json`."""
     return json_text(schema())
 
 
 def _object(definition: dict[str, Any]) -> dict[str, Any]:
-    """The definition's alternative that is a mapping, beside short forms."""
+    """Return the alternative of a definition that is a mapping, not a short form."""
     full: dict[str, Any] = definition["anyOf"][-1] if "anyOf" in definition else definition
     return full
 
 
 def _tidy(definition: dict[str, Any], model: type[BaseModel]) -> None:
-    """Titles made from names go; units join the text that editors show; all defaults are told."""
-    names = names_of(model) if "name" in model.model_fields else []
+    """Delete titles made from names, add units to the text that editors show, and add missing defaults."""
+    names = kind_names(model) if "name" in model.model_fields else []
     definition.pop("title", None)
     if names:
         definition["title"] = ", ".join(names)
     for key, info in model.model_fields.items():
-        told = definition["properties"][key]
-        told.pop("title", None)
-        told.pop("keyed", None)
-        for place in (told, told.get("items", {})):
-            place.pop("discriminator", None)
-        if "unit" in told:
-            told["description"] = f"{told.get('description', '')} [{told['unit']}]".lstrip()
-        if info.default_factory is not None and group(info.annotation) is None:
-            told["default"] = _plain_default(info)
+        described = definition["properties"][key]
+        described.pop("title", None)
+        described.pop("keyed", None)
+        for part in (described, described.get("items", {})):
+            part.pop("discriminator", None)
+        if "unit" in described:
+            described["description"] = f"{described.get('description', '')} [{described['unit']}]".lstrip()
+        if info.default_factory is not None and group_model(info.annotation) is None:
+            described["default"] = _plain_default(info)
 
 
 def _take_required(model: type[BaseModel], raw: dict[str, Any]) -> dict[str, Any]:
-    """Moves `required` from the root and its groups (not from entries of lists) into one condition."""
+    """Move `required` from the root and its groups (not from entries of lists) into one condition."""
     properties: dict[str, Any] = {}
     for key, info in model.model_fields.items():
-        named = kinds(info.annotation)
-        inner = group(info.annotation)
-        if named:
+        by_name = kinds_of(info.annotation)
+        inner = group_model(info.annotation)
+        if by_name:
             raw["properties"][key]["anyOf"] = raw["properties"][key].pop("oneOf")
-            wanted = ["name"]
+            required = ["name"]
         elif inner is not None:
-            wanted = [name for name, field in inner.model_fields.items() if field.is_required()]
+            required = [name for name, field in inner.model_fields.items() if field.is_required()]
         else:
             continue
-        for one in dict.fromkeys(named.values() if inner is None else [inner]):
-            raw["$defs"][one.__name__].pop("required", None)
-        if wanted:
-            properties[key] = {"required": wanted}
+        for group in dict.fromkeys(by_name.values() if inner is None else [inner]):
+            raw["$defs"][group.__name__].pop("required", None)
+        if required:
+            properties[key] = {"required": required}
     return {"required": raw.pop("required"), "properties": properties}
 
 
 def profile_reference() -> str:
-    """`docs/profile.md`: every section and every key."""
-    model = built_in()
+    """Return the content of `docs/reference/profile.md`: every section and every key."""
+    model = built_in_model()
     lines = [_INTRODUCTION, "## Top level", ""]
     plain = [key for key, info in model.model_fields.items() if not _groups_of(info.annotation)]
     lines += [*_HEAD, f"| `extends` | text, or a list of them |  | null | {_EXTENDS} |"]
@@ -119,35 +127,36 @@ _HEAD = ["| key | takes | unit | default | meaning |", "| --- | --- | --- | --- 
 
 _INTRODUCTION = """# The profile
 
-Made from the settings' declarations by `python -m pipeline.profile.reference`; edit those instead.
+`make schema` generates this page from the declarations of the settings; edit those instead.
 
 A profile is one YAML file. `kdpipe show PROFILE` prints it with every value written out, `kdpipe schema`
 prints its JSON Schema. For completion and checks while you type, begin it with
 `# yaml-language-server: $schema=../kdpipe.schema.json`.
 
-* An unknown key or a wrong value is a fault; all faults are told at once, with file, line and column.
-* YAML 1.2: `1e-3` is a number; `on`, `off`, `yes` and `no` are text; a key said twice is a fault.
+* An unknown key or an invalid value is a fault. kdpipe reports all faults at once, with file, line and
+  column.
+* YAML 1.2: `1e-3` is a number; `on`, `off`, `yes` and `no` are text; a duplicate key is a fault.
 * `extends: other.yaml` (or a list; the later one wins) builds on other profiles. Groups of keys are
   merged, lists and single values replaced. Where a group's `name` changes (`data.name`), the group
   is replaced as a whole.
-* `--set KEY=VALUE` replaces one value, as in `--set distill.epochs=5`, `--set distill.methods.0.weight=0.5`
+* `--set KEY=VALUE` replaces one value: `--set distill.epochs=5`, `--set distill.methods.0.weight=0.5`
   or `--set targets=[onnxruntime-fp32]`. The value is YAML.
-* A key marked † is no part of an artefact's key: it says how the work is done, or where something lies
-  whose content counts.
+* A key marked † is not part of an artefact's key: it does not affect the result (`data.workers`), or it is a
+  path, and only the content of the files counts.
 """
 
 
 def _groups_of(annotation: Any) -> list[type[BaseModel]]:
-    """The groups of settings at an annotation or in the entries of its list."""
-    annotation = entry(annotation) or annotation
-    inner = group(annotation)
-    return [inner] if inner else list(dict.fromkeys(kinds(annotation).values()))
+    """Return the groups of settings at an annotation or in the entries of its list."""
+    annotation = entry_type(annotation) or annotation
+    inner = group_model(annotation)
+    return [inner] if inner else list(dict.fromkeys(kinds_of(annotation).values()))
 
 
 def _shared() -> list[type[BaseModel]]:
-    """The groups that are more than one section's."""
-    groups = [group(info.annotation) for info in built_in().model_fields.values()]
-    return [one for one in groups if one is not None and groups.count(one) > 1]
+    """Return the groups that more than one section has."""
+    groups = [group_model(info.annotation) for info in built_in_model().model_fields.values()]
+    return [model for model in groups if model is not None and groups.count(model) > 1]
 
 
 def _section(info: FieldInfo, path: str, described: dict[type[BaseModel], str]) -> Iterator[str]:
@@ -158,25 +167,25 @@ def _section(info: FieldInfo, path: str, described: dict[type[BaseModel], str]) 
     if len(groups) == 1 and alike:
         yield from (f"{_sentence(info.description)} The same keys as [{alike}](#{_anchor(alike)}).", "")
         return
-    told = [_sentence(info.description)]
+    sentences = [_sentence(info.description)]
     if len(groups) == 1:
-        told = [*(told if groups[0] in _shared() else []), _sentence(groups[0].__doc__)]
-    if entry(info.annotation):
+        sentences = [*(sentences if groups[0] in _shared() else []), _sentence(groups[0].__doc__)]
+    if entry_type(info.annotation):
         default = "" if info.is_required() else f", by default `{_default_text(info)}`"
         form = "A mapping by name" if get_origin(info.annotation) is dict else "A list"
-        told.append(f"{form}{default}. Each entry has:")
-    yield from (" ".join(told), "")
+        sentences.append(f"{form}{default}. Each entry has:")
+    yield from (" ".join(sentences), "")
     if len(groups) == 1:
         described[groups[0]] = path
         yield from _table(groups[0], list(groups[0].model_fields), path, described)
         return
     common = [key for key in groups[0].model_fields if all(key in other.model_fields for other in groups)]
     common.remove("name")
-    names = ", ".join(f"`{name}`" for kind in groups for name in names_of(kind))
-    yield from (f"`name` (required) chooses the kind: {names}. Every kind has:", "")
+    names = ", ".join(f"`{name}`" for kind in groups for name in kind_names(kind))
+    yield from (f"`name` (required) selects the kind: {names}. Every kind has:", "")
     yield from _table(groups[0], common, path, described)
     for kind in groups:
-        yield from (f"{deep}# {path}: {', '.join(names_of(kind))}", "", _sentence(kind.__doc__), "")
+        yield from (f"{deep}# {path}: {', '.join(kind_names(kind))}", "", _sentence(kind.__doc__), "")
         own = [key for key in kind.model_fields if key not in common and key != "name"]
         if own:
             yield from _table(kind, own, path, described)
@@ -200,7 +209,7 @@ def _row(model: type[BaseModel], key: str, default: str = "") -> str:
     info = model.model_fields[key]
     extra = info.json_schema_extra if isinstance(info.json_schema_extra, dict) else {}
     mark = " †" if extra.get("keyed") is False else ""
-    takes = expected(info.annotation, info.metadata)
+    takes = expected_text(info.annotation, info.metadata)
     head, form, pattern = takes.partition("of the form ")
     takes = head + form + (f"`{pattern}`" if form else "")
     default = default or ("**required**" if info.is_required() else f"`{_default_text(info)}`")
@@ -211,13 +220,13 @@ def _row(model: type[BaseModel], key: str, default: str = "") -> str:
 def _plain_default(info: FieldInfo) -> Any:
     value = info.get_default(call_default_factory=True)
     if isinstance(value, list):
-        return [one.model_dump(mode="json") if isinstance(one, BaseModel) else one for one in value]
+        return [entry.model_dump(mode="json") if isinstance(entry, BaseModel) else entry for entry in value]
     return value
 
 
 def _default_text(info: FieldInfo) -> str:
     value = _plain_default(info)
-    return shown(value) if not isinstance(value, list | dict) else json.dumps(value)
+    return value_text(value) if not isinstance(value, list | dict) else json.dumps(value)
 
 
 def _sentence(text: str | None) -> str:
@@ -230,10 +239,10 @@ def _anchor(heading: str) -> str:
 
 
 def main() -> None:
-    """Writes the generated files of a checkout anew."""
+    """Write the generated files of a checkout."""
     root = Path(__file__).resolve().parent.parent.parent
     (root / "kdpipe.schema.json").write_text(schema_text(), encoding="utf-8")
-    (root / "docs" / "profile.md").write_text(profile_reference(), encoding="utf-8")
+    (root / "docs" / "reference" / "profile.md").write_text(profile_reference(), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""A loaded profile as YAML with every value written out; a comment tells where a value was set."""
+"""Print a loaded profile as YAML with every value; a comment shows where a value was set."""
 
 from __future__ import annotations
 
@@ -17,9 +17,10 @@ _NOT_TEXT = {"true", "false", "null"}
 
 
 def show(loaded: LoadedProfile) -> str:
-    """YAML that loads to the same sections, in their order.
+    """Return a profile as YAML that loads to the same sections, in the same order.
 
-    A value that differs from its default is followed by where it was set: `# FILE:LINE` or `# --set`.
+    A comment after each value that differs from its default shows where it was set: `# FILE:LINE` or `#
+    --set`.
     """
     lines = _group(loaded, "", typed(loaded.sections), dict(loaded.sections), "")
     return "\n".join(lines) + "\n"
@@ -28,7 +29,7 @@ def show(loaded: LoadedProfile) -> str:
 def _entry(
     loaded: LoadedProfile, indent: str, label: str, value: Any, plain: Any, path: str
 ) -> Iterator[str]:
-    """`label: value` and what lies below it. value: the typed form of `plain`."""
+    """Yield the lines of `label: value`, nested ones included; `value` is the typed form of `plain`."""
     if isinstance(plain, dict) and plain:
         yield f"{indent}{scalar(label)}:{_comment(loaded, path) if not isinstance(value, BaseModel) else ''}"
         yield from _group(loaded, indent + "  ", value, plain, path)
@@ -61,11 +62,11 @@ def _group(loaded: LoadedProfile, indent: str, value: Any, plain: dict[str, Any]
 
 def _is_default(group: BaseModel, key: str) -> bool:
     default: object = type(group).model_fields[key].get_default(call_default_factory=True)
-    return default == getattr(group, key)
+    return bool(default == getattr(group, key))
 
 
 def _comment(loaded: LoadedProfile, path: str) -> str:
-    """`  # FILE:LINE` of the key or, for a short form, of the value that stands for its group."""
+    """Return `  # FILE:LINE` of the key or, for a short form, of the value that replaces its group."""
     place = loaded.place(path)
     if place == "default" and path.endswith(".name"):
         place = loaded.place(path.removesuffix(".name"))
@@ -84,7 +85,7 @@ def _flow(value: Any) -> str:
 
 
 def scalar(value: Any) -> str:
-    """A scalar in YAML: text without quotes only where nothing else can be read into it."""
+    """Return a scalar in YAML; text has no quotes only if it cannot be read as anything else."""
     if not isinstance(value, str):
         return json.dumps(value)
     if _PLAIN.fullmatch(value) and value.lower() not in _NOT_TEXT:

@@ -1,4 +1,4 @@
-"""YAML as a tree in which every key and value knows its line and column.
+"""Parse YAML into a tree with the line and column of every key and value.
 
 The syntax is read by PyYAML's C parser, or by its slower Python parser where PyYAML was built without
 libyaml. The meaning is YAML 1.2's core schema: `1e-3` is a number,
@@ -35,8 +35,14 @@ _SCALAR_FORMS = {"bool": _BOOL, "null": _NULL, "int": _INT, "float": _FLOAT}
 
 
 @dataclass(frozen=True)
-class Place:
-    """Where something was said: line and column count from 1; line 0 means not in a file."""
+class SourcePlace:
+    """A position in a file.
+
+    Attributes:
+        file: The file's name; for an override `--set KEY`, for a default `default`.
+        line: Counts from 1; 0 means not in a file.
+        column: Counts from 1.
+    """
 
     file: str
     line: int = 0
@@ -46,24 +52,31 @@ class Place:
         return f"{self.file}:{self.line}:{self.column}" if self.line else self.file
 
     def fault(self, message: str, *, key: str = "", hint: str = "") -> Fault:
+        """Return a fault at this place."""
         return Fault(message, self.file, self.line, self.column, key, hint)
 
 
 @dataclass(frozen=True)
 class Tree:
-    """A scalar, a `dict[str, Tree]` or a `list[Tree]`, its place, and its key's if it has one."""
+    """A value of a YAML document.
+
+    Attributes:
+        value: A scalar, a `dict[str, Tree]` or a `list[Tree]`.
+        place: Where the value is.
+        key_place: Where its key is; None for an entry of a list.
+    """
 
     value: Any
-    place: Place
-    key_place: Place | None = None
+    place: SourcePlace
+    key_place: SourcePlace | None = None
 
     @property
-    def set_at(self) -> Place:
-        """Where it was set: its key's place, for an entry of a list its own."""
+    def set_at(self) -> SourcePlace:
+        """Return where it was set: the place of its key, for an entry of a list its own."""
         return self.key_place or self.place
 
     def plain(self) -> Any:
-        """The same without places."""
+        """Return the value without places."""
         if isinstance(self.value, dict):
             return {key: tree.plain() for key, tree in self.value.items()}
         if isinstance(self.value, list):
@@ -71,7 +84,7 @@ class Tree:
         return self.value
 
     def walk(self, path: tuple[str | int, ...] = ()) -> Iterator[tuple[tuple[str | int, ...], Tree]]:
-        """Every tree below this one with its path, parents first."""
+        """Yield every tree below this one with its path, parents first."""
         children: Iterator[tuple[str | int, Tree]] = iter(())
         if isinstance(self.value, dict):
             children = iter(self.value.items())
@@ -82,7 +95,7 @@ class Tree:
             yield from tree.walk((*path, step))
 
     def nearest(self, path: tuple[str | int, ...]) -> tuple[Tree, int]:
-        """The deepest tree on the way to `path`, and how many of its steps lead there."""
+        """Return the deepest tree on the way to `path`, and how many steps of the path lead to it."""
         tree = self
         for count, step in enumerate(path):
             inside = isinstance(tree.value, dict) and step in tree.value
@@ -94,19 +107,27 @@ class Tree:
         return tree, len(path)
 
 
-class Unreadable(Exception):  # noqa: N818 - carries a Fault, is none itself
-    """The text is no YAML that can be read; `fault` tells why and where."""
+class Unreadable(Exception):  # noqa: N818 - the fault is the error
+    """The text cannot be read as YAML; `fault` has the reason and the place."""
 
     def __init__(self, fault: Fault) -> None:
         super().__init__(fault.message)
         self.fault = fault
 
 
-def parse(content: bytes | str, file: str, *, at: Place | None = None) -> tuple[Tree, list[Fault]]:
-    """The tree of one YAML document and the faults that left it readable (keys said twice).
+def parse(content: bytes | str, file: str, *, at: SourcePlace | None = None) -> tuple[Tree, list[Fault]]:
+    """Parse one YAML document.
 
-    file: what places call the file. at: one place for everything (text that is in no file).
-    Raises Unreadable if there is no tree to be had.
+    Args:
+        content: The document.
+        file: The name of the file in places.
+        at: One place for everything, for text that is not in a file.
+
+    Returns:
+        The tree, and the faults that leave it readable, such as duplicate keys.
+
+    Raises:
+        Unreadable: The document cannot be read.
     """
     text = _decoded(content, file, at)
     if bad := _NOT_PRINTABLE.search(text):
@@ -122,27 +143,31 @@ def parse(content: bytes | str, file: str, *, at: Place | None = None) -> tuple[
         raise Unreadable(_syntax_fault(error, text, file, at)) from None
     builder = _Builder(file, at)
     if node is None:
-        return Tree(None, at or Place(file, 1, 1)), []
+        return Tree(None, at or SourcePlace(file, 1, 1)), []
     return builder.build(node), builder.faults
 
 
 class _PythonLoader(yaml.BaseLoader):
-    """PyYAML's Python parser, with the trees and marks of the C parser; only its error texts are others."""
+    """PyYAML's Python parser, with the trees and marks of the C parser; only its error texts differ."""
 
     def fetch_stream_end(self) -> None:
+        """Give the end of the stream the C parser's mark: in a line of its own."""
         if self.column:
             self.line += 1
             self.column = 0
         super().fetch_stream_end()
 
     def compose_scalar_node(self, anchor: Any) -> yaml.ScalarNode:
-        event = self.peek_event()
-        if event.tag == "!" and event.value == "" and not event.style:  # empty text, not null
+        """Compose a scalar; the tag `!` without a value is empty text, not null."""
+        parser: Any = self  # the stubs have no types for it
+        event = parser.peek_event()
+        if event.tag == "!" and event.value == "" and not event.style:
             event.implicit = (False, True)
         node: yaml.ScalarNode = super().compose_scalar_node(anchor)
         return node
 
     def scan_flow_scalar_non_spaces(self, double: bool, start_mark: Any) -> list[str]:
+        """Scan a quoted scalar; refuse escapes outside of Unicode, with the C parser's text and mark."""
         fault = "found invalid Unicode character escape code"
         try:
             chunks: list[str] = super().scan_flow_scalar_non_spaces(double, start_mark)
@@ -168,10 +193,10 @@ for _name, _form in _SCALAR_FORMS.items():
 _Loader.add_implicit_resolver(_TAG + "merge", re.compile(r"^<<$"), None)
 
 
-def _decoded(content: bytes | str, file: str, at: Place | None) -> str:
-    start = at or Place(file, 1, 1)
+def _decoded(content: bytes | str, file: str, at: SourcePlace | None) -> str:
+    start = at or SourcePlace(file, 1, 1)
     if len(content) > BYTES_MAX:
-        raise Unreadable(start.fault(f"more than {BYTES_MAX >> 20} MiB of text: this is no profile"))
+        raise Unreadable(start.fault(f"more than {BYTES_MAX >> 20} MiB of text: this is not a profile"))
     try:
         if isinstance(content, str):
             content.encode()
@@ -187,16 +212,18 @@ def _decoded(content: bytes | str, file: str, at: Place | None) -> str:
         ) from None
 
 
-def _place_after(before: str, file: str) -> Place:
-    return Place(file, before.count("\n") + 1, len(before) - (before.rfind("\n") + 1) + 1)
+def _place_after(before: str, file: str) -> SourcePlace:
+    return SourcePlace(file, before.count("\n") + 1, len(before) - (before.rfind("\n") + 1) + 1)
 
 
-def _place_at(mark: Any, file: str) -> Place:
-    return Place(file, mark.line + 1, mark.column + 1) if mark else Place(file, 1, 1)
+def _place_at(mark: Any, file: str) -> SourcePlace:
+    return SourcePlace(file, mark.line + 1, mark.column + 1) if mark else SourcePlace(file, 1, 1)
 
 
-def _check_depth(text: str, file: str, at: Place | None, loader: type[yaml.BaseLoader] | None = None) -> None:
-    """Refuses deep nesting before the composer, whose recursion in C would end the process."""
+def _check_depth(
+    text: str, file: str, at: SourcePlace | None, loader: type[yaml.BaseLoader] | None = None
+) -> None:
+    """Refuse deep nesting before the composer runs: its recursion in C would end the process."""
     parser = (loader or _Loader)(text)
     depth = 0
     while parser.check_event():
@@ -210,7 +237,7 @@ def _check_depth(text: str, file: str, at: Place | None, loader: type[yaml.BaseL
             depth -= 1
 
 
-def _syntax_fault(error: yaml.YAMLError, text: str, file: str, at: Place | None) -> Fault:
+def _syntax_fault(error: yaml.YAMLError, text: str, file: str, at: SourcePlace | None) -> Fault:
     problem = getattr(error, "problem", None) or str(error)
     context = getattr(error, "context", None)
     mark = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
@@ -225,19 +252,21 @@ def _syntax_fault(error: yaml.YAMLError, text: str, file: str, at: Place | None)
 
 
 class _Builder:
-    """Turns composed nodes into trees; collects faults that leave the rest readable."""
+    """Turns composed nodes into trees, and collects the faults that leave the rest readable."""
 
-    def __init__(self, file: str, at: Place | None) -> None:
+    def __init__(self, file: str, at: SourcePlace | None) -> None:
         self.file = file
         self.at = at
         self.faults: list[Fault] = []
         self._count = 0
         self._above: list[yaml.Node] = []
 
-    def place(self, node: yaml.Node) -> Place:
+    def place(self, node: yaml.Node) -> SourcePlace:
+        """Return where a node is."""
         return self.at or _place_at(node.start_mark, self.file)
 
     def build(self, node: yaml.Node) -> Tree:
+        """Return the tree of a node."""
         self._count += 1
         if self._count > VALUES_MAX:
             raise Unreadable(self.place(node).fault(f"its aliases unfold to more than {VALUES_MAX} values"))
@@ -260,12 +289,12 @@ class _Builder:
 
     def _check_tag(self, node: yaml.Node, name: str) -> None:
         if node.tag != _TAG + name:
-            self.faults.append(self.place(node).fault(f"the tag {_short(node.tag)} means nothing here"))
+            self.faults.append(self.place(node).fault(f"the tag {_short(node.tag)} is not supported"))
 
     def _mapping(self, node: yaml.MappingNode) -> dict[str, Tree]:
-        said: dict[str, Tree] = {}
+        own: dict[str, Tree] = {}
         merged: dict[str, Tree] = {}
-        merge_place: Place | None = None
+        merge_place: SourcePlace | None = None
         for key_node, value_node in node.value:
             place = self.place(key_node)
             if not isinstance(key_node, yaml.ScalarNode):
@@ -273,16 +302,16 @@ class _Builder:
                 continue
             key = key_node.value
             is_merge = key_node.tag == _TAG + "merge"
-            earlier = merge_place if is_merge else said[key].key_place if key in said else None
+            earlier = merge_place if is_merge else own[key].key_place if key in own else None
             if earlier is not None:
                 since = f"; first in line {earlier.line}" if earlier.line else ""
-                self.faults.append(place.fault(f"the key {key!r} is said twice{since}", key=key))
+                self.faults.append(place.fault(f"the key {key!r} appears twice{since}", key=key))
             elif is_merge:
                 merge_place = place
                 merged = self._merged(value_node)
             else:
-                said[key] = replace(self.build(value_node), key_place=place)
-        return {**merged, **said}
+                own[key] = replace(self.build(value_node), key_place=place)
+        return {**merged, **own}
 
     def _merged(self, node: yaml.Node) -> dict[str, Tree]:
         sources = node.value if isinstance(node, yaml.SequenceNode) else [node]
@@ -301,7 +330,7 @@ class _Builder:
             return text
         form = _SCALAR_FORMS.get(kind) if node.tag.startswith(_TAG) else None
         if form is None:
-            self.faults.append(self.place(node).fault(f"the tag {_short(node.tag)} means nothing here"))
+            self.faults.append(self.place(node).fault(f"the tag {_short(node.tag)} is not supported"))
             return text
         if not form.match(text):
             self.faults.append(self.place(node).fault(f"{text!r} does not fit the tag {_short(node.tag)}"))

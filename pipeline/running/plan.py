@@ -25,7 +25,7 @@ ReasonKind = Literal[
 
 
 class Profile(Protocol):
-    """What the engine needs of a profile; `pipeline.profile.LoadedProfile` has it.
+    """The interface of a profile for the engine; `pipeline.profile.loading.LoadedProfile` has it.
 
     Attributes:
         path: The profile's file.
@@ -35,17 +35,29 @@ class Profile(Protocol):
     """
 
     @property
-    def path(self) -> Path: ...
-    @property
-    def name(self) -> str: ...
-    @property
-    def sections(self) -> Mapping[str, Any]: ...
-    @property
-    def keyed(self) -> Mapping[str, Any]: ...
+    def path(self) -> Path:
+        """Return the profile's file."""
 
-    def settings(self, names: Iterable[str], /) -> SimpleNamespace: ...
-    def value(self, dotted: str, /) -> Any: ...
-    def place(self, dotted: str, /) -> str: ...
+    @property
+    def name(self) -> str:
+        """Return the profile's name."""
+
+    @property
+    def sections(self) -> Mapping[str, Any]:
+        """Return every section with its defaults, JSON-ready."""
+
+    @property
+    def keyed(self) -> Mapping[str, Any]:
+        """Return every section without the settings that are not part of a key."""
+
+    def settings(self, names: Iterable[str], /) -> SimpleNamespace:
+        """Return these sections as typed objects."""
+
+    def value(self, dotted: str, /) -> Any:
+        """Return the value at a dotted key, or None."""
+
+    def place(self, dotted: str, /) -> str:
+        """Return where a dotted key was set: "file:line:column", "--set" or "default"."""
 
 
 @dataclass(frozen=True)
@@ -54,8 +66,8 @@ class Reason:
 
     Attributes:
         kind: `profile` (`key` is the dotted key), `input` (`key` is the stage; `new` is None until it is
-            remade), `version` (kdpipe's own: `key` is `version` if the stage's version changed, or the part
-            of the key, `libraries` or `sections`, that another kdpipe put together in another way), `data`,
+            remade), `version` (kdpipe's own: `key` is `version` if the stage's version changed; `libraries`
+            or `sections` if another kdpipe composed this part of the key differently), `data`,
             `file` (`key` is the profile's key with its path), `library` (`key` is the distribution; None
             where it is not installed), `machine`, `absent` (there is no earlier artefact), `damaged` (`key`
             is the file), `forced`.
@@ -97,8 +109,8 @@ class Decision:
     key_parts: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
 
-class Facts:
-    """What a key depends on beside the profile: data, files, machine, versions of libraries.
+class KeyFacts:
+    """The parts of a key beside the profile and the inputs: data, files, machine, versions of libraries.
 
     Each is determined once, so that all decisions of one run use the same values.
     """
@@ -117,12 +129,12 @@ class Facts:
         libraries = {"libraries": self._libraries(stage)} if _every_library(stage) else {}
         return {
             **libraries,
-            "data": self._once("data", self._data) if stage.data else None,
-            "files": {dotted: self._once(f"file {dotted}", self._file, dotted) for dotted in stage.files},
-            "machine": self._once(f"machine {stage.name}", self._machine, stage),
+            "data": self._cached("data", self._data) if stage.data else None,
+            "files": {dotted: self._cached(f"file {dotted}", self._file, dotted) for dotted in stage.files},
+            "machine": self._cached(f"machine {stage.name}", self._machine, stage),
         }
 
-    def _once(self, name: str, determine: Callable[..., Any], *arguments: Any) -> Any:
+    def _cached(self, name: str, determine: Callable[..., Any], *arguments: Any) -> Any:
         if name not in self._values:
             self._values[name] = determine(*arguments)
         return self._values[name]
@@ -141,22 +153,22 @@ class Facts:
             return self.store.digests.of(path)
         except OSError as error:
             why = f"{path.absolute()}: {error.strerror}"
-            raise self._unread(dotted, why) from error
+            raise self._unreadable(dotted, why) from error
         except ValueError as error:
-            raise self._unread(dotted, f"{value}: {error}") from error
+            raise self._unreadable(dotted, f"{value}: {error}") from error
 
-    def _unread(self, dotted: str, why: str) -> UsageError:
+    def _unreadable(self, dotted: str, why: str) -> UsageError:
         return UsageError(
-            f"The file that {dotted} names cannot be read",
+            f"The file in {dotted} cannot be read",
             where=self.profile.place(dotted),
             why=why,
             hint=f"correct {dotted}, or set it to null",
         )
 
     def _libraries(self, stage: Stage) -> dict[str, str | None]:
-        """By distribution its version; None if it is not installed."""
+        """Return the version of each distribution of the stage; None if it is not installed."""
         every = sorted({name for known in (*stage_table.STAGES, stage) for name in _every_library(known)})
-        versions = self._once(f"versions {' '.join(every)}", installed_versions, every)
+        versions = self._cached(f"versions {' '.join(every)}", installed_versions, every)
         return {
             name: _release(versions[name], patch=stage.patch_releases) if name in versions else None
             for name in stage.libraries
@@ -177,9 +189,9 @@ def decide(
     store: Store,
     input_digests: Mapping[str, str | None],
     *,
-    facts: Facts | None = None,
+    facts: KeyFacts | None = None,
 ) -> Decision:
-    """Decide whether the store has the artefact that this stage would make. Nothing is written.
+    """Decide whether the store has the artefact that this stage would make. Write nothing.
 
     Args:
         stage: The stage.
@@ -192,13 +204,13 @@ def decide(
         DataError: The data are missing.
         UsageError: A file in the profile cannot be read.
     """
-    stage = for_profile(stage, profile)
+    stage = stage_for_profile(stage, profile)
     parts = {
         "stage": stage.name,
         "version": stage.version,
         "profile": {name: profile.keyed[name] for name in stage.reads if name in profile.keyed},
         "inputs": {name: input_digests.get(name) for name in stage.inputs},
-        **(facts or Facts(profile, store)).of(stage),
+        **(facts or KeyFacts(profile, store)).of(stage),
     }
     key = None if None in parts["inputs"].values() else sha256_of(parts)
     inspection = store.inspect(stage.name, key) if key else None
@@ -214,11 +226,11 @@ def decide(
             manifest=inspection.manifest,
             key_parts=parts,
         )
-    earlier = store.newest(stage.name, made_for(profile))
+    earlier = store.newest(stage.name, profile_entry(profile))
     reasons: tuple[Reason, ...]
     if inspection and inspection.damage:
         damage = inspection.damage
-        reasons = (Reason("damaged", damage.file, damage.expected, damage.found),)
+        reasons = (Reason("damaged", damage.file, damage.expected, damage.actual),)
     elif inspection and inspection.newer:
         reasons = (Reason("absent", "schema_version", inspection.newer, SCHEMA_VERSION),)
     else:
@@ -243,7 +255,7 @@ def make_plan(
     only: str | None = None,
     force: Collection[str] = (),
     stages: Sequence[Stage] = stage_table.STAGES,
-    facts: Facts | None = None,
+    facts: KeyFacts | None = None,
 ) -> list[Decision]:
     """Decide for each stage of a run whether its artefact can be reused.
 
@@ -263,26 +275,25 @@ def make_plan(
         UsageError: A stage's name is unknown, the store cannot be used, or data are missing.
     """
     store.check()
-    facts = facts or Facts(profile, store)
+    facts = facts or KeyFacts(profile, store)
     decisions = []
     digests: dict[str, str | None] = {}
-    for stage in select(stages, until=until, only=only, force=force):
+    for stage in select_stages(stages, until=until, only=only, force=force):
         decision = decide(stage, profile, store, digests, facts=facts)
         if stage.name in force:
-            decision = forced(decision)
+            decision = as_forced(decision)
         digests[stage.name] = decision.digest
         decisions.append(decision)
     return decisions
 
 
-def for_profile(stage: Stage, profile: Profile) -> Stage:
-    """The stage as this profile has it: if its condition is met, what it reads then is among its `reads`
-    and `libraries`."""
-    return for_settings(stage, profile.sections)
+def stage_for_profile(stage: Stage, profile: Profile) -> Stage:
+    """Return the stage for a profile: with its conditional `reads` and `libraries` if they apply."""
+    return stage_for_sections(stage, profile.sections)
 
 
-def for_settings(stage: Stage, sections: Mapping[str, Any]) -> Stage:
-    """As `for_profile`, of a profile's sections."""
+def stage_for_sections(stage: Stage, sections: Mapping[str, Any]) -> Stage:
+    """Return the stage for the sections of a profile; see `stage_for_profile`."""
     more = stage.conditional
     if more is None or set(more.reads) <= set(stage.reads):
         return stage
@@ -292,7 +303,7 @@ def for_settings(stage: Stage, sections: Mapping[str, Any]) -> Stage:
     return replace(stage, reads=(*stage.reads, *more.reads), libraries=(*stage.libraries, *more.libraries))
 
 
-def forced(decision: Decision) -> Decision:
+def as_forced(decision: Decision) -> Decision:
     """Return the decision for a stage that runs even if it is cached."""
     reasons = decision.reasons if decision.status == "stale" else ()
     return replace(
@@ -305,7 +316,7 @@ def forced(decision: Decision) -> Decision:
     )
 
 
-def to_keep(decisions: Iterable[Decision], profile: Profile, store: Store) -> set[tuple[str, str]]:
+def artefacts_to_keep(decisions: Iterable[Decision], profile: Profile, store: Store) -> set[tuple[str, str]]:
     """Return the artefacts that `clean` leaves for a profile.
 
     Args:
@@ -322,12 +333,12 @@ def to_keep(decisions: Iterable[Decision], profile: Profile, store: Store) -> se
         name = decision.stage.name
         if decision.key:
             artefacts.add((name, decision.key))
-        elif newest := store.newest(name, made_for(profile)):
+        elif newest := store.newest(name, profile_entry(profile)):
             artefacts.add((name, newest.key))
     return artefacts
 
 
-def needed(name: str, stages: Sequence[Stage] = stage_table.STAGES) -> list[Stage]:
+def needed_stages(name: str, stages: Sequence[Stage] = stage_table.STAGES) -> list[Stage]:
     """Return a stage and all that it needs, in order.
 
     Raises:
@@ -341,7 +352,7 @@ def needed(name: str, stages: Sequence[Stage] = stage_table.STAGES) -> list[Stag
     return [stage for stage in stages if stage.name in names]
 
 
-def select(
+def select_stages(
     stages: Sequence[Stage], *, until: str | None, only: str | None, force: Collection[str] = ()
 ) -> list[Stage]:
     """Return the stages of a run, in order.
@@ -356,7 +367,7 @@ def select(
         UsageError: A name is unknown, or a forced stage is not in this run.
     """
     _check_names([name for name in (until, only, *force) if name is not None], stages)
-    selected = needed(only, stages) if only else list(stages)
+    selected = needed_stages(only, stages) if only else list(stages)
     if until:
         names = [stage.name for stage in stages]
         last = names.index(until)
@@ -364,14 +375,14 @@ def select(
     outside = sorted(set(force) - {stage.name for stage in selected})
     if outside:
         raise UsageError(
-            f"Stage {outside[0]} is to be forced, but takes no part in this run",
+            f"--force names stage {outside[0]}, which is not part of this run",
             why=f"the run has {', '.join(stage.name for stage in selected)}",
-            hint=f"leave out --force {outside[0]}, or run further",
+            hint=f"leave out --force {outside[0]}, or run up to a later stage",
         )
     return selected
 
 
-def made_for(profile: Profile) -> dict[str, str]:
+def profile_entry(profile: Profile) -> dict[str, str]:
     """Return the profile's entry in a manifest: its absolute path and its name."""
     return {"path": str(Path(profile.path).absolute()), "name": profile.name}
 
@@ -388,7 +399,7 @@ def resolve(reference: str) -> Callable[..., Any]:
         raise StageError(
             f"kdpipe cannot load {reference}",
             why=f"{type(error).__name__}: {error}",
-            hint="install kdpipe anew: pip install --force-reinstall kdpipe",
+            hint="reinstall kdpipe: pip install --force-reinstall kdpipe",
         ) from error
     return function
 

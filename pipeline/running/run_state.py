@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from pipeline.errors import GateMissed, KdpipeError, MachineCannot
-from pipeline.running.plan import Decision, Facts, Profile, Reason, decide, forced
+from pipeline.running.plan import Decision, KeyFacts, Profile, Reason, as_forced, decide
 from pipeline.stage import Context, Metrics, Progress, Stage, StageRecord
 from pipeline.store.manifest import Manifest
 from pipeline.store.store import Store
@@ -54,8 +54,8 @@ class RunOutcome:
     @property
     def is_complete(self) -> bool:
         """Whether every stage has its artefact, and no error but a missed gate or a missing target."""
-        made = bool(self.results) and all(result.path is not None for result in self.results)
-        return made and (self.error is None or isinstance(self.error, GateMissed | MachineCannot))
+        has_artefacts = bool(self.results) and all(result.path is not None for result in self.results)
+        return has_artefacts and (self.error is None or isinstance(self.error, GateMissed | MachineCannot))
 
     @property
     def failed(self) -> StageResult | None:
@@ -126,7 +126,7 @@ class RunState:
     remote: Remote | None
     stages: list[Stage]
     force: set[str]
-    facts: Facts
+    facts: KeyFacts
     execute: Execute
     done: dict[str, tuple[StageResult, Manifest]] = field(default_factory=dict)
     current: Stage | None = None
@@ -142,7 +142,7 @@ class RunState:
         """Decide whether a stage, whose inputs are all done, can be reused."""
         digests = {name: manifest.digest for name, (_, manifest) in self.done.items()}
         decision = decide(stage, self.profile, self.store, digests, facts=self.facts)
-        self.decision = forced(decision) if stage.name in self.force else decision
+        self.decision = as_forced(decision) if stage.name in self.force else decision
         return self.decision
 
     def key(self, name: str) -> str:

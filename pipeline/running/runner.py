@@ -1,4 +1,4 @@
-"""Brings the stages of a profile up to date, one after the other.
+"""Bring the stages of a profile up to date, one after the other.
 
     results = run(profile, store, listener)
 
@@ -20,7 +20,16 @@ from typing import TYPE_CHECKING, Any
 import stages as stage_table
 from pipeline.errors import KdpipeError, StageError
 from pipeline.running.outcome import error_for_results
-from pipeline.running.plan import Decision, Facts, Profile, for_profile, made_for, make_plan, needed, select
+from pipeline.running.plan import (
+    Decision,
+    KeyFacts,
+    Profile,
+    make_plan,
+    needed_stages,
+    profile_entry,
+    select_stages,
+    stage_for_profile,
+)
 from pipeline.running.run_state import Execute, Listener, RunOutcome, RunState, StageResult
 from pipeline.stage import Context, Metrics, Stage
 from pipeline.store.disk import FULL, refusal
@@ -37,7 +46,7 @@ __all__ = [
     "RunState",
     "StageResult",
     "in_process",
-    "needed",
+    "needed_stages",
     "prepare_run",
     "run",
     "run_stages",
@@ -145,9 +154,9 @@ def prepare_run(
     Raises:
         UsageError: A stage's name is unknown, or a forced stage is not in this run.
     """
-    stages = [for_profile(stage, profile) for stage in stages]
-    selected = select(stages, until=until, only=only, force=force)
-    return RunState(profile, store, listener, remote, selected, set(force), Facts(profile, store), execute)
+    stages = [stage_for_profile(stage, profile) for stage in stages]
+    selected = select_stages(stages, until=until, only=only, force=force)
+    return RunState(profile, store, listener, remote, selected, set(force), KeyFacts(profile, store), execute)
 
 
 def run_stages(state: RunState, *, strict: bool = False) -> RunOutcome:
@@ -279,7 +288,7 @@ def _make(state: RunState, decision: Decision) -> tuple[StageResult, Manifest]:
     assert key is not None
     state.listener.started(decision)
     is_forced = stage.name in state.force
-    work = store.open_work(stage.name, key, anew=is_forced)
+    work = store.open_work(stage.name, key, start_over=is_forced)
     done = False
     started_at = state.started_at = time.monotonic()
     try:
@@ -290,7 +299,7 @@ def _make(state: RunState, decision: Decision) -> tuple[StageResult, Manifest]:
                 output=output,
                 work=work,
                 progress=state.listener.progress(stage.name),
-                history=state.history() if stage.tells_history else (),
+                history=state.history() if stage.reads_history else (),
             )
             metrics = _with_stage_errors(state, stage, lambda: state.execute(stage, context))
             _check_unchanged(state, decision)
@@ -305,7 +314,7 @@ def _make(state: RunState, decision: Decision) -> tuple[StageResult, Manifest]:
                 },
                 metrics=metrics,
                 seconds=time.monotonic() - started_at,
-                profile=made_for(state.profile),
+                profile=profile_entry(state.profile),
                 replacing=is_forced,
             )
             done = True
@@ -343,7 +352,7 @@ def _with_stage_errors(state: RunState, stage: Stage, call: Callable[[], Any]) -
         try:
             log = f"the traceback is in {state.store.write_log(stage.name, text)}"
         except KdpipeError as refused:
-            log = f"the traceback could not be kept: {refused.why}"
+            log = f"the traceback could not be written: {refused.why}"
         raise StageError(
             f"Stage {stage.name} failed unexpectedly",
             where=f"stage {stage.name}; {log}",
@@ -361,14 +370,16 @@ def _check_unchanged(state: RunState, decision: Decision) -> None:
     stage = decision.stage
     if not stage.data and not any(decision.key_parts["files"].values()):
         return
-    now = Facts(state.profile, state.store).of(replace(stage, machine=None, libraries=(), conditional=None))
+    now = KeyFacts(state.profile, state.store).of(
+        replace(stage, machine=None, libraries=(), conditional=None)
+    )
     for part, name in (("data", "data set"), ("files", "file of weights")):
         if now[part] != decision.key_parts[part]:
             raise StageError(
                 f"The {name} changed while stage {stage.name} was running",
                 where=f"stage {stage.name}",
                 why=f"{part}: {decision.key_parts[part]} at the beginning, {now[part]} at the end",
-                hint="run again when nothing writes to it any more",
+                hint="run again when no other process writes to it",
             )
 
 

@@ -1,4 +1,4 @@
-"""What the store holds and how much room it takes, and how some of it is let go."""
+"""List what the store holds, with sizes, and delete a part of it."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from pipeline.store.store import Store
 
 STRANGER_AGE_S = 24 * 3600.0
-"""A scratch folder of another host, of which we cannot know whether it is still written to, is
-left alone for so long after its last change."""
+"""Age from which a scratch folder of another host is deleted. Whether a process on that host still writes to
+the folder cannot be checked from here; only the time of the last change is available."""
 
 _KEY = re.compile(r"[0-9a-f]{64}")
 _STAGE_AND_KEY = re.compile(r"(?P<stage>.+)-(?P<key>[0-9a-f]{64})(\.lock|\.\d+)?")
@@ -31,9 +31,17 @@ Kind = Literal["artefact", "work", "tmp", "damaged", "log", "lock"]
 
 
 @dataclass(frozen=True)
-class Item:
-    """One thing in the store. `stage` and `key` are empty where they are not known; `name` is its
-    path below the store's folder."""
+class StoreItem:
+    """An artefact, a log, a lock, or one folder of checkpoints, scratch files or damaged files in the store.
+
+    Attributes:
+        kind: Which of these it is.
+        name: The path relative to the store's folder.
+        stage: The stage it belongs to; empty if it is not known.
+        key: The artefact's key; empty if it is not known.
+        path: The file or folder.
+        size_bytes: The size, for a folder of all files in it.
+    """
 
     kind: Kind
     name: str
@@ -43,8 +51,8 @@ class Item:
     size_bytes: int
 
 
-def usage(store: Store) -> list[Item]:
-    """Everything in the store but its marker and its memo of digests, with sizes."""
+def usage(store: Store) -> list[StoreItem]:
+    """Return everything in the store, with sizes, except the marker and the cached digests."""
     return list(_items(store.root))
 
 
@@ -55,27 +63,36 @@ def clean(
     stage: str | None = None,
     everything: bool = False,
     dry_run: bool = False,
-) -> list[Item]:
-    """Removes artefacts and what is left over; returns what was (or with `dry_run` would be) freed.
+) -> list[StoreItem]:
+    """Delete artefacts and leftovers.
 
-    keep: (stage, key) of the artefacts to keep; all others go, and with them the checkpoints of
-        other keys. None: no artefact goes, unless `stage` or `everything` says so.
-    stage: only what belongs to this stage; without `keep`, all of it.
-    everything: all artefacts and all checkpoints.
-    Damaged artefacts, logs, unused locks and scratch folders of dead processes go in any case
-    (with `stage`: only those of that stage). What a living process writes is left alone.
-    Raises UsageError if the folder is no store, a run is using it, or part of it is a link to
-    another place.
+    Damaged artefacts, logs, unused locks and scratch folders of dead processes are always deleted (with
+    `stage`: only those of that stage). Files that a living process writes are never deleted.
+
+    Args:
+        store: The store.
+        keep: (stage, key) of the artefacts to keep. All others are deleted, with the checkpoints of other
+            keys. None deletes no artefact, unless `stage` or `everything` is given.
+        stage: Delete only what belongs to this stage; without `keep`, all of it.
+        everything: Delete all artefacts and all checkpoints.
+        dry_run: Delete nothing.
+
+    Returns:
+        What was deleted, or with `dry_run` would be.
+
+    Raises:
+        UsageError: The folder is not a store, a run is using it, or part of it is a link to another folder.
     """
     store.check()
     if dry_run and not store.root.exists():
         return []
-    kept = None if everything else keep
+    if everything:
+        keep = None
     if dry_run:
-        return [item for item in _items(store.root) if _goes(item, kept, stage, everything)]
-    with marker.alone(store.root), writing(store.root):
-        going = [item for item in _items(store.root) if _goes(item, kept, stage, everything)]
-        for item in going:
+        return [item for item in _items(store.root) if _is_to_delete(item, keep, stage, everything)]
+    with marker.exclusive_use(store.root), writing(store.root):
+        to_delete = [item for item in _items(store.root) if _is_to_delete(item, keep, stage, everything)]
+        for item in to_delete:
             _delete(store, item)
         if stage is None:
             store.sweep()  # lock files without their folders
@@ -83,11 +100,11 @@ def clean(
             with suppress(OSError):  # not empty
                 folder.rmdir()
         store.digests.prune()
-    return going
+    return to_delete
 
 
-def _items(root: Path) -> Iterator[Item]:
-    """Only what has the shape of the store's own: a stranger's file is neither counted nor deleted."""
+def _items(root: Path) -> Iterator[StoreItem]:
+    """Yield only what has a name that the store gives: other files are neither counted nor deleted."""
     for shelf in children(root / "artefacts"):
         for folder in children(shelf):
             if _KEY.fullmatch(folder.name):
@@ -98,15 +115,15 @@ def _items(root: Path) -> Iterator[Item]:
             if match := _STAGE_AND_KEY.fullmatch(path.name):
                 yield _item(kind, root, path, match["stage"], match["key"])
     for path in scratch_folders(root / "tmp"):
-        if path.exists():  # a lock file without its folder is no more counted than the marker
+        if path.exists():  # a lock file without its folder is not counted, like the marker
             yield _item("tmp", root, path)
     for path in children(root / "logs"):
         if path.suffix == ".log":
             yield _item("log", root, path, path.name.rpartition("-")[0])
 
 
-def _item(kind: Kind, root: Path, path: Path, stage: str = "", key: str = "") -> Item:
-    return Item(kind, path.relative_to(root).as_posix(), stage, key, path, _size(path))
+def _item(kind: Kind, root: Path, path: Path, stage: str = "", key: str = "") -> StoreItem:
+    return StoreItem(kind, path.relative_to(root).as_posix(), stage, key, path, _size(path))
 
 
 def _size(path: Path) -> int:
@@ -115,7 +132,9 @@ def _size(path: Path) -> int:
     return sum((Path(here) / name).lstat().st_size for here, _, names in os.walk(path) for name in names)
 
 
-def _goes(item: Item, keep: Collection[tuple[str, str]] | None, stage: str | None, everything: bool) -> bool:
+def _is_to_delete(
+    item: StoreItem, keep: Collection[tuple[str, str]] | None, stage: str | None, everything: bool
+) -> bool:
     if stage is not None and item.stage != stage:
         return False
     if item.kind == "tmp":
@@ -143,17 +162,17 @@ def _is_abandoned(scratch: Path) -> bool:
     return time.time() - scratch.stat().st_mtime > STRANGER_AGE_S
 
 
-def _delete(store: Store, item: Item) -> None:
+def _delete(store: Store, item: StoreItem) -> None:
     root = store.root.resolve()
     if not item.path.parent.resolve().is_relative_to(root):
         raise UsageError(
-            "Part of the store lies elsewhere",
+            "Part of the store is outside its folder",
             where=str(item.path.parent),
-            why="it is a link out of the store's folder; nothing is ever deleted outside of it",
+            why="it is a link out of the store's folder; kdpipe deletes nothing outside of that folder",
             hint=f"delete by hand what you do not need in {item.path.parent.resolve()}",
         )
     if item.kind == "artefact":
-        # Out of its place first: a `clean` that is killed leaves no half artefact either.
+        # Rename it first, so that a `clean` that is killed leaves no half artefact either.
         with store.scratch() as scratch:
             item.path.rename(scratch)
     elif item.kind == "tmp":

@@ -1,9 +1,8 @@
-"""SHA-256 of files, remembered by what `stat` says of them, so that a cached run is a stat walk.
+"""Cache the SHA-256 of files by their `stat` values, so that a cached run only calls `stat`.
 
-A digest is remembered by the file's inode, size, mtime and ctime, all in nanoseconds where they are
-times; ctime too, so that a file written to and given its old mtime back is read again. A file that
-changed less than two seconds ago is not remembered: a clock that ticks coarsely could hide a
-second change from us.
+The cache compares inode, size, mtime and ctime, the times in nanoseconds. It compares ctime too, so that a
+file that was written to and given its old mtime back is read again. A file that changed less than two seconds
+ago is not cached: a coarse clock could hide a second change.
 """
 
 from __future__ import annotations
@@ -18,6 +17,7 @@ from pathlib import Path
 from pipeline.hashing import hash_file
 
 YOUNG_NS = 2_000_000_000
+"""Age in nanoseconds below which a file's digest is not cached."""
 
 _TABLE = """CREATE TABLE IF NOT EXISTS digests (
     folder BLOB, name BLOB, identity TEXT NOT NULL, sha256 TEXT NOT NULL,
@@ -27,9 +27,9 @@ _Folder = dict[str, tuple[str, str]]
 
 
 class DigestMemo:
-    """File digests, remembered in one SQLite file. Nothing is written until `save`.
+    """File digests, cached in one SQLite file. Nothing is written until `save`.
 
-    The file is a memo and nothing else: if it is missing, damaged or locked, files are read again.
+    If the SQLite file is missing, damaged or locked, the files are read again.
     """
 
     def __init__(self, path: Path) -> None:
@@ -41,14 +41,22 @@ class DigestMemo:
         self._opened = False
 
     def of(self, path: Path) -> str:
-        """The file's SHA-256, read only if the file may have changed. Raises OSError."""
+        """Return the file's SHA-256; read the file only if it may have changed.
+
+        Raises:
+            OSError: The file cannot be read.
+        """
         name = _absolute(path)
         identity, _ = _identity(name)
         known = self._known(name)
         return known[1] if known and known[0] == identity else self.fresh(path)
 
     def fresh(self, path: Path) -> str:
-        """The file's SHA-256, read now. Raises OSError."""
+        """Read the file now and return its SHA-256.
+
+        Raises:
+            OSError: The file cannot be read.
+        """
         name = _absolute(path)
         before, changed_ns = _identity(name)
         sha256 = hash_file(name)
@@ -57,12 +65,16 @@ class DigestMemo:
         return sha256
 
     def remember(self, path: Path, sha256: str) -> None:
-        """Takes over a digest that the caller has just computed of a file nobody else writes to."""
+        """Cache a digest that the caller has just computed, of a file that no other process writes to.
+
+        Raises:
+            OSError: The file does not exist.
+        """
         name = _absolute(path)
         self._remember(name, _identity(name)[0], sha256)
 
     def save(self) -> None:
-        """Writes what is new. The folder must exist; a memo that cannot be written is no error."""
+        """Write the new digests. The folder must exist; a cache that cannot be written is not an error."""
         with self._lock:
             if not self._unsaved:
                 return
@@ -80,7 +92,7 @@ class DigestMemo:
             self._unsaved.clear()
 
     def prune(self) -> None:
-        """Forgets the files of folders that are gone."""
+        """Delete the digests of files in folders that no longer exist."""
         self.close()
         if not self.path.exists():
             return
@@ -93,7 +105,7 @@ class DigestMemo:
             return
 
     def close(self) -> None:
-        """Lets go of the file; the next question opens it again."""
+        """Close the SQLite file; the next call of `of` opens it again."""
         with self._lock:
             if self._database is not None:
                 self._database.close()
@@ -119,7 +131,7 @@ class DigestMemo:
             self._unsaved[folder, name] = (identity, sha256)
 
     def _read(self, folder: str) -> _Folder:
-        """One query a folder, however many files it has."""
+        """Read the digests of a folder in one query, however many files it has."""
         try:
             if not self._opened:
                 self._opened = True
@@ -147,7 +159,7 @@ def _absolute(path: Path) -> str:
 
 
 def _identity(path: str) -> tuple[str, int]:
-    """What tells a file's content without reading it, and when the file last changed (ns)."""
+    """Return the `stat` values that change with the content, and when the file last changed, in ns."""
     stat = os.stat(path)  # noqa: PTH116 - as above
     identity = f"{stat.st_ino}:{stat.st_size}:{stat.st_mtime_ns}:{stat.st_ctime_ns}"
     return identity, max(stat.st_mtime_ns, stat.st_ctime_ns)

@@ -1,4 +1,4 @@
-"""What the store asks of the file system: flushing, listing, and saying why the disk refuses."""
+"""File-system calls of the store: list, flush, and turn a refused write into an error with a remedy."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from pipeline.errors import KdpipeError, StageError, UsageError
 
 _NOT_ALLOWED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST)
 FULL = (errno.ENOSPC, errno.EDQUOT)
-"""What the file system says when there is no room left."""
+"""Error numbers of the file system when no space is left."""
 
 
 def children(folder: Path) -> list[Path]:
-    """What lies directly in a folder, sorted; nothing if it is not there."""
+    """List the entries of a folder, sorted; none if the folder does not exist."""
     try:
         return sorted(folder.iterdir())
     except (FileNotFoundError, NotADirectoryError):
@@ -24,7 +24,7 @@ def children(folder: Path) -> list[Path]:
 
 
 def flush(path: Path) -> None:
-    """Sees to it that a file's content, or a folder's list of names, is on the disk."""
+    """Write a file's content, or a folder's list of names, from memory to the disk (fsync)."""
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         os.fsync(descriptor)
@@ -33,6 +33,7 @@ def flush(path: Path) -> None:
 
 
 def flush_tree(folder: Path) -> None:
+    """Write everything in a folder, at any depth, from memory to the disk (fsync)."""
     for here, _, names in os.walk(folder):
         for name in names:
             flush(Path(here) / name)
@@ -41,7 +42,15 @@ def flush_tree(folder: Path) -> None:
 
 @contextmanager
 def writing(root: Path) -> Iterator[None]:
-    """Turns the file system's refusals into errors with a remedy; `root` is the store's."""
+    """Turn an OSError in the block into an error with a remedy.
+
+    Args:
+        root: The store's folder.
+
+    Raises:
+        UsageError: The user must name another folder.
+        StageError: The disk is full or cannot be written.
+    """
     try:
         yield
     except OSError as error:
@@ -49,7 +58,7 @@ def writing(root: Path) -> Iterator[None]:
 
 
 def refusal(error: OSError, root: Path) -> KdpipeError:
-    """A UsageError where another folder must be named, else a StageError."""
+    """Return a UsageError if the user must name another folder, else a StageError."""
     where = str(error.filename2 or error.filename or root)
     why = error.strerror or str(error)
     if error.errno in _NOT_ALLOWED:

@@ -1,4 +1,4 @@
-"""Canonical JSON, SHA-256, and what differs between two of them: the ground that keys stand on."""
+"""Keys of artefacts: canonical JSON, its SHA-256, and the differences between two JSON values."""
 
 from __future__ import annotations
 
@@ -11,51 +11,66 @@ from pipeline.hashing import hash_bytes
 
 
 def canonical(value: Any) -> str:
-    """The one way to write a JSON value: keys sorted, no blanks, ASCII.
+    """Return a JSON value in its canonical form: keys sorted, no blanks, ASCII.
 
-    Mappings must have string keys, for JSON would write the keys 1 and "1" alike. `1` and `1.0`
-    are written differently, a tuple like a list. Raises TypeError for what is no JSON value and
-    ValueError for NaN and the infinities.
+    Mappings must have string keys, because JSON would write the keys 1 and "1" alike. `1` and `1.0`
+    are written differently, a tuple like a list.
+
+    Raises:
+        TypeError: It is not a JSON value.
+        ValueError: It contains NaN or an infinity.
     """
     _check(value, "value")
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
 
 
 def sha256_of(value: Any) -> str:
-    """SHA-256, as 64 hex digits, of a JSON value in canonical form."""
+    """Return the SHA-256, as 64 hexadecimal digits, of a JSON value in canonical form."""
     return hash_bytes(canonical(value))
 
 
 def content_digest(files: Mapping[str, str]) -> str:
-    """The digest of an artefact's content, from the SHA-256 of each file by relative path."""
+    """Return the digest of an artefact's content.
+
+    Args:
+        files: By relative path, the SHA-256 of each file.
+    """
     return sha256_of({path: {"sha256": sha256} for path, sha256 in files.items()})
 
 
 def differences(old: Any, new: Any, at: str = "") -> list[tuple[str, Any, Any]]:
-    """Every place where two JSON values differ, as (dotted key, old, new), sorted by key.
+    """Return where two JSON values differ.
 
-    What is missing on one side is None there. Lists of mappings of one length are compared entry
-    by entry (`distill.methods.0.weight`); any other list is told as a whole.
+    Lists of mappings of the same length are compared entry by entry (`distill.methods.0.weight`); any other
+    list is compared as a whole.
+
+    Args:
+        old: One value.
+        new: The other value.
+        at: The dotted key of the two values in the whole.
+
+    Returns:
+        (dotted key, old, new) of each difference, sorted by key. A key that one side lacks is None there.
     """
     if isinstance(old, Mapping) and isinstance(new, Mapping):
-        found = []
+        by_key = []
         for key in sorted(old.keys() | new.keys()):
-            place = f"{at}.{key}" if at else key
+            dotted = f"{at}.{key}" if at else key
             if key not in new:
-                found.append((place, old[key], None))
+                by_key.append((dotted, old[key], None))
             elif key not in old:
-                found.append((place, None, new[key]))
+                by_key.append((dotted, None, new[key]))
             else:
-                found.extend(differences(old[key], new[key], place))
-        return found
-    if _mappings(old) and _mappings(new) and len(old) == len(new):
+                by_key.extend(differences(old[key], new[key], dotted))
+        return by_key
+    if _is_list_of_mappings(old) and _is_list_of_mappings(new) and len(old) == len(new):
         pairs = enumerate(zip(old, new, strict=True))
-        return [found for index, (a, b) in pairs for found in differences(a, b, f"{at}.{index}")]
+        return [change for index, (a, b) in pairs for change in differences(a, b, f"{at}.{index}")]
     # Compared as written: to Python 1 == 1.0 == True, to the key they are three values.
     return [] if canonical(old) == canonical(new) else [(at, old, new)]
 
 
-def _mappings(value: Any) -> bool:
+def _is_list_of_mappings(value: Any) -> bool:
     return isinstance(value, list) and all(isinstance(entry, Mapping) for entry in value)
 
 
@@ -63,7 +78,7 @@ def _check(value: Any, at: str) -> None:
     if isinstance(value, dict):
         for key, entry in value.items():
             if not isinstance(key, str):
-                raise TypeError(f"{at} has the key {key!r}, which is no string")
+                raise TypeError(f"{at} has the key {key!r}, which is not a string")
             _check(entry, f"{at}.{key}")
     elif isinstance(value, list | tuple):
         for index, entry in enumerate(value):

@@ -1,4 +1,4 @@
-"""Who owns what in the store: processes told apart beyond their id, and locks that die with them."""
+"""Owners and locks: processes identified beyond their id, and locks that end with their process."""
 
 from __future__ import annotations
 
@@ -23,45 +23,53 @@ _held: set[int] = set()
 
 @dataclass(frozen=True)
 class Owner:
-    """A process: its host, its id, and when it started, for ids are used again."""
+    """A process.
+
+    Attributes:
+        host: The host it runs on.
+        pid: Its id.
+        start: When it started, in the kernel's ticks, because ids are used again.
+    """
 
     host: str
     pid: int
     start: str
 
     def is_gone(self) -> bool:
-        """Whether the process has certainly ended; of other hosts' processes we know nothing."""
-        return self.host == os.uname().nodename and _start_of(self.pid) != self.start
+        """Return whether the process has certainly ended; False for a process of another host."""
+        return self.host == os.uname().nodename and _start_ticks(self.pid) != self.start
 
 
 def this_process() -> Owner:
-    return Owner(host=os.uname().nodename, pid=os.getpid(), start=_start_of(os.getpid()) or "")
+    """Return the owner that this process is."""
+    return Owner(host=os.uname().nodename, pid=os.getpid(), start=_start_ticks(os.getpid()) or "")
 
 
 def own_name() -> str:
-    """A new name for something that belongs to this process: PID.START.RANDOM.HOST."""
+    """Return a new name for something that belongs to this process: PID.START.RANDOM.HOST."""
     owner = this_process()
     return f"{owner.pid}.{owner.start}.{os.urandom(6).hex()}.{owner.host}"
 
 
 def owner_of(path: Path) -> Owner | None:
-    """The process that a path is named after; None if its name is not one of `own_name`."""
+    """Return the process that a path is named after; None if `own_name` does not give such names."""
     pid, start, random, host = (path.name.split(".", 3) + [""] * 4)[:4]
     return Owner(host=host, pid=int(pid), start=start) if pid.isdigit() and random and host else None
 
 
 @contextmanager
 def hold(path: Path, waiting: Callable[[str], None]) -> Iterator[None]:
-    """Holds the lock file `path`; the kernel lets go of it when this process ends, however it ends.
+    """Hold a lock file during the block. The kernel releases it when this process ends, however it ends.
 
-    While another process has it, `waiting` is called once for each holder with a text that names
-    its host and process. The file is gone afterwards.
+    Args:
+        path: The lock file; it is deleted afterwards.
+        waiting: Called once for each other process that holds the lock, with its host and process in words.
     """
     descriptor = _acquire(path, waiting)
     try:
         yield
     finally:
-        # Unlinked while still held: whoever waits finds that its file is no longer the one at the
+        # Unlinked while still held: a waiting process finds that its file is no longer the one at the
         # path, and takes the next one.
         if descriptor in _held:  # not in a forked child
             path.unlink(missing_ok=True)
@@ -70,13 +78,13 @@ def hold(path: Path, waiting: Callable[[str], None]) -> Iterator[None]:
 
 
 def is_held(path: Path) -> bool:
-    """Whether some process holds the lock file `path` now."""
+    """Return whether a process holds the lock file `path` now."""
     try:
         descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
     except FileNotFoundError:
         return False
     try:
-        return not _try(descriptor)
+        return not _try_lock(descriptor)
     finally:
         os.close(descriptor)
 
@@ -88,13 +96,13 @@ def lock_of(folder: Path) -> Path:
 
 def scratch_folders(shelf: Path) -> list[Path]:
     """List the scratch folders in `shelf`, sorted; of a killed process only the lock file may be left."""
-    found = set()
+    folders = set()
     for path in children(shelf):
         if path.name.endswith(SUFFIX) and not path.is_dir():
             path = path.with_name(path.name.removesuffix(SUFFIX))
         if owner_of(path):
-            found.add(path)
-    return sorted(found)
+            folders.add(path)
+    return sorted(folders)
 
 
 @contextmanager
@@ -105,7 +113,7 @@ def seize(folder: Path) -> Iterator[bool]:
 
     Yields:
         Whether no process holds the lock. True for a folder without a lock file, which an earlier version
-        made: then only its name says whose it is.
+        made: then only its name shows its owner.
     """
     path = lock_of(folder)
     try:
@@ -117,7 +125,7 @@ def seize(folder: Path) -> Iterator[bool]:
         yield False
         return
     try:
-        yield _try(descriptor) and _is_at(descriptor, path)
+        yield _try_lock(descriptor) and _is_file_at(descriptor, path)
     finally:
         os.close(descriptor)
 
@@ -130,7 +138,7 @@ def discard(folder: Path) -> None:
 
 
 def _acquire(path: Path, waiting: Callable[[str], None]) -> int:
-    told = ""
+    reported_holder = ""
     while True:
         try:
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
@@ -138,15 +146,15 @@ def _acquire(path: Path, waiting: Callable[[str], None]) -> int:
             path.parent.mkdir(parents=True, exist_ok=True)
             continue
         try:
-            if _try(descriptor):
-                if _is_at(descriptor, path):
+            if _try_lock(descriptor):
+                if _is_file_at(descriptor, path):
                     _write_holder(descriptor)
                     _held.add(descriptor)
                     return descriptor
             else:
                 holder = _read_holder(descriptor)
-                if holder and holder != told:
-                    told = holder
+                if holder and holder != reported_holder:
+                    reported_holder = holder
                     waiting(holder)
         except BaseException:
             os.close(descriptor)
@@ -155,7 +163,7 @@ def _acquire(path: Path, waiting: Callable[[str], None]) -> int:
         time.sleep(POLL_S)
 
 
-def _try(descriptor: int) -> bool:
+def _try_lock(descriptor: int) -> bool:
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -163,7 +171,7 @@ def _try(descriptor: int) -> bool:
     return True
 
 
-def _is_at(descriptor: int, path: Path) -> bool:
+def _is_file_at(descriptor: int, path: Path) -> bool:
     try:
         return os.path.samestat(os.fstat(descriptor), path.stat())
     except FileNotFoundError:
@@ -177,7 +185,7 @@ def _write_holder(descriptor: int) -> None:
 
 
 def _read_holder(descriptor: int) -> str:
-    """The holder in words; empty if it has not yet written who it is."""
+    """Return the holder in words; empty if it has not yet written its host and process."""
     try:
         holder = json.loads(os.pread(descriptor, 4096, 0))
         return f"process {holder['pid']} on {holder['host']}, since {holder['started']}"
@@ -185,15 +193,15 @@ def _read_holder(descriptor: int) -> str:
         return ""
 
 
-def _start_of(pid: int) -> str | None:
-    """When a process of this host started, in the kernel's ticks; None if there is no such process."""
+def _start_ticks(pid: int) -> str | None:
+    """Return when a process of this host started, in the kernel's ticks; None if there is no such process."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
     except (FileNotFoundError, ProcessLookupError):
         if Path("/proc/self/stat").exists():
             return None
         return _start_without_proc(pid)
-    # The second field is the program's name in brackets and may hold blanks and brackets itself.
+    # The second field is the program's name in brackets and may contain blanks and brackets itself.
     fields = stat.rpartition(")")[2].split()
     return None if fields[0] in "ZX" else fields[19]
 
@@ -208,11 +216,11 @@ def _start_without_proc(pid: int) -> str | None:
     return ""
 
 
-def _let_go_in_child() -> None:
-    """A forked worker must not keep the lock alive when its parent has been killed."""
+def _release_in_child() -> None:
+    """Close the locks in a forked worker: it must not hold them when its parent has been killed."""
     for descriptor in _held:
         os.close(descriptor)
     _held.clear()
 
 
-os.register_at_fork(after_in_child=_let_go_in_child)
+os.register_at_fork(after_in_child=_release_in_child)

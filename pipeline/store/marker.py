@@ -1,4 +1,4 @@
-"""The file that marks a folder as a store, and keeps `clean` and the runs apart."""
+"""The file that marks a folder as a store; its lock keeps `clean` and the runs apart."""
 
 from __future__ import annotations
 
@@ -16,11 +16,15 @@ from pipeline.store.disk import flush, refusal
 SCHEMA_VERSION = 1
 MARKER = "store.json"
 FOLDERS = ("artefacts", "work", "tmp", "locks", "damaged")
-"""A store's folders, but for `logs`: a crash may be written down before there is a store."""
+"""A store's folders, except `logs`: the log of a crash may be written before there is a store."""
 
 
 def check(root: Path) -> None:
-    """Raises UsageError if the folder is there but is no store that this kdpipe can use."""
+    """Check that the folder is a store that this kdpipe can use, or can become one.
+
+    Raises:
+        UsageError: It cannot be used.
+    """
     if not root.exists():
         return
     if not root.is_dir():
@@ -42,7 +46,7 @@ def check(root: Path) -> None:
         raise UsageError(
             "The store's marker file cannot be read",
             where=str(marker),
-            why="it is no JSON with a schema_version",
+            why="it is not JSON with a schema_version",
             hint=f"if this is a kdpipe store: echo '{{\"schema_version\": {SCHEMA_VERSION}}}' > '{marker}'",
         ) from None
     except OSError as error:
@@ -51,28 +55,40 @@ def check(root: Path) -> None:
         raise UsageError(
             "The store was written by another version of kdpipe",
             where=str(marker),
-            why=f"its schema_version is {schema}; kdpipe {__version__} knows {SCHEMA_VERSION}",
+            why=f"its schema_version is {schema}; kdpipe {__version__} reads {SCHEMA_VERSION}",
             hint="use that version of kdpipe, or name another store with --store",
         )
 
 
 def write(root: Path) -> None:
-    """Marks a folder; whole or not at all."""
-    fresh = root / f".{MARKER}.{os.urandom(6).hex()}"  # a process id may be that of another container too
-    fresh.write_text(json.dumps({"schema_version": SCHEMA_VERSION}) + "\n", encoding="utf-8")
-    flush(fresh)
-    fresh.rename(root / MARKER)
+    """Mark a folder as a store, by one atomic rename.
+
+    Raises:
+        OSError: The folder cannot be written.
+    """
+    # A random name, not the process id: a process in another container may have the same id.
+    temporary = root / f".{MARKER}.{os.urandom(6).hex()}"
+    temporary.write_text(json.dumps({"schema_version": SCHEMA_VERSION}) + "\n", encoding="utf-8")
+    flush(temporary)
+    temporary.rename(root / MARKER)
 
 
 def use(root: Path) -> int:
-    """Says that a run is in the store, until the descriptor is closed; waits for a `clean` to end."""
+    """Register that a run uses the store; wait for a running `clean` to end.
+
+    Returns:
+        A file descriptor; closing it ends the use.
+
+    Raises:
+        OSError: The marker cannot be opened.
+    """
     descriptor = os.open(root / MARKER, os.O_RDONLY | os.O_CLOEXEC)
     fcntl.flock(descriptor, fcntl.LOCK_SH)
     return descriptor
 
 
 def is_sole_use(descriptor: int) -> bool:
-    """Whether no other process is in the store; if so, none can be until the descriptor is closed."""
+    """Return whether no other process uses the store; then none can until the descriptor is closed."""
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -81,8 +97,12 @@ def is_sole_use(descriptor: int) -> bool:
 
 
 @contextmanager
-def alone(root: Path) -> Iterator[None]:
-    """Keeps runs out of the store. Raises UsageError if one is in it, or if the folder is no store."""
+def exclusive_use(root: Path) -> Iterator[None]:
+    """Keep runs out of the store during the block.
+
+    Raises:
+        UsageError: A run is using the store, or the folder is not a store.
+    """
     check(root)
     try:
         descriptor = os.open(root / MARKER, os.O_RDONLY | os.O_CLOEXEC)
@@ -98,7 +118,7 @@ def alone(root: Path) -> Iterator[None]:
             raise UsageError(
                 "A run is using this store",
                 where=str(root),
-                why="deleting now could take an artefact from under it",
+                why="deleting now could remove an artefact that the run needs",
                 hint="wait until the run has ended, then clean again",
             )
         yield

@@ -1,11 +1,11 @@
 """A store that many machines share, behind any fsspec URL (`s3://bucket/prefix`, `file:///mnt/share`).
 
-    PREFIX/kdpipe-remote.json                   marks it, with its schema_version
+    PREFIX/kdpipe-remote.json                   marks the remote, with its schema_version
     PREFIX/artefacts/STAGE/KEY/artefact.json    manifests, as in a store
     PREFIX/files/AB/ABCD...                     files by SHA-256, each held once
 
-Files are named by content, and the manifest is uploaded last: neither an upload that was cut off nor
-two that overlap can be seen as an artefact. Whatever is pulled is verified before it is published.
+Files are named by content, and the manifest is uploaded last. So neither an upload that was cut off nor two
+that overlap appear as an artefact. Every pulled file is verified before the artefact is published.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import Any
 from pipeline.errors import KdpipeError, UsageError
 from pipeline.hashing import hash_file
 from pipeline.store.disk import writing
-from pipeline.store.manifest import MANIFEST, DamagedManifest, Manifest, NewerSchema, parse
+from pipeline.store.manifest import MANIFEST, Damage, DamagedManifest, Manifest, NewerSchema, parse
 from pipeline.store.store import Store
 
 SCHEMA_VERSION = 1
@@ -42,11 +42,15 @@ class Remote:
     pulling. Both end if the remote's marker cannot be read any more, because then the remote cannot be
     reached, and each further try may take minutes.
 
-    Raises UsageError for a URL that cannot be used at all.
+    Attributes:
+        url: The URL without a user name and password.
+
+    Raises:
+        UsageError: The URL cannot be used.
     """
 
     def __init__(self, url: str) -> None:
-        self.url = re.sub(r"//[^/@]*@", "//***@", url)  # without what may be a password
+        self.url = re.sub(r"//[^/@]*@", "//***@", url)
         self._may_pull = True
         self._may_push = True
         self._damaged: set[tuple[str, str]] = set()
@@ -69,7 +73,11 @@ class Remote:
             raise self._unusable(error) from error
 
     def check(self) -> None:
-        """The first contact: marks a new remote. Raises UsageError if it cannot be used."""
+        """Connect to the remote, and mark it if it is new.
+
+        Raises:
+            UsageError: The remote cannot be used.
+        """
         marker = self._at(MARKER)
         text = json.dumps({"schema_version": SCHEMA_VERSION}).encode() + b"\n"
         try:
@@ -83,21 +91,33 @@ class Remote:
             raise UsageError(
                 "The remote was written by another version of kdpipe",
                 where=self.url,
-                why=f"its schema_version is {schema}, this kdpipe knows {SCHEMA_VERSION}",
+                why=f"its schema_version is {schema}; this kdpipe reads {SCHEMA_VERSION}",
                 hint="use that version of kdpipe, or name another remote with --remote",
             )
 
     def pull(self, stage: str, key: str, store: Store, note: Note = _no_note) -> bool:
-        """Fetches an artefact into the store, where it must not be yet; whether it was there.
+        """Fetch an artefact into the store, which must not have it yet.
 
-        A damaged one is refused: the note names it, and `push` will put it right.
+        A damaged artefact is refused; `push` will replace it.
+
+        Args:
+            stage: The artefact's stage.
+            key: The artefact's key.
+            store: Where to put it.
+            note: Receives one line for each problem.
+
+        Returns:
+            Whether the artefact was fetched.
+
+        Raises:
+            KdpipeError: The store cannot be written.
         """
         if not self._may_pull:
             return False
         try:
             manifest = self._manifest(stage, key)
         except NewerSchema as error:
-            note(f"remote artefact {stage}/{key} was {error} and is passed over")
+            note(f"remote artefact {stage}/{key} was {error} and is ignored")
             return False
         except DamagedManifest as error:
             self._damaged.add((stage, key))
@@ -115,24 +135,35 @@ class Remote:
                     target.parent.mkdir(parents=True, exist_ok=True)
                 try:
                     self._fs.get_file(self._file(entry["sha256"]), str(target))
-                    found = hash_file(target)
+                    sha256 = hash_file(target)
                 except FileNotFoundError:
-                    found = "nothing"
+                    sha256 = ""
                 except Exception as error:
                     self._stop_pulling(error, note)
                     return False
-                if found != entry["sha256"]:
+                if sha256 != entry["sha256"]:
                     self._damaged.add((stage, key))
-                    note(
-                        f"remote artefact {stage}/{key} is damaged and was refused: "
-                        f"{path} has SHA-256 {found}, not {entry['sha256']}"
-                    )
+                    damage = Damage(path, entry["sha256"], sha256 or None)
+                    note(f"remote artefact {stage}/{key} is damaged and was refused: {damage}")
                     return False
             store.place(folder, manifest)
         return True
 
     def push(self, stage: str, key: str, store: Store, note: Note = _no_note) -> bool:
-        """Uploads an artefact of the store unless it is there; whether it did."""
+        """Upload an artefact of the store unless the remote has it.
+
+        Args:
+            stage: The artefact's stage.
+            key: The artefact's key.
+            store: Where it is.
+            note: Receives one line for each problem.
+
+        Returns:
+            Whether the artefact was uploaded.
+
+        Raises:
+            KdpipeError: The store cannot be read.
+        """
         if not self._may_push:
             return False
         repairing = (stage, key) in self._damaged
@@ -157,7 +188,7 @@ class Remote:
 
     def _upload(self, source: Path, target: str, entry: Mapping[str, Any], *, again: bool) -> None:
         if not again:
-            # A file cut off on the way has another size; one of the right name and size is the file.
+            # An upload that was cut off has another size: a file of the right name and size is complete.
             with contextlib.suppress(FileNotFoundError):
                 if self._fs.info(target)["size"] == entry["size"]:
                     return
@@ -168,7 +199,7 @@ class Remote:
         self._fs.put_file(str(source), target)
 
     def _make_room(self, target: str) -> None:
-        # Object stores have no folders; asked for one, they would make a bucket.
+        # Object stores have no folders: `makedirs` would make a bucket.
         if not _is_object_store(self._fs.protocol):
             self._fs.makedirs(self._fs._parent(target), exist_ok=True)
 
@@ -198,10 +229,12 @@ class Remote:
 
     def _note_failure(self, verb: str, error: Exception, note: Note) -> None:
         if self._is_reachable():
-            note(f"remote {self.url}: the {verb} fails ({_said(error)}); this run goes on without {verb}ing")
+            note(
+                f"remote {self.url}: the {verb} fails ({_summary(error)}); this run goes on without {verb}ing"
+            )
         else:
             self._may_pull = self._may_push = False
-            note(f"remote {self.url} fails ({_said(error)}); this run goes on without it")
+            note(f"remote {self.url} fails ({_summary(error)}); this run goes on without it")
 
     def _is_reachable(self) -> bool:
         try:
@@ -214,7 +247,7 @@ class Remote:
         return UsageError(
             "The remote cannot be used",
             where=self.url,
-            why=_said(error),
+            why=_summary(error),
             hint="correct the URL or its credentials, or leave out --remote",
         )
 
@@ -224,5 +257,5 @@ def _is_object_store(protocol: str | tuple[str, ...]) -> bool:
     return bool(names & _EXTRAS.keys())
 
 
-def _said(error: Exception) -> str:
+def _summary(error: Exception) -> str:
     return f"{type(error).__name__}: {error}".strip(": ").split("\n", 1)[0]

@@ -1,4 +1,4 @@
-"""The store: artefacts by key, published whole or not at all, and what lies beside them.
+"""The store: artefacts by key, published whole or not at all, and their checkpoints, locks and logs.
 
 store.json                  marks the folder as a store, with its schema_version
 artefacts/STAGE/KEY/        an artefact's files and its manifest, artefact.json
@@ -20,7 +20,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pipeline import __version__
 from pipeline.errors import StageError
@@ -42,14 +42,16 @@ from pipeline.store.manifest import (
     parse,
 )
 
-if TYPE_CHECKING:
-    pass
-
 
 @dataclass(frozen=True)
-class Found:
-    """What lies at an artefact's place: a whole artefact, a damaged one, one in a newer format
-    (`newer` is its schema), or nothing."""
+class Inspection:
+    """The state of the folder of an artefact. At most one attribute is set; none if there is no folder.
+
+    Attributes:
+        manifest: The manifest of a whole artefact.
+        damage: The damage of a damaged artefact.
+        newer: The schema version of an artefact in a newer format.
+    """
 
     manifest: Manifest | None = None
     damage: Damage | None = None
@@ -57,87 +59,112 @@ class Found:
 
 
 class Store:
-    """A folder of artefacts. Making the object touches nothing; the first write makes the folder."""
+    """A folder of artefacts. Constructing the object touches nothing; the first write makes the folder.
+
+    Attributes:
+        root: The absolute path of the folder.
+        digests: The cached digests of files.
+    """
 
     def __init__(self, root: Path) -> None:
         self.root = Path(root).absolute()
         self.digests = DigestMemo(self.root / "digests.sqlite")
-        self._made: list[Path] = []
-        self._use: int | None = None
+        self._created_folders: list[Path] = []
+        self._use_descriptor: int | None = None
 
     # Reading
 
     def artefact_path(self, stage: str, key: str) -> Path:
+        """Return the folder of an artefact, whether it exists or not."""
         return self.root / "artefacts" / stage / key
 
     def work_path(self, stage: str, key: str) -> Path:
+        """Return the folder for the checkpoints of a stage, whether it exists or not."""
         return self.root / "work" / f"{stage}-{key}"
 
     def check(self) -> None:
-        """Raises UsageError if the folder is there but is no store that this kdpipe can use."""
+        """Check that the folder is a store that this kdpipe can use, or can become one.
+
+        Raises:
+            UsageError: It cannot be used.
+        """
         marker.check(self.root)
 
-    def inspect(self, stage: str, key: str) -> Found:
-        """What lies at an artefact's place, judged by a stat walk; changes nothing."""
-        return self._judge(stage, key, self.digests.of)
+    def inspect(self, stage: str, key: str) -> Inspection:
+        """Return the state of an artefact; files with a cached digest are not read. Change nothing.
+
+        Raises:
+            KdpipeError: The folder may not be read.
+        """
+        return self._inspect(stage, key, self.digests.of)
 
     def find(self, stage: str, key: str) -> Manifest | None:
-        """The artefact's manifest if it is whole; a damaged artefact is set aside."""
-        found = self.inspect(stage, key)
-        if found.damage:
+        """Return the artefact's manifest if it is whole, else None; set a damaged artefact aside."""
+        inspection = self.inspect(stage, key)
+        if inspection.damage:
             self.set_aside(stage, key)
-        return found.manifest
+        return inspection.manifest
 
     def verify(self, stage: str, key: str) -> Damage | None:
-        """Reads every file of an artefact anew; what is wrong with it, or None."""
-        found = self._judge(stage, key, self.digests.fresh)
-        if found.manifest:
+        """Read every file of an artefact, and return its damage; None if it is whole."""
+        inspection = self._inspect(stage, key, self.digests.fresh)
+        if inspection.manifest:
             return None
-        return found.damage or Damage(MANIFEST, None, "it is missing")
+        return inspection.damage or Damage(MANIFEST, None, "it is missing")
 
     def manifests(self, stage: str) -> list[Manifest]:
-        """Every manifest of a stage that can be read, the newest last; files are not looked at."""
-        found = []
+        """Return every readable manifest of a stage, the newest last. Do not check the files."""
+        manifests = []
         for folder in children(self.root / "artefacts" / stage):
             try:
-                found.append(parse((folder / MANIFEST).read_bytes(), stage, folder.name))
+                manifests.append(parse((folder / MANIFEST).read_bytes(), stage, folder.name))
             except (OSError, DamagedManifest, NewerSchema):
                 continue
-        return sorted(found, key=lambda manifest: manifest.created)
+        return sorted(manifests, key=lambda manifest: manifest.created)
 
     def newest(self, stage: str, profile: Mapping[str, str]) -> Manifest | None:
-        """The newest earlier artefact of a stage: this profile's own if there is one (by path, then
-        by name), else anyone's."""
+        """Return the manifest of the newest artefact of a stage, or None.
+
+        Args:
+            stage: The stage.
+            profile: `path` and `name` of a profile. Artefacts of this path are preferred, then of this name,
+                then those of any profile.
+        """
 
         def nearness(manifest: Manifest) -> tuple[bool, bool, str]:
-            made_for = manifest.profile
-            same_path = made_for.get("path") == profile["path"]
-            return same_path, made_for.get("name") == profile["name"], manifest.created
+            same_path = manifest.profile.get("path") == profile["path"]
+            return same_path, manifest.profile.get("name") == profile["name"], manifest.created
 
         return max(self.manifests(stage), key=nearness, default=None)
 
     # Writing
 
     def prepare(self) -> None:
-        """Makes the folder a store if it is none yet, and tells `clean` that it is in use."""
+        """Make the folder a store unless it is one, and keep `clean` out of it until `release`.
+
+        Raises:
+            KdpipeError: The folder cannot be used as a store.
+        """
         self.check()
         with writing(self.root):
             self._folder()
-            if self._use is None:
-                self._use = marker.use(self.root)
+            if self._use_descriptor is None:
+                self._use_descriptor = marker.use(self.root)
 
     def release(self) -> None:
-        """The end of a run: the store is not in use any more."""
-        if self._use is not None:
-            os.close(self._use)
-            self._use = None
-        self._made.clear()
+        """End the use of the store that `prepare` began."""
+        if self._use_descriptor is not None:
+            os.close(self._use_descriptor)
+            self._use_descriptor = None
+        self._created_folders.clear()
         self.digests.close()
 
     def undo(self) -> None:
-        """Takes away the empty folders that this object made: the whole store if nothing else is
-        in it and nobody else uses it."""
-        for folder in reversed(self._made):
+        """Delete the empty folders that this object made.
+
+        That is the whole store if nothing else is in it and no other process uses it.
+        """
+        for folder in reversed(self._created_folders):
             if folder == self.root and self._is_bare() and self._is_sole_use():
                 self.digests.close()
                 self.digests.path.unlink(missing_ok=True)
@@ -145,12 +172,22 @@ class Store:
             try:
                 folder.rmdir()
             except OSError:
-                continue  # something lies in it, or it is gone
-        self._made.clear()
+                continue  # it is not empty, or it is gone
+        self._created_folders.clear()
 
     @contextmanager
     def lock(self, stage: str, key: str, waiting: Callable[[str], None]) -> Iterator[None]:
-        """Only one process at a time makes an artefact; see `pipeline.store.locks.hold`."""
+        """Hold the lock of an artefact during the block, so that only one process at a time makes it.
+
+        Args:
+            stage: The artefact's stage.
+            key: The artefact's key.
+            waiting: Called once for each other process that holds the lock, with its host and process in
+                words.
+
+        Raises:
+            KdpipeError: The store cannot be written.
+        """
         with ExitStack() as held:
             with writing(self.root):
                 held.enter_context(hold(self._folder("locks") / f"{stage}-{key}.lock", waiting))
@@ -158,28 +195,43 @@ class Store:
 
     @contextmanager
     def scratch(self) -> Iterator[Path]:
-        """An empty folder on the store's disk, gone afterwards (or swept up if we are killed)."""
+        """Make an empty folder on the store's disk for the block, and delete it afterwards.
+
+        If this process is killed, a later run deletes the folder.
+
+        Raises:
+            KdpipeError: The store cannot be written.
+        """
         with ExitStack() as held:
             with writing(self.root):
                 folder = self._folder("tmp") / own_name()
                 # The lock comes before the folder: no other process ever sees the folder without it.
-                held.enter_context(hold(lock_of(folder), lambda holder: None))
+                held.enter_context(hold(lock_of(folder), lambda _holder: None))
                 folder.mkdir()
             try:
                 yield folder
             finally:
                 shutil.rmtree(folder, ignore_errors=True)
 
-    def open_work(self, stage: str, key: str, *, anew: bool = False) -> Path:
-        """The folder for a stage's checkpoints; `anew` forgets those of an earlier run."""
+    def open_work(self, stage: str, key: str, *, start_over: bool = False) -> Path:
+        """Make the folder for a stage's checkpoints.
+
+        Args:
+            stage: The stage.
+            key: The key of the artefact that it makes.
+            start_over: Whether to delete the checkpoints of an earlier run.
+
+        Raises:
+            KdpipeError: The store cannot be written.
+        """
         folder = self.work_path(stage, key)
         with writing(self.root):
-            if anew and folder.exists():
+            if start_over and folder.exists():
                 shutil.rmtree(folder)
             return self._folder("work", folder.name)
 
     def close_work(self, stage: str, key: str, *, done: bool) -> None:
-        """Deletes the checkpoints of a stage that is done; else keeps them if there are any."""
+        """Delete the checkpoints of a stage that is done; otherwise delete only a folder without files."""
         folder = self.work_path(stage, key)
         if done or not any(files for _, _, files in os.walk(folder)):
             shutil.rmtree(folder, ignore_errors=True)
@@ -197,20 +249,35 @@ class Store:
         profile: Mapping[str, str],
         replacing: bool = False,
     ) -> Manifest:
-        """Makes a scratch folder's files an artefact, by one atomic rename.
+        """Publish a scratch folder's files as an artefact, by one atomic rename.
 
-        If the artefact is there already, that one stays and its manifest is returned, unless
-        `replacing`. Raises StageError for links in the folder and for metrics that are no JSON.
+        Args:
+            folder: The scratch folder.
+            stage: The stage that made the files.
+            version: The version of that stage.
+            key_parts: Everything that the key depends on.
+            inputs: By stage name, `key` and `digest` of the artefact that was read.
+            metrics: The metrics of the stage.
+            seconds: How long making it took.
+            profile: `path` and `name` of the profile.
+            replacing: Whether to replace an artefact of this key. Otherwise an existing one stays.
+
+        Returns:
+            The manifest of the artefact that the store now has.
+
+        Raises:
+            StageError: The folder contains a link, or the metrics are not JSON.
+            KdpipeError: The store cannot be written.
         """
         try:
             files = list_files(folder)
             plain_metrics = jsonable(metrics)
         except (ValueError, TypeError) as error:
             raise StageError(
-                f"Stage {stage} left something that cannot be kept",
+                f"Stage {stage} wrote files or metrics that cannot be stored",
                 where=f"stage {stage}",
                 why=str(error),
-                hint="this is a fault of the stage; please report it",
+                hint="this is an error in the stage; please report it",
             ) from error
         with writing(self.root):
             entries: dict[str, dict[str, Any]] = {
@@ -234,7 +301,19 @@ class Store:
         return self.place(folder, manifest.sealed(), replacing=replacing)
 
     def place(self, folder: Path, manifest: Manifest, *, replacing: bool = False) -> Manifest:
-        """Publishes a scratch folder that `manifest` is known to describe (just made, or pulled)."""
+        """Publish a scratch folder whose manifest is known to be right (just made, or pulled and verified).
+
+        Args:
+            folder: The scratch folder.
+            manifest: The sealed manifest of its files.
+            replacing: Whether to replace an artefact of this key. Otherwise an existing one stays.
+
+        Returns:
+            The manifest of the artefact that the store now has.
+
+        Raises:
+            KdpipeError: The store cannot be written.
+        """
         with writing(self.root):
             (folder / MANIFEST).write_text(manifest.as_text(), encoding="utf-8")
             flush_tree(folder)
@@ -245,12 +324,12 @@ class Store:
             except OSError as error:
                 if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
                     raise
-                there = self.inspect(manifest.stage, manifest.key).manifest
-                if there and not replacing:
-                    return there
-                if there:
-                    with self.scratch() as aside:
-                        target.rename(aside)
+                existing = self.inspect(manifest.stage, manifest.key).manifest
+                if existing and not replacing:
+                    return existing
+                if existing:
+                    with self.scratch() as discarded:
+                        target.rename(discarded)
                         folder.rename(target)
                 else:
                     self.set_aside(manifest.stage, manifest.key)
@@ -262,7 +341,14 @@ class Store:
         return manifest
 
     def set_aside(self, stage: str, key: str) -> Path | None:
-        """Moves a damaged artefact to ROOT/damaged and tells where it lies now; None if it is gone."""
+        """Move a damaged artefact to ROOT/damaged.
+
+        Returns:
+            Its new path; None if the artefact is gone.
+
+        Raises:
+            KdpipeError: The store cannot be written.
+        """
         source = self.artefact_path(stage, key)
         with writing(self.root):
             shelf = self._folder("damaged")
@@ -277,7 +363,11 @@ class Store:
         return target
 
     def write_log(self, stage: str, text: str) -> Path:
-        """Keeps a traceback; returns where."""
+        """Write a traceback into the folder `logs`, and return its path.
+
+        Raises:
+            KdpipeError: The store cannot be written.
+        """
         with writing(self.root):
             moment = datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%fZ")
             path = self._folder("logs") / f"{stage}-{moment}.log"
@@ -299,25 +389,27 @@ class Store:
                     swept.append(folder)
         return swept
 
-    def _judge(self, stage: str, key: str, digest: Callable[[Path], str]) -> Found:
+    def _inspect(self, stage: str, key: str, digest: Callable[[Path], str]) -> Inspection:
         folder = self.artefact_path(stage, key)
         try:
             manifest = parse((folder / MANIFEST).read_bytes(), stage, key)
             damage = find_damage(folder, manifest, digest)
         except (FileNotFoundError, NotADirectoryError):
-            return Found(damage=Damage(MANIFEST, None, "it is missing")) if folder.exists() else Found()
+            if not folder.exists():
+                return Inspection()
+            return Inspection(damage=Damage(MANIFEST, None, "it is missing"))
         except DamagedManifest as error:
-            return Found(damage=error.damage)
+            return Inspection(damage=error.damage)
         except NewerSchema as error:
-            return Found(newer=error.schema_version)
+            return Inspection(newer=error.schema_version)
         except PermissionError as error:
             raise refusal(error, self.root) from error
         except OSError as error:  # a disk that cannot read its blocks any more
-            return Found(damage=Damage(Path(error.filename or folder).name, None, str(error)))
-        return Found(damage=damage) if damage else Found(manifest=manifest)
+            return Inspection(damage=Damage(Path(error.filename or folder).name, None, str(error)))
+        return Inspection(damage=damage) if damage else Inspection(manifest=manifest)
 
     def _folder(self, *parts: str) -> Path:
-        """A folder of the store, made with all that it needs; what was made is remembered."""
+        """Make a folder of the store, with its marker and parents; record what was made for `undo`."""
         if not (self.root / marker.MARKER).exists():
             self._make(self.root)
             marker.write(self.root)
@@ -337,10 +429,10 @@ class Store:
                 if not each.is_dir():
                     raise
                 continue  # another process was first
-            self._made.append(each)
+            self._created_folders.append(each)
 
     def _is_bare(self) -> bool:
         return {path.name for path in children(self.root)} <= {marker.MARKER, self.digests.path.name}
 
     def _is_sole_use(self) -> bool:
-        return self._use is None or marker.is_sole_use(self._use)
+        return self._use_descriptor is None or marker.is_sole_use(self._use_descriptor)

@@ -1,1 +1,1 @@
-"""What lies in a bundle beside the models: the program that runs them on a device."""
+"""The program of a bundle, which runs its models on a device, and the limits of its self-test."""

@@ -1,1 +1,1 @@
-"""Comparing methods: judging all runs at once, what they gained, and the page that shows it."""
+"""Compare methods: judge all runs together, and compute what each method gained."""

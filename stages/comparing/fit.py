@@ -1,4 +1,4 @@
-"""Whether methods can be used with two networks, found out before anything is trained."""
+"""Check that methods can be used with two networks, before anything is trained."""
 
 from __future__ import annotations
 
@@ -16,10 +16,15 @@ from stages.training.tasks import Distillation
 
 
 def why_unfit(profiles: list[SimpleNamespace]) -> list[str]:
-    """For each profile why its methods do not fit its teacher and student; empty where they do.
+    """Return for each profile why its methods do not fit its teacher and student; empty if they fit.
 
-    profiles: sections data, teacher, student and distill; they differ in `distill.methods` alone. The
-    networks are made with random weights. Raises UsageError for data or networks that cannot be had.
+    The networks get random weights.
+
+    Args:
+        profiles: The sections data, teacher, student and distill; only `distill.methods` differs.
+
+    Raises:
+        UsageError: The data cannot be read, or a network cannot be created.
     """
     if not profiles:
         return []
@@ -40,7 +45,7 @@ def why_unfit(profiles: list[SimpleNamespace]) -> list[str]:
             )
             for model, size in zip((first.student, first.teacher), sizes, strict=True)
         ]
-        found = []
+        reasons = []
         for profile in profiles:
             student, teacher = copy.deepcopy(bare)
             try:
@@ -60,7 +65,7 @@ def why_unfit(profiles: list[SimpleNamespace]) -> list[str]:
                     labels=torch.from_numpy(data.train.labels),
                 )
             except ModelError as error:
-                found.append(f"{error.what}: {error.why}" if error.why else error.what)
+                reasons.append(f"{error.what}: {error.why}" if error.why else error.what)
             else:
-                found.append("")
-    return found
+                reasons.append("")
+    return reasons

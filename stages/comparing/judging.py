@@ -1,4 +1,4 @@
-"""What teacher and students answer to every image of one split."""
+"""Predict the class of every image of a split with the teacher and all students."""
 
 from __future__ import annotations
 
@@ -20,9 +20,17 @@ LAST = "last"
 
 
 @dataclass(frozen=True)
-class Answers:
-    """Predicted classes, int16. labels, teacher: (N); best, last: (runs, N), of the epoch with the best
-    validation accuracy and of the last one. teacher_parameters: how many the teacher has."""
+class Predictions:
+    """The predicted classes of all networks, int16.
+
+    Attributes:
+        classes: The number of classes.
+        labels: The true classes, (N,).
+        teacher: Those of the teacher, (N,).
+        best: Those of each run's epoch with the best validation accuracy, (runs, N).
+        last: Those of each run's last epoch, (runs, N).
+        teacher_parameters: The number of the teacher's parameters.
+    """
 
     classes: int
     labels: np.ndarray
@@ -32,18 +40,22 @@ class Answers:
     teacher_parameters: int
 
     def table(self) -> np.ndarray:
-        """int16 (2 + 2 * runs, N): labels, teacher, then best and last of every run in turn."""
+        """Return labels, teacher, then best and last of each run, int16 (2 + 2 * runs, N)."""
         pairs = np.stack([self.best, self.last], axis=1).reshape(-1, len(self.labels))
         return np.concatenate([self.labels[None], self.teacher[None], pairs]).astype(np.int16)
 
 
-def answers(
-    settings: Any, split: str, teacher: Path, runs: Sequence[Path], tell: Callable[[int, int], None]
-) -> Answers:
-    """Judges the artefacts of `train` and `distill` on a split: one reading of it for all of them.
+def predict(
+    settings: Any, split: str, teacher: Path, runs: Sequence[Path], report: Callable[[int, int], None]
+) -> Predictions:
+    """Predict a split with the networks of `train` and `distill`, in float32; the split is read once.
 
-    In float32, as `evaluate` does. settings: compute, data, evaluate. split: validation or test.
-    tell: is given the images done and in all.
+    Args:
+        settings: The sections compute, data and evaluate of the profile.
+        split: `validation` or `test`.
+        teacher: The folder of train's artefact.
+        runs: The folders of distill's artefacts.
+        report: Is called with the number of images that are done, and of all.
     """
     data = load(settings.data)
     images = data.test if split == "test" else data.validation
@@ -52,16 +64,16 @@ def answers(
     for run in runs:
         folders += [run, run / LAST]
     count = len(images.labels)
-    found: list[np.ndarray] = []
+    predicted: list[np.ndarray] = []
 
-    def from_here(before: int) -> Callable[[int], None]:
-        return lambda done: tell(before + done, len(folders) * count)
+    def report_after(before: int) -> Callable[[int], None]:
+        return lambda done: report(before + done, len(folders) * count)
 
     with fabric.reproducible(compute, seed=0, true_fp32=True):
         supply = Supply(images, compute.device)
         for nth, folder in enumerate(folders):
             if folder.name == LAST and _is_best(folder):
-                found.append(found[-1])
+                predicted.append(predicted[-1])
                 continue
             network, card = cards.load(folder)
             logits = predict_logits_by_card(
@@ -70,19 +82,19 @@ def answers(
                 supply,
                 compute,
                 batch_size=settings.evaluate.batch_size,
-                on_progress=from_here(nth * count),
+                on_progress=report_after(nth * count),
             )
-            found.append(logits.argmax(dim=1).numpy().astype(np.int16))
-    return Answers(
+            predicted.append(logits.argmax(dim=1).numpy().astype(np.int16))
+    return Predictions(
         classes=len(data.classes),
         labels=np.asarray(images.labels, dtype=np.int16),
-        teacher=found[0],
-        best=np.stack(found[1::2]),
-        last=np.stack(found[2::2]),
+        teacher=predicted[0],
+        best=np.stack(predicted[1::2]),
+        last=np.stack(predicted[2::2]),
         teacher_parameters=cards.read_card(teacher).parameters,
     )
 
 
 def _is_best(last: Path) -> bool:
-    """Whether the last epoch is the one that was kept, so that it has been judged already."""
+    """Return whether the last epoch is also the best, so that its predictions are known."""
     return cards.read_card(last).best_epoch == cards.read_card(last.parent).best_epoch

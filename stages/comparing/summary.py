@@ -1,4 +1,4 @@
-"""What the runs come to: figures of each run, of each method over its seeds, and the answer."""
+"""Summarise the runs: the figures of each run and of each method over its seeds, and the answer."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from stages.comparing.judging import Answers
+from stages.comparing.judging import Predictions
 from stages.statistics.crossed import Gain, gain, holm
 from stages.statistics.intervals import verdict, wilson_interval
 
@@ -18,96 +18,111 @@ LEVEL = 0.05
 
 
 def comparison(
-    runs: Sequence[Mapping[str, Any]], answers: Answers, about: Mapping[str, Any]
+    runs: Sequence[Mapping[str, Any]], predictions: Predictions, about: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """The content of `comparison.json` (docs/artefacts.md).
+    """Return the content of `comparison.json` (docs/reference/artefacts.md).
 
-    runs: every run with `label`, `seed`, `methods`, `key`, `digest`, `metrics` of its stage, and `failed`
-        (None, or why); `answers` holds those that did not fail, in order.
-    about: `split`, `reference` (the label that the others are compared with) and `unfit`.
+    Args:
+        runs: Every run with `label`, `seed`, `methods`, `key`, `digest`, `metrics` of its stage, and `failed`
+            (None, or why).
+        predictions: Those of the runs that did not fail, in the same order.
+        about: `split`, `reference` (the label that the others are compared with) and `unfit`.
     """
     done = [run for run in runs if run["failed"] is None]
     places = {(run["label"], run["seed"]): index for index, run in enumerate(done)}
     reference = about["reference"]
     labels = list(dict.fromkeys(run["label"] for run in runs))
-    told = [_run(run, answers, places) for run in runs]
-    methods = [_method(label, told, runs, reference) for label in labels]
+    entries = [_run(run, predictions, places) for run in runs]
+    methods = [_method(label, entries, runs, reference) for label in labels]
     families: dict[str, dict[str, Gain]] = {epochs: {} for epochs in EPOCHS}
     for method in methods:
         shared = [seed for seed in method["seeds"] if (reference, seed) in places]
         method["seeds_compared"] = [] if method["label"] == reference else shared
         for epochs in EPOCHS:
             if method["seeds_compared"]:
-                right = getattr(answers, epochs) == answers.labels
-                its, others = (
-                    right[[places[label, seed] for seed in shared]] for label in (method["label"], reference)
+                correct = getattr(predictions, epochs) == predictions.labels
+                own, others = (
+                    correct[[places[label, seed] for seed in shared]]
+                    for label in (method["label"], reference)
                 )
-                families[epochs][method["label"]] = gain(its, others)
+                families[epochs][method["label"]] = gain(own, others)
     for epochs, gains in families.items():
-        adjusted = holm([one.p_value for one in gains.values()])
-        for (label, one), p_holm in zip(gains.items(), adjusted, strict=True):
-            next(method for method in methods if method["label"] == label)[epochs] |= _gain(one, p_holm)
+        adjusted = holm([each.p_value for each in gains.values()])
+        for (label, method_gain), p_holm in zip(gains.items(), adjusted, strict=True):
+            method = next(each for each in methods if each["label"] == label)
+            method[epochs] |= _gain(method_gain, p_holm)
     methods.sort(key=lambda method: _rank(method, reference))
-    count = len(answers.labels)
-    found: dict[str, Any] = {
+    count = len(predictions.labels)
+    document: dict[str, Any] = {
         "schema_version": 1,
         "split": about["split"],
         "images": count,
-        "classes": answers.classes,
+        "classes": predictions.classes,
         "reference": reference,
         "seeds": sorted({run["seed"] for run in runs}),
-        "teacher": _teacher(answers),
+        "teacher": _teacher(predictions),
         "methods": methods,
-        "runs": told,
+        "runs": entries,
         "unfit": list(about["unfit"]),
     }
-    found["answer"] = answer(found)
-    return found
+    document["answer"] = answer(document)
+    return document
 
 
-def answer(found: Mapping[str, Any]) -> dict[str, Any]:
-    """Whether it paid: `verdict` (yes, no, cannot tell), the `method` that it is about, and `text`.
+def answer(document: Mapping[str, Any]) -> dict[str, Any]:
+    """Answer whether distillation was worth it.
 
-    Yes: a method gained with a p-value below 0.05 after Holm's adjustment for their number; the one that
-    gained most is named. No: of every method the whole interval lies below 0.
+    Yes: a method gained with a p-value below 0.05 after Holm's adjustment for the number of methods; the
+    answer is about the method that gained most. No: the whole interval of every method is below 0.
+
+    Returns:
+        `verdict` (yes, no, cannot tell), the `method` that the answer is about, and `text`.
     """
-    alone = found["reference"] == ALONE
-    rival = "the student alone" if alone else found["reference"]
+    alone = document["reference"] == ALONE
+    rival = "the student alone" if alone else document["reference"]
     question = "Did distillation pay?" if alone else f"Is a method better than {rival}?"
-    judged = [method for method in found["methods"] if method["best"]["gain_points"] is not None]
+    judged = [method for method in document["methods"] if method["best"]["gain_points"] is not None]
     if not judged:
         return {
             "verdict": "cannot tell",
             "method": None,
             "text": f"{question} Cannot tell: nothing to compare.",
         }
-    sure = [one for one in judged if one["best"]["gain_points"] > 0 and one["best"]["p_holm"] < LEVEL]
+    sure = [method for method in judged if _is_sure_gain(method["best"])]
     best = (sure or judged)[0]
     if sure:
-        said = "yes"
+        verdict_word = "yes"
+    elif all(method["best"]["verdict"] == "worse" for method in judged):
+        verdict_word = "no"
     else:
-        said = "no" if all(one["best"]["verdict"] == "worse" for one in judged) else "cannot tell"
+        verdict_word = "cannot tell"
     figures = best["best"]
     low, high = figures["gain_ci"]
     seeds = len(best["seeds_compared"])
     text = (
-        f"{question} {said.capitalize()}: {best['label']} {figures['gain_points']:+.2f} points "
-        f"[{low:.2f}, {high:.2f}] over {rival} ({seeds} seed{'s' * (seeds != 1)}, {found['images']:,} "
-        f"{found['split']} images"
+        f"{question} {verdict_word.capitalize()}: {best['label']} {figures['gain_points']:+.2f} points "
+        f"[{low:.2f}, {high:.2f}] over {rival} ({seeds} seed{'s' * (seeds != 1)}, {document['images']:,} "
+        f"{document['split']} images"
     )
     if len(judged) > 1:
         text += f"; p = {figures['p_holm']:.2g} after Holm's adjustment for {len(judged)} methods"
     text += "; another seed may differ)." if seeds == 1 else ")."
-    return {"verdict": said, "method": best["label"], "text": text}
+    return {"verdict": verdict_word, "method": best["label"], "text": text}
+
+
+def _is_sure_gain(figures: Mapping[str, Any]) -> bool:
+    return bool(figures["gain_points"] > 0 and figures["p_holm"] < LEVEL)
 
 
 ALONE = "student alone"
 """The label of the runs without a method."""
 
 
-def _run(run: Mapping[str, Any], answers: Answers, places: Mapping[tuple[str, int], int]) -> dict[str, Any]:
+def _run(
+    run: Mapping[str, Any], predictions: Predictions, places: Mapping[tuple[str, int], int]
+) -> dict[str, Any]:
     metrics = run["metrics"]
-    told = {
+    entry = {
         "label": run["label"],
         "seed": run["seed"],
         "key": run["key"],
@@ -128,25 +143,26 @@ def _run(run: Mapping[str, Any], answers: Answers, places: Mapping[tuple[str, in
     }
     if run["failed"] is None:
         place = places[run["label"], run["seed"]]
-        told["top1"] = _per_cent((answers.best[place] == answers.labels).mean())
-        told["last_top1"] = _per_cent((answers.last[place] == answers.labels).mean())
-        told["agreement_with_teacher"] = _per_cent((answers.best[place] == answers.teacher).mean())
-    return told
+        best, last = predictions.best[place], predictions.last[place]
+        entry["top1"] = _per_cent((best == predictions.labels).mean())
+        entry["last_top1"] = _per_cent((last == predictions.labels).mean())
+        entry["agreement_with_teacher"] = _per_cent((best == predictions.teacher).mean())
+    return entry
 
 
 def _method(
-    label: str, told: Sequence[Mapping[str, Any]], runs: Sequence[Mapping[str, Any]], reference: str
+    label: str, entries: Sequence[Mapping[str, Any]], runs: Sequence[Mapping[str, Any]], reference: str
 ) -> dict[str, Any]:
-    mine = [run for run in told if run["label"] == label]
-    done = [run for run in mine if run["failed"] is None]
+    own = [entry for entry in entries if entry["label"] == label]
+    done = [entry for entry in own if entry["failed"] is None]
     seconds = _middle(done)
-    usual = _middle([run for run in told if run["label"] == reference])
+    usual = _middle([entry for entry in entries if entry["label"] == reference])
     memory = [run["peak_memory_bytes"] for run in done if run["peak_memory_bytes"] is not None]
     return {
         "label": label,
         "methods": next(list(run["methods"]) for run in runs if run["label"] == label),
         "seeds": [run["seed"] for run in done],
-        "failed": len(mine) - len(done),
+        "failed": len(own) - len(done),
         "best": _spread([run["top1"] for run in done], [run["val_top1"] for run in done]),
         "last": _spread([run["last_top1"] for run in done], [run["last_val_top1"] for run in done]),
         "agreement_with_teacher": _mean([run["agreement_with_teacher"] for run in done]),
@@ -159,7 +175,7 @@ def _method(
 
 
 def _spread(top1: Sequence[float], val_top1: Sequence[float]) -> dict[str, Any]:
-    """Mean and standard deviation over the seeds; the gain's fields stay null where there is none."""
+    """Return mean and standard deviation over the seeds; the fields of the gain are null."""
     return {
         "top1": _mean(top1),
         "top1_sd": round(stdev(top1), DIGITS) if len(top1) > 1 else None,
@@ -174,32 +190,35 @@ def _spread(top1: Sequence[float], val_top1: Sequence[float]) -> dict[str, Any]:
     }
 
 
-def _gain(found: Gain, p_holm: float) -> dict[str, Any]:
+def _gain(method_gain: Gain, p_holm: float) -> dict[str, Any]:
     over_seeds = None
-    if found.seeds_interval is not None and found.seeds_p is not None:
-        over_seeds = {"gain_ci": _points(found.seeds_interval), "p_value": round(found.seeds_p, DIGITS)}
+    if method_gain.seeds_interval is not None and method_gain.seeds_p is not None:
+        over_seeds = {
+            "gain_ci": _points(method_gain.seeds_interval),
+            "p_value": round(method_gain.seeds_p, DIGITS),
+        }
     return {
-        "gain_points": _per_cent(found.mean),
-        "gain_ci": _points(found.interval),
-        "p_value": round(found.p_value, DIGITS),
+        "gain_points": _per_cent(method_gain.mean),
+        "gain_ci": _points(method_gain.interval),
+        "p_value": round(method_gain.p_value, DIGITS),
         "p_holm": round(p_holm, DIGITS),
-        "verdict": verdict(*found.interval),
+        "verdict": verdict(*method_gain.interval),
         "over_seeds": over_seeds,
-        "over_images": {"gain_ci": _points(found.images_interval)},
+        "over_images": {"gain_ci": _points(method_gain.images_interval)},
     }
 
 
-def _teacher(answers: Answers) -> dict[str, Any]:
-    right = answers.teacher == answers.labels
+def _teacher(predictions: Predictions) -> dict[str, Any]:
+    correct = predictions.teacher == predictions.labels
     return {
-        "top1": _per_cent(right.mean()),
-        "top1_ci": _points(wilson_interval(int(right.sum()), len(right))),
-        "parameters": answers.teacher_parameters,
+        "top1": _per_cent(correct.mean()),
+        "top1_ci": _points(wilson_interval(int(correct.sum()), len(correct))),
+        "parameters": predictions.teacher_parameters,
     }
 
 
 def _rank(method: Mapping[str, Any], reference: str) -> tuple[int, float]:
-    """The reference first, then by gain; last what has none."""
+    """Sort the reference first, then by gain; methods without a gain are last."""
     if method["label"] == reference:
         return 0, 0.0
     points = method["best"]["gain_points"]

@@ -69,6 +69,6 @@ def _unfit(path: Path, why: str) -> DataError:
         why=why,
         hint=(
             "write it with numpy.savez_compressed(FILE, images=IMAGES, labels=LABELS): "
-            "uint8 (N,H,W[,3]) and whole numbers (N,); docs/data.md tells the other forms"
+            "uint8 (N,H,W[,3]) and whole numbers (N,); docs/guides/data.md tells the other forms"
         ),
     )

@@ -110,7 +110,7 @@ def _refuse_misfit(part: RawSplit, classes: int, where: str) -> None:
             "images and labels do not fit",
             where=where,
             why=fault,
-            hint="correct the files; docs/data.md tells what each kind of data set holds",
+            hint="correct the files; docs/guides/data.md tells what each kind of data set holds",
         )
 
 

@@ -66,7 +66,7 @@ def _kind(point: EntryPoint) -> type[DataSettings]:
     from stages.data.settings import DataSettings
 
     where = plugins.place(point)
-    hint = "repair or uninstall that package; docs/data.md tells the interface"
+    hint = "repair or uninstall that package; docs/guides/data.md tells the interface"
     try:
         kind = plugins.load(point)
     except ImportError as error:

@@ -35,7 +35,7 @@ class Sent:
 
     def float_top1(self) -> dict[str, float]:
         """Of these very images, in per cent: what top-1 on the device can be held against."""
-        return {name: scorecard.alike(found, self.labels) for name, found in self.of_float.items()}
+        return {name: scorecard.agreement(found, self.labels) for name, found in self.of_float.items()}
 
 
 def sent(count: int, context: Context) -> Sent | None:
@@ -78,9 +78,9 @@ def figures(target: str, folder: Path, images: Sent | None, context: Context) ->
         **scorecard.top1(found, images.labels),
         "accuracy_images": len(images.chosen),
         "accuracy_why_not": None,
-        "agreement": scorecard.alike(found, images.of_float["teacher"]),
-        "agreement_with_float": scorecard.alike(found, images.of_float["student"]),
-        "agreement_with_host": scorecard.alike(found, np.load(kept, allow_pickle=False)[images.chosen])
+        "agreement": scorecard.agreement(found, images.of_float["teacher"]),
+        "agreement_with_float": scorecard.agreement(found, images.of_float["student"]),
+        "agreement_with_host": scorecard.agreement(found, np.load(kept, allow_pickle=False)[images.chosen])
         if kept.is_file()
         else None,
     }

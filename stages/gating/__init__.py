@@ -1,1 +1,1 @@
-"""Gates: limits on what was measured, judged with their intervals, and the target to ship under them."""
+"""Gates: judge the profile's limits with their intervals, and choose the target to ship."""

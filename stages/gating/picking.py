@@ -1,4 +1,4 @@
-"""The target to ship: one function, for the scorecard, the bundle, the report and `kdpipe pick`. Light."""
+"""Choose the target to ship: one function for scorecard, bundle, report and `kdpipe pick`. Light."""
 
 from __future__ import annotations
 
@@ -11,19 +11,25 @@ ACCURACY_BUDGET_POINTS = 1.0
 """Top-1 that a target may lose where no gate of the profile limits accuracy or its drop."""
 
 SAME_SPEED = 0.02
-"""Two p50 nearer than this share cannot be told apart, whatever their intervals say: each comes from one
-process, and another process of the same file differs by as much."""
+"""Two p50 that differ by less than this share count as equal, whatever their intervals are: each comes from
+one process, and another process of the same file differs by as much."""
 
-NAMED = 3
-"""Layers that stayed in float, named before the rest is only counted."""
+LISTED_LAYERS = 3
+"""How many layers that stayed in float are listed; the others are only counted."""
 
 Row = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
 class _Choice:
-    """best: the target to ship. fastest, and alike: those whose p50 cannot be told from its. in_turns: the
-    fastest is not the one of the lowest p50, but was proven faster than that one in turns."""
+    """The choice among the targets that may ship.
+
+    Attributes:
+        best: The target to ship.
+        fastest: The fastest target.
+        alike: The targets that are as fast as the fastest, itself included.
+        in_turns: Whether the fastest has not the lowest p50, but was proven faster by timing in turns.
+    """
 
     best: Row
     fastest: Row
@@ -38,35 +44,40 @@ def pick(
     judgements: Sequence[Mapping[str, Any]] = (),
     comparisons: Sequence[Mapping[str, Any]] = (),
 ) -> dict[str, Any]:
-    """Names the target to ship, why, and why no other.
+    """Choose the target to ship, with the reason, and the reasons against the others.
 
-    rows, comparisons: of the scorecard; where two targets were timed in turns, that says which is faster.
-    float_top1: of the float student by PyTorch, per cent. judgements: of the profile's gates.
+    The choice is the fastest by p50 at batch 1 (at the first batch that all targets ran, if one did not run
+    batch 1) of the targets that passed every gate; a target with an undecided gate is chosen only if none
+    passed all. Of the targets that are as fast, it is the most accurate, then the smallest. A fp16, bf16 or
+    int8 file never ships if it was measured as slower than fp32 of the same runtime (by timing in turns; if
+    the two were not timed in turns, if its p50 is not lower), or if it loses more accuracy against it than a
+    gate allows, or than `ACCURACY_BUDGET_POINTS` without such a gate.
 
-    The fastest by p50 at batch 1 (if one did not run that, at the first batch that all ran) of the targets
-    that passed every gate (of those with an undecided gate only if none passed all); of those whose p50
-    cannot be told from it the most accurate, then the smallest. Never a fp16, bf16 or int8 file that was
-    measured as slower than the same runtime's fp32 (in turns; where they were not, one whose p50 is no
-    lower), or that loses more accuracy against it than a gate, else `ACCURACY_BUDGET_POINTS`, allows.
+    Args:
+        rows: The rows of the scorecard.
+        float_top1: Accuracy of the float student in PyTorch, in per cent.
+        judgements: The judgements of the profile's gates.
+        comparisons: The scorecard's pairs of targets that were timed in turns.
 
-    Returns `target` (None: nothing to ship), `reason`, `undecided` (of the target's gates, in words),
-    `rejected` (target and why), `unmeasured` (target and why), `front` (the Pareto front by p50, top-1
-    and size).
+    Returns:
+        `target` (None: no target may ship), `reason`, `undecided` (the target's undecided gates, a sentence
+        each), `rejected` and `unmeasured` (lists of target and why), and `front` (the Pareto front by p50,
+        top-1 and size).
     """
     student = [row for row in rows if row["model"] == "student"]
     measured = _at_one_batch([row for row in student if row["top1"] is not None and headline(row)])
     compared = {row["target"] for row in measured}
     why = {row["target"]: _why_not(row, measured, float_top1, judgements, comparisons) for row in measured}
-    fit = [row for row in measured if not why[row["target"]]]
-    doubts = {row["target"]: _said(judgements, row["target"], "undecided") for row in fit}
-    sure = [row for row in fit if not doubts[row["target"]]]
-    choice = _fastest(sure or fit, comparisons)
+    allowed = [row for row in measured if not why[row["target"]]]
+    doubts = {row["target"]: _sentences(judgements, row["target"], "undecided") for row in allowed}
+    sure = [row for row in allowed if not doubts[row["target"]]]
+    choice = _fastest(sure or allowed, comparisons)
     if choice:
-        for row in fit:
+        for row in allowed:
             why[row["target"]] = _why_second(row, choice, doubts, comparisons, one_is_sure=bool(sure))
     return {
         "target": choice.best["target"] if choice else None,
-        "reason": _reason(choice, judgements) if choice else _none(student, measured),
+        "reason": _reason(choice, judgements) if choice else _why_none(student, measured),
         "undecided": doubts[choice.best["target"]] if choice else [],
         "rejected": [
             {"target": row["target"], "why": why[row["target"]]}
@@ -83,39 +94,42 @@ def pick(
 
 
 def headline(row: Row) -> Mapping[str, Any] | None:
-    """The latency entry that a target is known by: batch 1, else the first, on the first thread count."""
+    """Return the main latency entry of a row: batch 1 if it has it, else the first."""
     entries = row["latency"]
-    return next((one for one in entries if one["batch"] == 1), entries[0] if entries else None)
+    return next((entry for entry in entries if entry["batch"] == 1), entries[0] if entries else None)
 
 
 def _at_one_batch(rows: Sequence[Row]) -> list[Row]:
-    """The rows that can be compared, each with one latency entry alone: at batch 1 if all have it, else at
-    the first batch size and thread count that all have, else at those that most have."""
-    counts = Counter((one["batch"], one["threads"]) for row in rows for one in row["latency"])
+    """Return the rows that can be compared, each with only one latency entry.
+
+    That is batch 1 if all rows have it, else the first batch size and thread count that all have, else the
+    one that most have.
+    """
+    counts = Counter((entry["batch"], entry["threads"]) for row in rows for entry in row["latency"])
     if not counts:
         return []
-    chosen = max(counts, key=lambda place: (counts[place], place[0] == 1))
+    chosen = max(counts, key=lambda combination: (counts[combination], combination[0] == 1))
     return [
-        {**row, "latency": [one]}
+        {**row, "latency": [entry]}
         for row in rows
-        for one in row["latency"]
-        if (one["batch"], one["threads"]) == chosen
+        for entry in row["latency"]
+        if (entry["batch"], entry["threads"]) == chosen
     ]
 
 
 def _not_measured(row: Row, measured: Sequence[Row]) -> str:
     timed = row["top1"] is not None and row["latency"]
     entry = headline(measured[0]) if measured and timed else None
-    return f"not measured at batch {entry['batch']}, as the others are" if entry else "not measured"
+    return f"not measured at batch {entry['batch']}, unlike the others" if entry else "not measured"
 
 
 def front(rows: Sequence[Row]) -> list[dict[str, Any]]:
-    """The targets that no other beats: none is as fast, as accurate and as small, and better in one."""
-    found = []
+    """Return the Pareto front: no other target is as fast, as accurate and as small, and better in one."""
+    entries = []
     for row in rows:
         own = _costs(row)
         if not any(_beats(_costs(other), own) for other in rows):
-            found.append(
+            entries.append(
                 {
                     "target": row["target"],
                     "p50_ms": own[0],
@@ -123,7 +137,7 @@ def front(rows: Sequence[Row]) -> list[dict[str, Any]]:
                     "size_bytes": row["size_bytes"],
                 }
             )
-    return sorted(found, key=lambda one: float(one["p50_ms"]))
+    return sorted(entries, key=lambda entry: float(entry["p50_ms"]))
 
 
 def _costs(row: Row) -> tuple[float, float, float]:
@@ -146,70 +160,76 @@ def _why_not(
     judgements: Sequence[Mapping[str, Any]],
     comparisons: Sequence[Mapping[str, Any]],
 ) -> str:
-    """Why a target must not ship; empty if it may."""
-    missed = _said(judgements, row["target"], "missed")
+    """Return why a target must not ship; empty if it may."""
+    missed = _sentences(judgements, row["target"], "missed")
     if missed:
         return "misses a gate: " + "; ".join(missed)
     allowed = _allowed_drop(judgements, row["target"])
     lost = float_top1 - row["top1"]
     if allowed is None and lost > ACCURACY_BUDGET_POINTS:
         return f"loses {lost:.2f} points against the float student{_left_float(row)}"
-    plain = next(
-        (one for one in measured if one["runtime"] == row["runtime"] and one["precision"] == "fp32"), None
+    fp32 = next(
+        (other for other in measured if other["runtime"] == row["runtime"] and other["precision"] == "fp32"),
+        None,
     )
-    if plain is None or plain is row:
+    if fp32 is None or fp32 is row:
         return ""
-    turns = _in_turns(plain, row, comparisons)
-    ratio = turns["ratio"] if turns else _p50(row) / _p50(plain)
-    if turns["verdict"] == "slower" if turns else ratio >= 1.0:
-        return f"is not faster than {plain['target']} here ({ratio:.2f} times its p50){_left_float(row)}"
-    lost = plain["top1"] - row["top1"]
+    timed = _in_turns(fp32, row, comparisons)
+    ratio = timed["ratio"] if timed else _p50(row) / _p50(fp32)
+    if timed["verdict"] == "slower" if timed else ratio >= 1.0:
+        return f"is not faster than {fp32['target']} here ({ratio:.2f} times its p50){_left_float(row)}"
+    lost = fp32["top1"] - row["top1"]
     if lost > (ACCURACY_BUDGET_POINTS if allowed is None else allowed):
-        return f"loses {lost:.2f} points against {plain['target']}{_left_float(row)}"
+        return f"loses {lost:.2f} points against {fp32['target']}{_left_float(row)}"
     return ""
 
 
 def _left_float(row: Row) -> str:
-    """Of an INT8 row that is kept out, how many of its layers computed in float; part of a sentence."""
+    """Return how many layers of a rejected INT8 row computed in float, as part of a sentence."""
     names = row.get("float_layers")
     if row["precision"] != "int8" or names is None:
         return ""
     if not names:
         return "; none of its layers stayed in float"
-    named = ", ".join(names[:NAMED]) + (", …" if len(names) > NAMED else "")
-    return f"; {len(names)} of its layers stayed in float ({named})"
+    listed = ", ".join(names[:LISTED_LAYERS]) + (", …" if len(names) > LISTED_LAYERS else "")
+    return f"; {len(names)} of its layers stayed in float ({listed})"
 
 
 def _allowed_drop(judgements: Sequence[Mapping[str, Any]], target: str) -> float | None:
-    """The most accuracy that gates let a target lose, in points; None if none of them is about that.
+    """Return the largest loss of accuracy that the gates allow, in points; None if no gate limits it.
 
-    A gate on accuracy itself bounds it from below and so allows any drop down to there.
+    A gate on accuracy itself allows any drop down to its limit.
     """
-    own = [one for one in judgements if one["target"] == target and one["value"] is not None]
-    drops = [max(0.0, one["limit"]) for one in own if one["metric"] == "accuracy_drop"]
+    own = [each for each in judgements if each["target"] == target and each["value"] is not None]
+    drops = [
+        max(0.0, float(judgement["limit"])) for judgement in own if judgement["metric"] == "accuracy_drop"
+    ]
     if drops:
         return min(drops)
-    return 100.0 if any(one["metric"] == "accuracy" for one in own) else None
+    return 100.0 if any(judgement["metric"] == "accuracy" for judgement in own) else None
 
 
-def _said(judgements: Sequence[Mapping[str, Any]], target: str, status: str) -> list[str]:
-    found = [one["said"] for one in judgements if one["target"] == target and one["status"] == status]
-    return [sentence.removeprefix(f"{target}: ") for sentence in found]
+def _sentences(judgements: Sequence[Mapping[str, Any]], target: str, status: str) -> list[str]:
+    return [
+        judgement["said"].removeprefix(f"{target}: ")
+        for judgement in judgements
+        if judgement["target"] == target and judgement["status"] == status
+    ]
 
 
 def _in_turns(first: Row, second: Row, comparisons: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:
-    """What timing two of the student's targets in turns said of the second, at the headline's batch."""
+    """Return the comparison of two of the student's targets timed in turns, at the headline's batch."""
     entry = headline(first) or {}
-    wanted = (("student", first["target"]), ("student", second["target"]), entry["batch"], entry["threads"])
-    for one in comparisons:
-        names = [(one[side]["model"], one[side]["target"]) for side in ("first", "second")]
-        if (*names, one["batch"], one["threads"]) == wanted:
-            return one
+    pair = (("student", first["target"]), ("student", second["target"]), entry["batch"], entry["threads"])
+    for comparison in comparisons:
+        sides = [(comparison[side]["model"], comparison[side]["target"]) for side in ("first", "second")]
+        if (*sides, comparison["batch"], comparison["threads"]) == pair:
+            return comparison
     return None
 
 
 def _fastest(rows: Sequence[Row], comparisons: Sequence[Mapping[str, Any]]) -> _Choice | None:
-    """What to ship by speed, then accuracy, then size."""
+    """Choose by speed, then accuracy, then size."""
     if not rows:
         return None
     lowest = min(rows, key=_p50)
@@ -222,15 +242,15 @@ def _fastest(rows: Sequence[Row], comparisons: Sequence[Mapping[str, Any]]) -> _
 
 
 def _faster_in_turns(first: Row, second: Row, comparisons: Sequence[Mapping[str, Any]]) -> float | None:
-    """The second's p50 as a share of the first's if timing in turns proved the second faster."""
-    turns = _in_turns(first, second, comparisons)
-    return float(turns["ratio"]) if turns and turns["verdict"] == "faster" else None
+    """Return the second's p50 over the first's if timing in turns proved the second faster."""
+    timed = _in_turns(first, second, comparisons)
+    return float(timed["ratio"]) if timed and timed["verdict"] == "faster" else None
 
 
 def _same_speed(first: Row, row: Row, comparisons: Sequence[Mapping[str, Any]]) -> bool:
-    turns = _in_turns(first, row, comparisons) or _in_turns(row, first, comparisons)
-    if turns and row is not first:
-        return bool(turns["verdict"] == "cannot tell")
+    timed = _in_turns(first, row, comparisons) or _in_turns(row, first, comparisons)
+    if timed and row is not first:
+        return bool(timed["verdict"] == "cannot tell")
     return _span(row)[0] <= _span(first)[1] or _p50(row) <= _p50(first) * (1.0 + SAME_SPEED)
 
 
@@ -258,10 +278,10 @@ def _why_second(
         return f"is slower: p50 {_p50(row):.3f} ms against {_p50(fastest):.3f} ms"
     if row["top1"] < best["top1"]:
         than = f"{row['top1']:.2f} % against {best['top1']:.2f} %"
-        return f"is as fast, as far as can be told, but less accurate: {than}"
+        return f"is as fast within the measurement's precision, but less accurate: {than}"
     if (row["size_bytes"] or 0) > (best["size_bytes"] or 0):
-        return "is as fast, as far as can be told, and as accurate, but larger"
-    return "is as fast, as accurate and as large, as far as can be told"
+        return "is as fast within the measurement's precision and as accurate, but larger"
+    return "is as fast within the measurement's precision, as accurate and as large"
 
 
 def _reason(choice: _Choice, judgements: Sequence[Mapping[str, Any]]) -> str:
@@ -269,24 +289,24 @@ def _reason(choice: _Choice, judgements: Sequence[Mapping[str, Any]]) -> str:
     entry = headline(best) or {}
     threads = f"{entry.get('threads')} thread{'s' if entry.get('threads') != 1 else ''}"
     at = f"({_p50(best):.3f} ms at batch {entry.get('batch')}, {threads})"
-    own = [one for one in judgements if one["target"] == best["target"]]
+    own = [judgement for judgement in judgements if judgement["target"] == best["target"]]
     if not own:
         among = f"of the targets within {ACCURACY_BUDGET_POINTS:g} point of the float student"
-    elif all(one["status"] == "passed" for one in own):
+    elif all(judgement["status"] == "passed" for judgement in own):
         among = f"of the targets that passed {'every gate' if len(own) > 1 else 'the gate'} on them"
     else:
         among = "of the targets that missed no gate"
     others = [row["target"] for row in alike if row is not best]
     if not others:
         return f"{'fastest, as timed in turns' if choice.in_turns else 'lowest p50'} {at} {among}"
-    tied, first = ", ".join(others), "fastest's" if choice.in_turns else "lowest"
+    tied, fastest = ", ".join(others), "that of the fastest" if choice.in_turns else "the lowest"
     better = next((row for row in alike if row is not best and row["top1"] < best["top1"]), None)
     kind = "most accurate" if better else "smallest"
-    return f"{kind} {at} {among} whose p50 cannot be told from the {first} (as {tied})"
+    return f"{kind} {at} {among} whose p50 cannot be distinguished from {fastest} (like {tied})"
 
 
-def _none(student: Sequence[Row], measured: Sequence[Row]) -> str:
+def _why_none(student: Sequence[Row], measured: Sequence[Row]) -> str:
     if measured:
-        return "no measured target may ship: each has its reason"
+        return "no measured target may ship, for the reasons listed"
     timed = any(headline(row) for row in student)
-    return "of no target the accuracy was measured" if timed else "no target was measured"
+    return "the accuracy of no target was measured" if timed else "no target was measured"

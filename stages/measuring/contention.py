@@ -1,7 +1,7 @@
-"""What else went on while latencies were taken: other work on the cores, clocks, heat.
+"""The state of the machine while latencies are sampled: other work on the cores, clocks, temperature.
 
-Read from /proc and /sys, between samples and never inside one. What a machine does not tell is None,
-and no flag is made of it. `root` is where those trees lie: `/` but for a copy of them.
+It is read from /proc and /sys, between samples and never inside one. Values that the machine does not report
+are None and set no flag. `root` is the folder that contains `proc` and `sys`: `/`, or a copy in tests.
 """
 
 from __future__ import annotations
@@ -19,29 +19,34 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from stages.measuring.gpu import GpuWatch
 
-CONTENDED = 1.1
-"""Wall time over CPU time of a one-thread run above which something else used the core."""
+MAX_WALL_OVER_CPU = 1.1
+"""Wall time over CPU time of a one-thread run; above it, something else used the core."""
 
-SWITCHES_PER_S = 20.0
-"""Involuntary context switches a second: above it, others want the core (a quiet core has a few)."""
+MAX_SWITCHES_PER_S = 20.0
+"""Involuntary context switches per second; above it, others compete for the core (a quiet core has a few)."""
 
-NEXT_TO_NONE = 0.01
-"""A share of the cores' time below which others did not take what was switched away: a runtime's own
-threads that hand an image to each other on one core (OpenVINO's do) count as involuntary switches too."""
+NEGLIGIBLE_SHARE = 0.01
+"""Share of the cores' time that others must take before involuntary switches count. A runtime's own threads
+that hand an image to each other on one core (OpenVINO's do) cause involuntary switches too."""
 
-OTHERS_SHARE, STEAL_SHARE = 0.1, 0.01
-"""Shares of the cores' time that other processes, or other guests of the host, may take."""
+MAX_OTHERS_SHARE, MAX_STEAL_SHARE = 0.1, 0.01
+"""Shares of the cores' time that other processes, and other guests of the host, may take."""
 
-FELL_TO = 0.9
-"""A clock that falls below this share of the highest one seen meanwhile is throttled."""
+MIN_CLOCK_SHARE = 0.9
+"""A clock below this share of the highest one in the same measurement is throttled."""
 
-SHORTEST_S = 0.5
-"""Ticks of /proc/stat last 10 ms: shares over less than this say nothing."""
+MIN_SECONDS = 0.5
+"""Ticks of /proc/stat last 10 ms: shares over a shorter time are too coarse."""
 
 
 @dataclass(frozen=True)
 class Ticks:
-    """Seconds since boot that the watched cores were busy (for whomever), and stolen from."""
+    """CPU time of the watched cores since boot.
+
+    Attributes:
+        busy_s: Seconds in which they ran any process or interrupt.
+        steal_s: Seconds in which the host ran other guests on them.
+    """
 
     busy_s: float
     steal_s: float
@@ -49,7 +54,12 @@ class Ticks:
 
 @dataclass(frozen=True)
 class Usage:
-    """What measured processes used that are not the watching one: CPU seconds, involuntary switches."""
+    """What the measured processes used, if they are not the watching process.
+
+    Attributes:
+        cpu_s: CPU time in seconds.
+        switches: Involuntary context switches.
+    """
 
     cpu_s: float
     switches: int
@@ -57,9 +67,14 @@ class Usage:
 
 @dataclass
 class Watch:
-    """Notes the state at `begin`, at each `look` and at `end`; `end` returns figures and flags.
+    """A record of the machine's state from `begin` over each `look` to `end`.
 
-    cores: the logical CPUs that the measured process runs on. gpu: for a target on a GPU.
+    Attributes:
+        cores: The logical CPUs that the measured process runs on.
+        threads: CPU threads of the measured process.
+        root: The folder that contains `proc` and `sys`.
+        gpu: The GPU's state, for a target on a GPU.
+        clocks_mhz: The cores' lowest clock at each look.
     """
 
     cores: tuple[int, ...]
@@ -70,12 +85,13 @@ class Watch:
     _began: dict[str, Any] = field(default_factory=dict)
 
     def begin(self) -> None:
+        """Start a new record."""
         self.clocks_mhz.clear()
         self._began = self._state()
         self.look()
 
     def look(self) -> None:
-        """Notes the cores' lowest clock now; some microseconds, so between samples only."""
+        """Record the cores' lowest clock. Call it between samples only: it takes some microseconds."""
         clock = core_clock_mhz(self.cores, self.root)
         if clock is not None:
             self.clocks_mhz.append(clock)
@@ -83,14 +99,18 @@ class Watch:
             self.gpu.look()
 
     def end(self, wall_over_cpu: float | None, used: Usage | None = None) -> dict[str, Any]:
-        """wall_over_cpu: of the samples, for a one-thread run; else None. used: since `begin`, by other
-        processes that were measured; None: this process was."""
+        """End the record, and return its figures and flags: `health` of a scorecard's entry.
+
+        Args:
+            wall_over_cpu: Total wall time over total CPU time of the samples; None if unknown.
+            used: What the measured processes used since `begin`; None: this process was measured.
+        """
         self.look()
         before, after = self._began, self._state()
         seconds = max(1e-9, after["time_s"] - before["time_s"])
         used = used or Usage(after["cpu_s"] - before["cpu_s"], after["switches"] - before["switches"])
         others = steal = None
-        if before["ticks"] and after["ticks"] and seconds >= SHORTEST_S:
+        if before["ticks"] and after["ticks"] and seconds >= MIN_SECONDS:
             room = seconds * max(1, len(self.cores))
             busy = after["ticks"].busy_s - before["ticks"].busy_s
             others = max(0.0, busy - used.cpu_s) / room
@@ -107,7 +127,7 @@ class Watch:
             "temperature_c": [before["temperature_c"], after["temperature_c"]],
             "throttle_events": events,
         }
-        contended, throttled = contention(figures, self.threads), throttling(figures)
+        contended, throttled = contention_signs(figures, self.threads), throttle_signs(figures)
         if self.gpu:
             figures["gpu"] = self.gpu.end()
             throttled += figures["gpu"]["throttled_by"]
@@ -126,62 +146,72 @@ class Watch:
         }
 
 
-def merged(healths: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Of several stretches of one measurement the worst of each figure, and every sign of doubt once."""
+def merge_health(healths: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Return the worst of each figure over several parts of one measurement, and each sign once.
 
-    def every(name: str) -> list[Any]:
-        return [one[name] for one in healths if one[name] is not None]
+    Args:
+        healths: What `Watch.end` returned for each part, in order.
+    """
 
-    def told_once(name: str) -> list[str]:
-        return list(dict.fromkeys(sign for one in healths for sign in one[name]))
+    def values(name: str) -> list[Any]:
+        return [health[name] for health in healths if health[name] is not None]
+
+    def distinct_signs(name: str) -> list[str]:
+        return list(dict.fromkeys(sign for health in healths for sign in health[name]))
 
     worst = ("wall_over_cpu", "involuntary_switches_per_s", "others_share", "steal_share", "throttle_events")
-    clocks = [clock for pair in every("clock_mhz") for clock in pair]
+    clocks = [clock for pair in values("clock_mhz") for clock in pair]
     return {
-        **{name: max(every(name), default=None) for name in worst},
+        **{name: max(values(name), default=None) for name in worst},
         **{name: [healths[0][name][0], healths[-1][name][1]] for name in ("load_average", "temperature_c")},
         "clock_mhz": [min(clocks), max(clocks)] if clocks else None,
-        "contended_by": told_once("contended_by"),
-        "throttled_by": told_once("throttled_by"),
-        "flags": told_once("flags"),
-        **({"gpu": [one["gpu"] for one in healths]} if "gpu" in healths[0] else {}),
+        "contended_by": distinct_signs("contended_by"),
+        "throttled_by": distinct_signs("throttled_by"),
+        "flags": distinct_signs("flags"),
+        **({"gpu": [health["gpu"] for health in healths]} if "gpu" in healths[0] else {}),
     }
 
 
-def contention(figures: dict[str, Any], threads: int) -> list[str]:
-    """Each sign that something else used the cores, in words."""
-    found = []
+def contention_signs(figures: dict[str, Any], threads: int) -> list[str]:
+    """Return each sign that something else used the cores, in words.
+
+    Args:
+        figures: Of `Watch.end`.
+        threads: CPU threads of the measured process: with several, wall over CPU time is no sign.
+    """
+    signs = []
     ratio = figures["wall_over_cpu"]
-    if threads == 1 and ratio is not None and ratio > CONTENDED:
-        found.append(f"wall time is {ratio:.2f} times CPU time")
+    if threads == 1 and ratio is not None and ratio > MAX_WALL_OVER_CPU:
+        signs.append(f"wall time is {ratio:.2f} times CPU time")
     others = figures["others_share"]
-    if figures["involuntary_switches_per_s"] > SWITCHES_PER_S and (others is None or others > NEXT_TO_NONE):
-        found.append(f"{figures['involuntary_switches_per_s']:.0f} involuntary context switches a second")
-    if (others or 0.0) > OTHERS_SHARE:
-        found.append(f"other processes took {others:.0%} of its cores")
-    if (figures["steal_share"] or 0.0) > STEAL_SHARE:
-        found.append(f"the host took {figures['steal_share']:.0%} of its cores (steal)")
-    return found
+    switched = figures["involuntary_switches_per_s"] > MAX_SWITCHES_PER_S
+    if switched and (others is None or others > NEGLIGIBLE_SHARE):
+        signs.append(f"{figures['involuntary_switches_per_s']:.0f} involuntary context switches a second")
+    if (others or 0.0) > MAX_OTHERS_SHARE:
+        signs.append(f"other processes took {others:.0%} of its cores")
+    if (figures["steal_share"] or 0.0) > MAX_STEAL_SHARE:
+        signs.append(f"the host took {figures['steal_share']:.0%} of its cores (steal)")
+    return signs
 
 
-def throttling(figures: dict[str, Any]) -> list[str]:
-    """Each sign that the processor slowed itself down, in words."""
-    found = []
+def throttle_signs(figures: dict[str, Any]) -> list[str]:
+    """Return each sign that the processor slowed itself down, in words."""
+    signs = []
     if figures["throttle_events"]:
-        found.append(f"the processor counted {figures['throttle_events']} thermal throttle events")
+        signs.append(f"the processor counted {figures['throttle_events']} thermal throttle events")
     if figures["clock_mhz"]:
         low, high = figures["clock_mhz"]
-        if low < FELL_TO * high:
-            found.append(f"the clock fell from {high} to {low} MHz")
-    return found
+        if low < MIN_CLOCK_SHARE * high:
+            signs.append(f"the clock fell from {high} to {low} MHz")
+    return signs
 
 
 def core_ticks(cores: Iterable[int], root: Path = Path("/")) -> Ticks | None:
-    """What /proc/stat counts for these cores together; None where it does not."""
+    """Return the sum of /proc/stat's times over these cores; None where it has none."""
     hertz = os.sysconf("SC_CLK_TCK")
-    wanted = {f"cpu{core}" for core in cores}
+    names = {f"cpu{core}" for core in cores}
     rows = [line.split() for line in (read(root / "proc/stat") or "").splitlines()]
-    counted = [[int(part) for part in row[1:9]] for row in rows if row and row[0] in wanted]
+    counted = [[int(part) for part in row[1:9]] for row in rows if row and row[0] in names]
     if not counted or min(len(row) for row in counted) < 8:
         return None
     # user nice system idle iowait irq softirq steal
@@ -190,27 +220,27 @@ def core_ticks(cores: Iterable[int], root: Path = Path("/")) -> Ticks | None:
 
 
 def core_clock_mhz(cores: Iterable[int], root: Path = Path("/")) -> float | None:
-    """The lowest clock of these cores now, by cpufreq, else by /proc/cpuinfo."""
-    found = []
+    """Return the lowest clock of these cores now, by cpufreq, otherwise by /proc/cpuinfo."""
+    clocks = []
     for core in cores:
         text = read(root / f"sys/devices/system/cpu/cpu{core}/cpufreq/scaling_cur_freq")
         if text and text.isdigit():
-            found.append(int(text) / 1000.0)
-    if found:
-        return min(found)
-    wanted = set(cores)
+            clocks.append(int(text) / 1000.0)
+    if clocks:
+        return min(clocks)
+    watched = set(cores)
     current = -1
     for line in (read(root / "proc/cpuinfo") or "").splitlines():
         name, _, value = line.partition(":")
         if name.strip() == "processor" and value.strip().isdigit():
             current = int(value)
-        elif name.strip() == "cpu MHz" and current in wanted:
-            found.append(float(value))
-    return min(found) if found else None
+        elif name.strip() == "cpu MHz" and current in watched:
+            clocks.append(float(value))
+    return min(clocks) if clocks else None
 
 
 def throttle_events(cores: Iterable[int], root: Path = Path("/")) -> int | None:
-    """How often these cores' processor has throttled for heat since boot."""
+    """Return how often these cores' processor has throttled for heat since boot."""
     texts = [
         read(root / f"sys/devices/system/cpu/cpu{core}/thermal_throttle/{kind}_throttle_count")
         for core in cores
@@ -221,17 +251,17 @@ def throttle_events(cores: Iterable[int], root: Path = Path("/")) -> int | None:
 
 
 def temperature_c(root: Path = Path("/")) -> float | None:
-    """The hottest thermal zone, in degrees Celsius."""
-    found = []
+    """Return the temperature of the hottest thermal zone, in degrees Celsius."""
+    zones = []
     for file in (root / "sys/class/thermal").glob("thermal_zone*/temp"):
         text = read(file)
         if text and re.fullmatch(r"-?\d+", text):
-            found.append(int(text) / 1000.0)
-    return round(max(found), 1) if found else None
+            zones.append(int(text) / 1000.0)
+    return round(max(zones), 1) if zones else None
 
 
 def read(file: Path) -> str | None:
-    """The file's text without its ends; None if it cannot be read."""
+    """Return the file's text, stripped; None if it cannot be read."""
     try:
         return file.read_text(encoding="utf-8", errors="replace").strip()
     except OSError:

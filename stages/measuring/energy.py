@@ -1,11 +1,11 @@
-"""Energy of an inference, from the source that the board has: what was drawn, less what idling draws.
+"""The energy of an inference, gross and less the idle power, from the machine's own counter or monitor.
 
     GPU targets     NVML's energy counter (Volta and later); on a Tegra board its INA power monitor
     CPU targets     on a Tegra board its INA power monitor; else RAPL's package counters (powercap)
 
-RAPL counts whole processor packages, NVML the whole GPU board, INA the rail named in the source: other
-work on them counts too, which is why the idle baseline is taken just before, and why a contended
-measurement's energy is doubtful. Where there is no source the reason is told instead of a figure.
+RAPL counts whole processor packages, NVML the whole GPU board, INA the rail that the source names. Other work
+on them counts too: so the idle baseline is taken just before, and a contended measurement's energy is
+doubtful. Where there is no source, the figures are null and the reason is reported.
 """
 
 from __future__ import annotations
@@ -17,27 +17,32 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pipeline.heartbeat import Told, unheard
+from pipeline.heartbeat import ProgressCallback, ignore_progress
 from stages.measuring.contention import read
 from stages.measuring.nvml import LIBRARY, connect
 
 POLL_S = 0.05
-"""How often a power monitor is read. NVML's and RAPL's counters are read at the two ends only."""
+"""Interval at which a power monitor is read. NVML's and RAPL's counters are read at the two ends only."""
 
-REST_S = 5.0
+MAX_SLEEP_S = 5.0
 """Longest sleep at a time while the idle baseline is taken."""
 
-SHORTEST_S = 0.5
-"""NVML's counter moves about every 0.1 s: energy over less than this is not given."""
+MIN_SECONDS = 0.5
+"""NVML's counter is updated about every 0.1 s: energy over a shorter time is not reported."""
 
 INA_RAILS = ("VDD_IN", "POM_5V_IN", "VIN_SYS_5V0")
-"""Rails through which a Tegra board draws everything, by the boards' own labels."""
+"""Rails that supply a whole Tegra board, by the boards' own labels."""
 
 
 @dataclass
 class Counter:
-    """A source that counts joules itself. `joules` is read at both ends; the counter wraps to 0 after
-    `wraps_j` joules, if that is known."""
+    """A source that counts joules itself.
+
+    Attributes:
+        name: For the scorecard.
+        joules: Reads the counters, one value per package.
+        wraps_j: Joules after which each counter wraps to 0; empty if unknown.
+    """
 
     name: str
     joules: Callable[[], list[float]]
@@ -45,6 +50,7 @@ class Counter:
     _began: list[float] = field(default_factory=list)
 
     def start(self) -> None:
+        """Read the counters at the start."""
         self._began = self.joules()
 
     def stop(self) -> float:
@@ -58,7 +64,12 @@ class Counter:
 
 @dataclass
 class PowerMeter:
-    """A source that tells watts, summed up over time by a thread that reads it now and then."""
+    """A source that reports watts, integrated over time by a thread that reads it every `POLL_S`.
+
+    Attributes:
+        name: For the scorecard.
+        watts: Reads the power.
+    """
 
     name: str
     watts: Callable[[], float]
@@ -67,6 +78,7 @@ class PowerMeter:
     _thread: threading.Thread | None = None
 
     def start(self) -> None:
+        """Start the thread."""
         self._joules, self._done = 0.0, threading.Event()
         self._thread = threading.Thread(target=self._sum_up, daemon=True)
         self._thread.start()
@@ -91,8 +103,14 @@ class PowerMeter:
 Source = Counter | PowerMeter
 
 
-def find(on_gpu: bool, root: Path = Path("/"), nvml: str = LIBRARY) -> Source | str:
-    """The source for a target on the GPU or the CPU of this machine, or why there is none."""
+def find_source(on_gpu: bool, root: Path = Path("/"), nvml: str = LIBRARY) -> Source | str:
+    """Return the energy source of this machine for a target, or the reason why there is none.
+
+    Args:
+        on_gpu: Whether the target runs on the GPU.
+        root: The folder that contains `sys`.
+        nvml: File name of the NVIDIA driver's library.
+    """
     board = _tegra(root)
     if isinstance(board, PowerMeter):
         return board
@@ -101,12 +119,18 @@ def find(on_gpu: bool, root: Path = Path("/"), nvml: str = LIBRARY) -> Source | 
     return _rapl(root)
 
 
-def idle_watts(source: Source, seconds: float, resting: Told = unheard) -> float:
-    """What is drawn while this process sleeps. resting: called with the seconds done and planned."""
+def idle_watts(source: Source, seconds: float, resting: ProgressCallback = ignore_progress) -> float:
+    """Return the power in watts while this process sleeps.
+
+    Args:
+        source: The energy source.
+        seconds: How long to sleep.
+        resting: Called with the seconds done and planned.
+    """
     source.start()
     began = time.perf_counter()
     while (left_s := seconds - (time.perf_counter() - began)) > 0.0:
-        time.sleep(min(left_s, REST_S))
+        time.sleep(min(left_s, MAX_SLEEP_S))
         resting(seconds - left_s, seconds)
     return source.stop() / (time.perf_counter() - began)
 
@@ -114,11 +138,19 @@ def idle_watts(source: Source, seconds: float, resting: Told = unheard) -> float
 def figures(
     source: Source | str, *, joules: float, idle_w: float, seconds: float, inferences: int, batch: int
 ) -> dict[str, Any]:
-    """The scorecard's `energy`: per image, gross and with the idle baseline subtracted.
+    """Return the scorecard's `energy`: per image, gross and with the idle baseline subtracted.
 
-    `why_not` is null where it was measured; else the other figures are null and it says why.
+    `why_not` is null where energy was measured; otherwise it has the reason and the figures are null.
+
+    Args:
+        source: Of `find_source`.
+        joules: Energy of all inferences.
+        idle_w: Idle power in watts.
+        seconds: How long the inferences took.
+        inferences: How many there were.
+        batch: Images of an inference.
     """
-    found: dict[str, Any] = {
+    entry: dict[str, Any] = {
         "source": None if isinstance(source, str) else source.name,
         "joules_per_image": None,
         "joules_per_image_over_idle": None,
@@ -127,12 +159,13 @@ def figures(
         "why_not": source if isinstance(source, str) else None,
     }
     if isinstance(source, str):
-        return found
-    if seconds < SHORTEST_S:
-        return {**found, "why_not": f"{seconds:.2f} s are too short for the counter: measure.duration_s"}
+        return entry
+    if seconds < MIN_SECONDS:
+        why_not = f"{seconds:.2f} s are too short for the counter; set measure.duration_s higher"
+        return {**entry, "why_not": why_not}
     images = inferences * batch
     return {
-        **found,
+        **entry,
         "joules_per_image": _four_digits(joules / images),
         "joules_per_image_over_idle": _four_digits((joules - idle_w * seconds) / images),
         "watts": round(joules / seconds, 3),
@@ -144,9 +177,9 @@ def _rapl(root: Path) -> Source | str:
     zones = sorted((root / "sys/class/powercap").glob("intel-rapl:*"))
     packages = [zone for zone in zones if (read(zone / "name") or "").startswith("package")]
     if not packages:
-        return "this machine has no RAPL energy counters (/sys/class/powercap), as most virtual machines"
+        return "this machine has no RAPL energy counters (/sys/class/powercap); few virtual machines do"
     if any(read(zone / "energy_uj") is None for zone in packages):
-        return "RAPL's counters are for root alone here: chmod a+r /sys/class/powercap/*/energy_uj, as root"
+        return "only root can read RAPL's counters; run as root: chmod a+r /sys/class/powercap/*/energy_uj"
 
     def joules() -> list[float]:
         return [int(read(zone / "energy_uj") or 0) * 1e-6 for zone in packages]
@@ -156,7 +189,7 @@ def _rapl(root: Path) -> Source | str:
 
 
 def _tegra(root: Path) -> PowerMeter | str:
-    """The whole board's rail of the INA3221 monitor, which the kernel shows under hwmon."""
+    """Return the INA3221 monitor's rail of the whole board, which the kernel lists under hwmon."""
     for label in sorted((root / "sys/class/hwmon").glob("hwmon*/in*_label")):
         rail = read(label)
         if rail not in INA_RAILS:
@@ -174,7 +207,7 @@ def _tegra(root: Path) -> PowerMeter | str:
 
 
 def _nvml(library: str) -> Source | str:
-    """The energy counter of GPU 0, by the driver's own library."""
+    """Return the energy counter of GPU 0, by the driver's own library."""
     gpu = connect(library)
     if isinstance(gpu, str):
         return gpu

@@ -1,9 +1,8 @@
-"""Latency: samples taken honestly, and what can be said from them.
+"""Latency in a closed loop: samples and their statistics.
 
-Sampling is closed-loop and single-stream: the next inference starts when the last one is done, so
-the figures are service times, not what a queue in front of the device would add (open_loop.py).
-Statistics follow one rule: nothing is clipped, and no percentile is given that the number of
-samples does not carry.
+Sampling is closed-loop and single-stream: the next inference starts when the previous one is done. So the
+figures are service times, without the waiting time in a queue (open_loop.py). No sample is clipped, and a
+percentile for which there are too few samples is null.
 """
 
 from __future__ import annotations
@@ -18,27 +17,33 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.heartbeat import Told, unheard
+from pipeline.heartbeat import ProgressCallback, ignore_progress
 from stages.measuring.contention import Watch
-from stages.statistics.percentiles import FEWEST, bootstrap_ci_ns, carried, percentile_ns
+from stages.statistics.percentiles import MIN_SAMPLES, bootstrap_ci_ns, percentile_ns, supported_percentile
 from stages.statistics.steadiness import is_steady
 
 WARMUP_CALLS = 10
-"""Fewest calls before samples count, besides the shortest time."""
+"""Minimum number of warm-up calls, besides the minimum time."""
 
 WARMUP_WINDOW = 9
-"""Fewest of the newest warm-up calls that must show no drift."""
+"""Minimum number of the latest warm-up calls that must show no drift."""
 
 CLOCK_STEPS = 50
-"""A sample lasts at least this many steps of the clock; shorter calls are looped inside one."""
+"""A sample lasts at least this many steps of the clock; shorter calls are repeated within one sample."""
 
 LOOK_EVERY_S = 0.25
-"""How often the machine's state is noted while samples are taken."""
+"""Interval at which the machine's state is recorded during sampling."""
 
 
 @dataclass(frozen=True)
 class Warmup:
-    """What went uncounted: calls, seconds, whether the newest half of them passed `is_steady`."""
+    """The warm-up before the first sample.
+
+    Attributes:
+        calls: Number of calls.
+        seconds: How long they took.
+        steady: Whether the latest half of them passed `is_steady`.
+    """
 
     calls: int
     seconds: float
@@ -47,12 +52,17 @@ class Warmup:
 
 @dataclass(frozen=True)
 class Samples:
-    """Raw latencies in order (int64 nanoseconds per inference) and what went on meanwhile.
+    """Raw latencies and the state of the machine while they were taken.
 
-    cpu_ns: CPU time of all threads of this process, per inference, beside each sample. steady:
-    whether the samples passed the steady-state test; inner_loops: inferences inside one sample;
-    inferences, seconds: all that were run after the warm-up and how long that took, dropped ones
-    among them; health: what `Watch.end` returned, empty if nothing watched.
+    Attributes:
+        ns: int64 (n,), nanoseconds per inference, in order.
+        cpu_ns: int64 (n,), CPU time of all threads of this process, nanoseconds per inference.
+        steady: Whether the samples passed the steady-state test.
+        inner_loops: Inferences in one sample.
+        warmup: The warm-up.
+        inferences: All inferences after the warm-up, those of dropped samples included.
+        seconds: How long these took.
+        health: What `Watch.end` returned; empty without a watch.
     """
 
     ns: np.ndarray
@@ -75,17 +85,30 @@ def sample(
     warmup_max_s: float = 5.0,
     watch: Watch | None = None,
     between: Callable[[], None] | None = None,
-    warming: Told = unheard,
-    sampling: Told = unheard,
+    warming: ProgressCallback = ignore_progress,
+    sampling: ProgressCallback = ignore_progress,
 ) -> Samples:
-    """Warms up to steady state, then times `call` until steady state.
+    """Warm up to steady state, then sample until the samples are steady.
 
-    Samples are taken for `duration_s` and at least `min_samples`; if they still drift, the oldest
-    third is dropped and sampling goes on, up to `max_duration_s` in all. The garbage collector is
-    off meanwhile.
+    Samples are taken for `duration_s` and at least `min_samples`. If they still drift, the oldest third is
+    dropped and sampling goes on, up to `max_duration_s` in all. The garbage collector is off during sampling.
 
-    between: called once when the warm-up is over, before the first sample.
-    warming, sampling: called between calls with the seconds done and planned of each part.
+    Args:
+        call: One inference.
+        warmup_s: Minimum warm-up.
+        duration_s: Minimum sampling time.
+        max_duration_s: Maximum sampling time; `min_samples` are taken even if it is over.
+        min_samples: Minimum number of samples.
+        warmup_max_s: Maximum warm-up.
+        watch: Records the machine's state.
+        between: Called once after the warm-up, before the first sample.
+        warming: Called between warm-up calls with the seconds done and planned.
+        sampling: The same between samples.
+
+    Example:
+        >>> samples = sample(lambda: None, warmup_s=0.0, duration_s=0.01, max_duration_s=0.02, min_samples=9)
+        >>> samples.ns.dtype
+        dtype('int64')
     """
     warmup, shortest_ns = warm_up(call, warmup_s=warmup_s, warmup_max_s=warmup_max_s, warming=warming)
     loops = max(1, math.ceil(CLOCK_STEPS * clock_step_ns() / max(shortest_ns, 1)))
@@ -136,12 +159,25 @@ def sample(
 
 
 def warm_up(
-    call: Callable[[], None], *, warmup_s: float, warmup_max_s: float, warming: Told = unheard
+    call: Callable[[], None],
+    *,
+    warmup_s: float,
+    warmup_max_s: float,
+    warming: ProgressCallback = ignore_progress,
 ) -> tuple[Warmup, int]:
-    """Calls until steady; returns what that took and the shortest call in nanoseconds.
+    """Call until the latencies are steady.
 
-    The rule: at least `WARMUP_CALLS` calls and `warmup_s`; then on until the newest half of the
-    calls (at least `WARMUP_WINDOW`) shows no drift by `is_steady`, or `warmup_max_s` have passed.
+    At least `WARMUP_CALLS` calls and `warmup_s`; then until the latest half of the calls (at least
+    `WARMUP_WINDOW`) shows no drift by `is_steady`, or until `warmup_max_s` have passed.
+
+    Args:
+        call: One inference.
+        warmup_s: Minimum warm-up.
+        warmup_max_s: Maximum warm-up.
+        warming: Called between calls with the seconds done and planned.
+
+    Returns:
+        The warm-up, and the shortest call in nanoseconds.
     """
     times: list[int] = []
     started = time.perf_counter()
@@ -154,8 +190,8 @@ def warm_up(
         warming(seconds, max(warmup_max_s, seconds))
         if len(times) < WARMUP_CALLS or seconds < next_test:
             continue
-        newest = np.asarray(times[-max(WARMUP_WINDOW, len(times) // 2) :])
-        steady = is_steady(newest)
+        latest = np.asarray(times[-max(WARMUP_WINDOW, len(times) // 2) :])
+        steady = is_steady(latest)
         if steady or seconds >= warmup_max_s:
             return Warmup(len(times), round(seconds, 4), steady), min(times)
         next_test = seconds * 1.2
@@ -163,7 +199,7 @@ def warm_up(
 
 @contextmanager
 def collector_off() -> Iterator[None]:
-    """No garbage collection while samples are taken."""
+    """Switch the garbage collector off while samples are taken."""
     collecting = gc.isenabled()
     gc.collect()
     gc.disable()
@@ -175,7 +211,7 @@ def collector_off() -> Iterator[None]:
 
 
 def clock_step_ns() -> int:
-    """Smallest step of `perf_counter_ns` seen in a short trial, at least 1 ns."""
+    """Return the smallest step of `perf_counter_ns` in a short trial, at least 1 ns."""
     steps = []
     for _ in range(20):
         before = time.perf_counter_ns()
@@ -187,22 +223,27 @@ def clock_step_ns() -> int:
 
 
 def wall_over_cpu(ns: np.ndarray, cpu_ns: np.ndarray) -> float | None:
-    """Total wall time over total CPU time; None where no CPU time was counted."""
+    """Return total wall time over total CPU time; None if no CPU time was counted."""
     cpu = int(cpu_ns.sum())
     return round(int(ns.sum()) / cpu, 3) if cpu else None
 
 
 def bootstrap_p50_ci_ns(ns: np.ndarray, *, resamples: int, seed: int = 0) -> tuple[float, float]:
-    """95 % interval of the median by the moving-block bootstrap."""
+    """Return the 95 % interval of the median of samples (n,) in order, by the moving-block bootstrap."""
     return bootstrap_ci_ns(ns, (50,), resamples=resamples, seed=seed)[0]
 
 
 def summarise(samples: Samples, *, batch: int, threads: int, resamples: int) -> dict[str, Any]:
-    """One entry of the scorecard's `latency` list, times in milliseconds.
+    """Return one entry of the scorecard's `latency` list, times in milliseconds.
 
-    A percentile that the number of samples does not carry is null, and so is its interval. `flags`
-    lists what makes the figures doubtful: `not steady`, `warm-up not steady`, `contended`,
-    `throttled`, `tail under-sampled`.
+    A percentile for which there are too few samples is null, and so is its interval. `flags` lists what makes
+    the figures doubtful: `not steady`, `warm-up not steady`, `contended`, `throttled`, `tail under-sampled`.
+
+    Args:
+        samples: Of `sample`.
+        batch: Images of an inference.
+        threads: CPU threads.
+        resamples: Bootstrap resamples of an interval.
     """
     ordered, ordered_cpu = np.sort(samples.ns), np.sort(samples.cpu_ns)
     n = len(ordered)
@@ -213,8 +254,8 @@ def summarise(samples: Samples, *, batch: int, threads: int, resamples: int) -> 
     flags = ["not steady"] * (not samples.steady)
     flags += ["warm-up not steady"] * (not samples.warmup.steady)
     flags += samples.health.get("flags", [])
-    flags += ["tail under-sampled"] * (n < FEWEST[99])
-    found: dict[str, Any] = {
+    flags += ["tail under-sampled"] * (n < MIN_SAMPLES[99])
+    entry: dict[str, Any] = {
         "batch": batch,
         "threads": threads,
         "n": n,
@@ -225,12 +266,12 @@ def summarise(samples: Samples, *, batch: int, threads: int, resamples: int) -> 
         "p50_ci_ms": [ms(end) for end in intervals[0]],
     }
     for percent, span in ((90, intervals[1]), (95, None), (99, intervals[2])):
-        value = carried(ordered, percent)
-        found[f"p{percent}_ms"] = None if value is None else ms(value)
+        value = supported_percentile(ordered, percent)
+        entry[f"p{percent}_ms"] = None if value is None else ms(value)
         if span:
-            found[f"p{percent}_ci_ms"] = None if value is None else [ms(end) for end in span]
+            entry[f"p{percent}_ci_ms"] = None if value is None else [ms(end) for end in span]
     return {
-        **found,
+        **entry,
         "max_ms": ms(float(ordered[-1])),
         "cv": round(float(ordered.std()) / mean, 4) if mean else 0.0,
         "iqr_over_p50": round(quartiles / median, 4) if median else 0.0,
@@ -248,4 +289,5 @@ def summarise(samples: Samples, *, batch: int, threads: int, resamples: int) -> 
 
 
 def ms(ns: float) -> float:
+    """Return nanoseconds as milliseconds, rounded to the nanosecond."""
     return round(ns * 1e-6, 6)

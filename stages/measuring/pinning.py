@@ -1,6 +1,6 @@
-"""Which cores a measured process runs on: as many as it has threads, the idlest, none of them twins.
+"""The cores that a measured process runs on: one per thread, the idlest, on distinct physical cores.
 
-Light: standard library alone.
+Light: standard library only.
 """
 
 from __future__ import annotations
@@ -13,31 +13,36 @@ from pathlib import Path
 from pipeline.machine import allowed_cores
 from stages.measuring.contention import core_ticks, read
 
-LOOK_S = 0.1
-"""How long the cores are watched to find the idlest."""
+WATCH_S = 0.1
+"""How long the cores are watched to find the idlest ones."""
 
 
 def pin(threads: int) -> tuple[int, ...]:
-    """Binds this process and its later threads to `choose`n cores; returns those it may now use.
+    """Bind this process and its later threads to the idlest cores, and return the cores that it may use.
 
-    Where the system does not let a process choose, nothing is bound and all its cores are returned.
+    Where the system has no call for this, nothing is bound and all cores of the process are returned.
     """
     try:
         allowed = os.sched_getaffinity(0)
-        os.sched_setaffinity(0, choose(threads, allowed))
+        os.sched_setaffinity(0, choose_cores(threads, allowed))
         return tuple(sorted(os.sched_getaffinity(0)))
     except (AttributeError, OSError):
         return allowed_cores()
 
 
-def choose(threads: int, allowed: set[int], root: Path = Path("/")) -> set[int]:
-    """Of the allowed logical CPUs, `threads` that share no physical core, the idlest just now.
+def choose_cores(threads: int, allowed: set[int], root: Path = Path("/")) -> set[int]:
+    """Return `threads` of the allowed logical CPUs: the idlest ones that share no physical core.
 
-    Twins of chosen ones are taken only when there are no others left; of equally idle cores those
-    with the highest numbers, since the lowest usually serve the interrupts.
+    CPUs that share a physical core are used only if no others are left. Of equally idle CPUs those with the
+    highest numbers are used, because the lowest usually serve the interrupts.
+
+    Args:
+        threads: How many CPUs; at least 1 is returned, at most all allowed ones.
+        allowed: The logical CPUs to choose from.
+        root: The folder that contains `proc` and `sys`.
     """
     before = {core: core_ticks((core,), root) for core in allowed}
-    time.sleep(LOOK_S)
+    time.sleep(WATCH_S)
     busy = {}
     for core in allowed:
         first, last = before[core], core_ticks((core,), root)
@@ -53,11 +58,11 @@ def choose(threads: int, allowed: set[int], root: Path = Path("/")) -> set[int]:
 
 
 def siblings(core: int, root: Path = Path("/")) -> set[int]:
-    """The logical CPUs on the same physical core, itself among them."""
+    """Return the logical CPUs on the same physical core, this one included."""
     text = read(root / f"sys/devices/system/cpu/cpu{core}/topology/thread_siblings_list") or str(core)
-    found = {core}
+    cores = {core}
     for part in text.split(","):
         match = re.fullmatch(r"(\d+)(?:-(\d+))?", part.strip())
         if match:
-            found |= set(range(int(match[1]), int(match[2] or match[1]) + 1))
-    return found
+            cores |= set(range(int(match[1]), int(match[2] or match[1]) + 1))
+    return cores

@@ -1,4 +1,4 @@
-"""The scorecard: rows from what the workers measured."""
+"""The scorecard's rows: the figures that the workers measured, and what follows from them."""
 
 from __future__ import annotations
 
@@ -9,13 +9,8 @@ import numpy as np
 from stages.statistics.intervals import wilson_interval
 
 
-def accuracy(logits: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
-    """Top-1 in per cent with its 95 % Wilson interval; logits (n, classes), labels (n,)."""
-    return top1(logits.argmax(axis=1), labels)
-
-
 def top1(predictions: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
-    """As `accuracy`, of predicted classes (n,)."""
+    """Return `top1` in per cent and `top1_ci`, its 95 % Wilson interval, of predicted classes (n,)."""
     correct = int((predictions == labels).sum())
     low, high = wilson_interval(correct, len(labels))
     return {
@@ -24,18 +19,18 @@ def top1(predictions: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
     }
 
 
-def agreement(logits: np.ndarray, predictions: np.ndarray) -> float:
-    """Share of images, in per cent, with the same predicted class as `predictions` (n,)."""
-    return alike(logits.argmax(axis=1), predictions)
-
-
-def alike(predictions: np.ndarray, others: np.ndarray) -> float:
-    """Share of images, in per cent, with the same predicted class; both (n,)."""
+def agreement(predictions: np.ndarray, others: np.ndarray) -> float:
+    """Return the share of images, in per cent, with the same predicted class; both (n,)."""
     return round(100.0 * float((predictions == others).mean()), 4)
 
 
 def row(target: dict[str, Any], card: dict[str, Any]) -> dict[str, Any]:
-    """A row with what is known before measuring: `target` is an entry of build.json."""
+    """Return a row with the facts known before measuring; figures are null.
+
+    Args:
+        target: An entry of build.json.
+        card: The network's `model.json`.
+    """
     return {
         "model": target["model"],
         "target": target["target"],
@@ -70,9 +65,9 @@ def row(target: dict[str, Any], card: dict[str, Any]) -> dict[str, Any]:
 
 
 def speedup(scorecard_row: dict[str, Any], baseline: dict[str, Any] | None) -> float | None:
-    """The baseline's p50 over the row's own, at the first batch size and thread count that the row ran.
+    """Return the baseline's p50 over the row's own, at the row's first batch size and thread count.
 
-    None if the baseline did not run that: times of unequal batches say nothing of speed.
+    None if the baseline did not run these: latencies of different batch sizes are not comparable.
     """
     if not scorecard_row["latency"] or not baseline:
         return None
@@ -84,6 +79,6 @@ def speedup(scorecard_row: dict[str, Any], baseline: dict[str, Any] | None) -> f
 
 
 def first_p50_ms(scorecard_row: dict[str, Any]) -> float | None:
-    """p50 at the first batch size and thread count of the profile."""
+    """Return p50 at the row's first batch size and thread count in milliseconds; None if not measured."""
     entries = scorecard_row["latency"]
     return entries[0].get("p50_ms") if entries else None

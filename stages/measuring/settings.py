@@ -1,4 +1,4 @@
-"""What a profile may say of measuring."""
+"""The settings of the section `measure`."""
 
 from __future__ import annotations
 
@@ -10,50 +10,60 @@ from stages.fields import Settings, setting
 
 
 class MeasureSettings(Settings):
-    """The latency profile: how long, at which batch sizes and thread counts."""
+    """How latency and accuracy are measured: batch sizes, thread counts, durations."""
 
     batch_sizes: list[int] = setting(lambda: [1], "batch sizes to time", unit="images", min_length=1)
     threads: list[int] = setting(lambda: [1], "CPU thread counts to time", unit="threads", min_length=1)
-    warmup_s: float = setting(0.3, "shortest warm-up before the samples count", unit="s", ge=0.0)
+    warmup_s: float = setting(0.3, "minimum warm-up before the first sample", unit="s", ge=0.0)
     warmup_max_s: float = setting(
-        5.0, "longest warm-up: it goes on until latencies are steady", unit="s", gt=0.0
+        5.0, "maximum warm-up; it ends earlier when latencies are steady", unit="s", gt=0.0
     )
-    duration_s: float = setting(2.0, "how long each combination is sampled", unit="s", gt=0.0)
+    duration_s: float = setting(
+        2.0, "minimum sampling time of each combination of batch size and threads", unit="s", gt=0.0
+    )
     max_duration_s: float = setting(
-        10.0, "how far sampling is drawn out to reach steady state", unit="s", gt=0.0
+        10.0, "maximum sampling time, if samples are not steady earlier", unit="s", gt=0.0
     )
-    min_samples: int = setting(50, "fewest samples of each combination", unit="samples", ge=10)
-    resamples: int = setting(2000, "bootstrap resamples of an interval", ge=100)
+    min_samples: int = setting(50, "minimum number of samples of each combination", unit="samples", ge=10)
+    resamples: int = setting(2000, "bootstrap resamples per interval", ge=100)
     pin: bool = setting(True, "bind each measurement to as many of the idlest cores as it has threads")
     compare_s: float = setting(
-        2.0, "how long two targets of one runtime are timed in turns, in all; 0: not at all", unit="s", ge=0.0
+        2.0,
+        "total time in which two targets of one runtime are timed in turns; 0: not at all",
+        unit="s",
+        ge=0.0,
     )
-    compare_rounds: int = setting(20, "turns of each target in a launch of both", unit="rounds", ge=4)
+    compare_rounds: int = setting(20, "turns of each target per launch", unit="rounds", ge=4)
     compare_launches: int = setting(
-        2, "how often both are started afresh; a difference must show in each", unit="launches", ge=1
+        2,
+        "how often both processes are started anew; a difference must show in each launch",
+        unit="launches",
+        ge=1,
     )
     reference: str | None = setting(
         None,
-        "a bundle made earlier (NAME.tar.zst): every target is timed in turns against its namesake there; "
+        "an earlier bundle (NAME.tar.zst); every target is timed in turns against the same target in it; "
         "`~` and $VARIABLES are expanded",
         min_length=1,
         keyed=False,
     )
     arrival_rates: list[float] = setting(
-        list, "rates of scheduled arrivals to time under load, first batch and threads", unit="batches/s"
+        list,
+        "arrival rates for latency under load, at the first batch size and thread count",
+        unit="batches/s",
     )
     arrivals: Literal["poisson", "regular"] = setting(
-        "poisson", "gaps between arrivals: at random, as of many users, or equal, as of a camera"
+        "poisson", "gaps between arrivals: random like those of many users, or equal like those of a camera"
     )
-    arrivals_s: float = setting(10.0, "how long batches arrive at each rate", unit="s", gt=0.0)
-    cuda_graph: bool = setting(False, "on a GPU, launch the inference as one captured CUDA graph")
-    transfers: bool = setting(True, "on a GPU, time the copies of images and outputs as well")
+    arrivals_s: float = setting(10.0, "length of the schedule at each rate", unit="s", gt=0.0)
+    cuda_graph: bool = setting(False, "on a GPU, run the inference as one captured CUDA graph")
+    transfers: bool = setting(True, "on a GPU, include the copies of images and outputs in the latency")
     energy_idle_s: float = setting(
-        1.0, "how long the idle baseline is taken where energy can be measured", unit="s", gt=0.0
+        1.0, "how long idle power is measured, if energy can be measured", unit="s", gt=0.0
     )
-    accuracy_batch: int = setting(64, "batch size while accuracy is taken", unit="images", ge=1)
+    accuracy_batch: int = setting(64, "batch size for accuracy", unit="images", ge=1)
     golden_images: int = setting(
-        16, "test images kept with their outputs for the bundle's self-test", unit="images", ge=1
+        16, "test images that the bundle contains with their outputs, for its self-test", unit="images", ge=1
     )
 
     @model_validator(mode="after")
@@ -67,7 +77,7 @@ class MeasureSettings(Settings):
         if self.warmup_max_s < self.warmup_s:
             raise ValueError("warmup_max_s must be at least warmup_s")
         if self.reference and not self.compare_s:
-            raise ValueError("reference is timed in turns: compare_s must be above 0")
+            raise ValueError("reference needs timing in turns: compare_s must be above 0")
         if any(rate <= 0 for rate in self.arrival_rates):
             raise ValueError("arrival_rates must be above 0")
         if len(set(self.arrival_rates)) < len(self.arrival_rates):

@@ -1,6 +1,6 @@
-"""Drives two workers in turns: one is timed while the other waits on its pipe.
+"""Time two workers in turns: one runs while the other waits for a line on its pipe.
 
-The second is started when the first is loaded and warm, so that neither warms up beside the other.
+The second worker is started when the first is loaded and warm, so neither warms up while the other one works.
 """
 
 from __future__ import annotations
@@ -19,15 +19,19 @@ import numpy as np
 from pipeline.errors import StageError
 from pipeline.heartbeat import Heartbeat, Hung, Silence, beat_of, follow
 from stages.measuring import gpu, interleave, launch
-from stages.measuring.contention import Usage, Watch, merged
+from stages.measuring.contention import Usage, Watch, merge_health
 from stages.measuring.launch import Subject
 from stages.measuring.settings import MeasureSettings
 
 
 @dataclass(frozen=True)
 class Turns:
-    """launches: of each the rounds of the first and of the second, as `interleave.compare` takes them.
-    health: of all of them, what else went on meanwhile, as of a latency; `flags` among it."""
+    """The samples of two targets timed in turns.
+
+    Attributes:
+        launches: For each launch the rounds of the first and of the second target: int64 (n,), nanoseconds.
+        health: The worst state of the machine over all launches, with `flags` (`contention.merge_health`).
+    """
 
     launches: list[tuple[list[np.ndarray], list[np.ndarray]]]
     health: dict[str, Any]
@@ -40,23 +44,22 @@ def run(
     *,
     batch: int,
     threads: int,
-    told: Callable[[int, int], object] = lambda done, total: None,
+    on_turn: Callable[[int, int], object] = lambda _done, _total: None,
     silence: Silence | None = None,
 ) -> Turns:
-    """Times both in turns, bound to the same cores.
+    """Time both targets in turns, bound to the same cores.
 
     Args:
-        first, second: the targets.
-        measure: how to measure them.
-        batch, threads: images and CPU threads of an inference.
-        told: called after each turn of both with how many are done, and how many there are in all launches.
-        silence: how long a worker may be silent.
-
-    Returns:
-        The rounds and their health.
+        first: One target.
+        second: The other.
+        measure: How to measure them.
+        batch: Images of an inference.
+        threads: CPU threads of an inference.
+        on_turn: Called after a round of each with the number of such turns done and planned, in all launches.
+        silence: How long a worker may be silent.
 
     Raises:
-        StageError: a worker hung, died or refused.
+        StageError: A worker hung, ended without a result, or reported an error.
     """
     launches, healths = [], []
     rounds_in_all = measure.compare_launches * measure.compare_rounds
@@ -64,24 +67,26 @@ def run(
         cores = launch.cores_for(measure, threads)
         jobs = []
         for side, subject in enumerate((first, second)):
-            folder = launch.fresh_folder(subject.work / f"turns-{number}-{side}-{subject.slug}")
-            job = subject.job(measure, "turns", output=str(folder), cores=cores, batch=batch, threads=threads)
+            folder = launch.make_empty_folder(subject.work / f"turns-{number}-{side}-{subject.slug}")
+            job = subject.worker_job(
+                measure, "turns", output=str(folder), cores=cores, batch=batch, threads=threads
+            )
             jobs.append((subject, launch.write_job(job, folder)))
-        # Who starts first lies elsewhere in memory: the launches take turns too.
+        # The start order shifts the memory layout: it alternates between launches too.
         started = jobs if number % 2 == 0 else jobs[::-1]
         with _loaded(started, silence or Silence()) as pair:
             sides = pair if number % 2 == 0 else pair[::-1]
             rounds: tuple[list[np.ndarray], list[np.ndarray]] = ([], [])
-            watch = Watch(tuple(cores), threads, gpu=gpu.watch_of(first.target["runtime"]))
+            watch = Watch(tuple(cores), threads, gpu=gpu.gpu_watch(first.target["runtime"]))
             watch.begin()
             for index, turn in enumerate(interleave.order(measure.compare_rounds)):
                 watch.look()
                 for side in turn:
                     rounds[side].append(sides[side].round())
-                told(number * measure.compare_rounds + index + 1, rounds_in_all)
+                on_turn(number * measure.compare_rounds + index + 1, rounds_in_all)
             healths.append(watch.end(_wall_over_cpu(sides), _usage(sides)))
         launches.append(rounds)
-    return Turns(launches, merged(healths))
+    return Turns(launches, merge_health(healths))
 
 
 def _usage(sides: Sequence[_Side]) -> Usage:
@@ -92,14 +97,14 @@ def _usage(sides: Sequence[_Side]) -> Usage:
 
 
 def _wall_over_cpu(sides: Sequence[_Side]) -> float | None:
-    """Of the side that was held up more."""
+    """Return the ratio of the side that was delayed more; None if no CPU time was counted."""
     used = [side.used for side in sides if side.used["round_cpu_s"]]
-    ratios = [one["round_wall_s"] / one["round_cpu_s"] for one in used]
+    ratios = [times["round_wall_s"] / times["round_cpu_s"] for times in used]
     return round(max(ratios), 3) if ratios else None
 
 
 class _Side:
-    """One worker that waits to be told to measure a round."""
+    """A worker that measures one round for each line that it receives."""
 
     def __init__(self, subject: Subject, job_file: Path, silence: Silence) -> None:
         self._subject, self._folder = subject, job_file.parent
@@ -113,14 +118,14 @@ class _Side:
         self._lines = follow(self._process, self._heartbeat)
 
         self.used: dict[str, float] = {}
-        """Since it was warm: `cpu_s`, `switches`; of its rounds alone `round_wall_s`, `round_cpu_s`."""
+        """Since warm-up: `cpu_s` and `switches`; of its rounds only: `round_wall_s` and `round_cpu_s`."""
 
     def ready(self) -> None:
-        """Returns when the target is loaded and warm."""
+        """Wait until the target is loaded and warm."""
         self._answer()
 
     def round(self) -> np.ndarray:
-        """int64 (n,) nanoseconds per inference of one round."""
+        """Measure one round, and return its samples: int64 (n,), nanoseconds per inference."""
         assert self._process.stdin is not None
         try:
             self._process.stdin.write(b"go\n")
@@ -131,12 +136,12 @@ class _Side:
         return np.asarray(self._answer(), dtype=np.int64)
 
     def close(self) -> None:
-        """Ends the worker and waits for it."""
+        """End the worker, and wait for it."""
         self._lines.close()
         assert self._process.stdin is not None
-        with suppress(OSError):  # it died with something of ours unread
+        with suppress(OSError):  # it ended before it read its last line
             self._process.stdin.close()
-        with suppress(subprocess.TimeoutExpired):  # all of its answers are here
+        with suppress(subprocess.TimeoutExpired):  # all of its answers have been read
             self._process.wait(timeout=10)
         launch.end(self._process)
         self._errors.close()
@@ -146,7 +151,7 @@ class _Side:
             line = next((line for line in self._lines if beat_of(line) is None), b"")
         except Hung as why:
             launch.end(self._process)
-            raise launch.hung(self._subject, str(why)) from None
+            raise launch.hang_error(self._subject, str(why)) from None
         if not line:
             self._ended()
         self.used = json.loads(line)
@@ -162,13 +167,13 @@ class _Side:
             f"the process that measured {name} ended between two rounds",
             where=f"stage measure, target {name}",
             why=f"exit code {code}",
-            hint="run it again; measure.compare_s: 0 leaves comparisons out",
+            hint="run the same command again; `--set measure.compare_s=0` skips comparisons",
         )
 
 
 @contextmanager
 def _loaded(jobs: Sequence[tuple[Subject, Path]], silence: Silence) -> Iterator[list[_Side]]:
-    """Start each when the one before is loaded and warm; end all of them after."""
+    """Start each worker when the previous one is loaded and warm; end all of them at the end."""
     sides: list[_Side] = []
     with ExitStack() as started:
         for subject, file in jobs:

@@ -1,17 +1,16 @@
-"""Measures one target, in a process of its own: `python -P -m stages.measuring.worker JOB.json`.
+"""A program that measures one target: `python -P -m stages.measuring.worker JOB.json`.
 
-A fresh process a measurement, bound to its cores, so that no runtime's threads, caches or memory
-reach into another's figures, and a runtime that crashes takes down nothing else. The job file names
-everything and the mode:
+Each measurement has a new process, bound to its cores: the threads, caches and memory of one runtime cannot
+affect the figures of another, and a crash of a runtime ends only this process. The job file has the mode:
 
     latency    closed loop at one batch size and thread count: `samples.npy`, `cpu.npy`
     open_loop  scheduled arrivals at one rate: `served.npy`
-    turns      loads, warms up, then measures a round for each line on stdin, answered on stdout: the
-               samples, and what the process has used since it was warm
+    turns      load, warm up, then measure a round for each line on stdin; the answer on stdout has the
+               samples, and the CPU time and context switches since warm-up
     accuracy   the logits of every test image: `logits.npy`
 
-The figures are written as `result.json` into the job's output folder, last of all. Standard output is for
-beats (`pipeline.heartbeat`) and answers, a JSON object a line; what a runtime prints goes to standard error.
+At the end the figures are written as `result.json` into the job's output folder. Standard output is for beats
+(`pipeline.heartbeat`) and answers, one JSON object per line; a runtime's own output goes to standard error.
 """
 
 from __future__ import annotations
@@ -40,31 +39,32 @@ from stages.runtimes.base import Session, Source
 from stages.runtimes.on_gpu import GpuSession, GpuTiming
 
 SETTLING_CALLS = 2
-"""Uncounted calls at the start of a turn: the other target has emptied the caches."""
+"""Uncounted calls at the start of a round, because the other target has replaced the caches' content."""
 
 ROUND_CALLS = 3
-"""Fewest counted calls of a turn."""
+"""Minimum number of counted calls of a round."""
 
 LOADING, FIRST, WARM_UP, STATISTICS = "loading the target", "the first inference", "warm-up", "statistics"
 
-Say = Callable[[str], object]
-"""Writes a line to whoever started this process."""
+WriteLine = Callable[[str], object]
+"""Writes a line to the process that started this one."""
 
 
 def main(job_file: str) -> int:
+    """Measure what the job file describes, and return the exit code."""
     _die_with_parent()
-    # Stays open until the process has ended, so that its end is the end of the stream.
-    say = os.fdopen(os.dup(1), "w", encoding="utf-8", buffering=1).write
+    # Stays open until the process ends: the reader sees the end of the stream only then.
+    write_line = os.fdopen(os.dup(1), "w", encoding="utf-8", buffering=1).write
     os.dup2(2, 1)
-    beats = Beats(say)
+    beats = Beats(write_line)
     job = json.loads(Path(job_file).read_text(encoding="utf-8"))
     output = Path(job["output"])
     with contextlib.suppress(AttributeError, OSError):  # where a process cannot choose its cores
         os.sched_setaffinity(0, job["cores"])
-    modes = {"latency": timed, "open_loop": under_load, "accuracy": accuracy}
+    modes = {"latency": measure_latency, "open_loop": measure_under_load, "accuracy": compute_logits}
     try:
         if job["mode"] == "turns":
-            result = in_turns(job, beats, say)
+            result = measure_in_turns(job, beats, write_line)
         else:
             result = modes[job["mode"]](job, output, beats)
     except KdpipeError as error:
@@ -73,8 +73,8 @@ def main(job_file: str) -> int:
     return 0
 
 
-def timed(job: dict[str, Any], output: Path, beats: Beats) -> dict[str, Any]:
-    """Latency in a closed loop, load time, first inference and memory."""
+def measure_latency(job: dict[str, Any], output: Path, beats: Beats) -> dict[str, Any]:
+    """Measure latency in a closed loop, load time, first inference, energy and memory."""
     settings, batch, threads = job["settings"], job["batch"], job["threads"]
     images = _images(job, batch)
     idle = _memory("VmRSS")
@@ -89,7 +89,7 @@ def timed(job: dict[str, Any], output: Path, beats: Beats) -> dict[str, Any]:
     before = time.perf_counter()
     call()
     first_ms = (time.perf_counter() - before) * 1e3
-    meter = energy.find(on_gpu=timing is not None)
+    meter = energy.find_source(on_gpu=timing is not None)
     idle_s, idle_w = settings["energy_idle_s"], 0.0
     if not isinstance(meter, str):
         beats.phase("idle power", idle_s, "s")
@@ -108,7 +108,7 @@ def timed(job: dict[str, Any], output: Path, beats: Beats) -> dict[str, Any]:
         duration_s=settings["duration_s"],
         max_duration_s=settings["max_duration_s"],
         min_samples=settings["min_samples"],
-        watch=Watch(tuple(job["cores"]), threads, gpu=gpu.watch_of(job["runtime"])),
+        watch=Watch(tuple(job["cores"]), threads, gpu=gpu.gpu_watch(job["runtime"])),
         between=begin,
         warming=beats.step,
         sampling=beats.step,
@@ -151,8 +151,8 @@ def timed(job: dict[str, Any], output: Path, beats: Beats) -> dict[str, Any]:
     }
 
 
-def under_load(job: dict[str, Any], output: Path, beats: Beats) -> dict[str, Any]:
-    """Latency of arrivals on a schedule, counted from when they were due."""
+def measure_under_load(job: dict[str, Any], output: Path, beats: Beats) -> dict[str, Any]:
+    """Measure latency under scheduled arrivals, counted from when they were due."""
     settings, rate = job["settings"], job["rate_per_s"]
     call = _warm_call(job, beats)
     due = open_loop.schedule_ns(rate, settings["arrivals_s"], settings["arrivals"])
@@ -163,28 +163,28 @@ def under_load(job: dict[str, Any], output: Path, beats: Beats) -> dict[str, Any
         call()
         spent[0] += time.process_time_ns() - before
 
-    watch = Watch(tuple(job["cores"]), job["threads"], gpu=gpu.watch_of(job["runtime"]))
+    watch = Watch(tuple(job["cores"]), job["threads"], gpu=gpu.gpu_watch(job["runtime"]))
     beats.phase("scheduled arrivals", settings["arrivals_s"], "s")
     watch.begin()
     served = open_loop.serve(counted, due, beats.step)
     service_ns = int((served[:, 2] - served[:, 1]).sum())
-    # While it waits for an arrival it is not held up, so only serving counts.
+    # Waiting for an arrival is no delay by others, so only serving counts.
     health = watch.end(round(service_ns / spent[0], 3) if spent[0] else None)
     beats.phase(STATISTICS)
     np.save(output / "served.npy", served)
-    found = open_loop.summarise(
+    entry = open_loop.summarise(
         served,
         len(due),
         rate_per_s=rate,
         arrivals=settings["arrivals"],
         resamples=settings["resamples"],
     )
-    flags = [*health.pop("flags"), *found.pop("flags")]
-    return {"batch": job["batch"], "threads": job["threads"], **found, "health": health, "flags": flags}
+    flags = [*health.pop("flags"), *entry.pop("flags")]
+    return {"batch": job["batch"], "threads": job["threads"], **entry, "health": health, "flags": flags}
 
 
-def in_turns(job: dict[str, Any], beats: Beats, say: Say) -> dict[str, Any]:
-    """A round for each line on stdin, answered as `turns` reads it on stdout."""
+def measure_in_turns(job: dict[str, Any], beats: Beats, write_line: WriteLine) -> dict[str, Any]:
+    """Measure a round for each line on stdin, and write the answer that `turns` reads to stdout."""
     settings = job["settings"]
     call = _warm_call(job, beats)
     round_s = settings["compare_s"] / (2 * settings["compare_rounds"] * settings["compare_launches"])
@@ -195,7 +195,7 @@ def in_turns(job: dict[str, Any], beats: Beats, say: Say) -> dict[str, Any]:
     def answer(ns: list[int]) -> None:
         used = {"cpu_s": time.process_time() - cpu_s, "switches": _switches() - switches}
         spent = {"round_wall_s": round_wall_s, "round_cpu_s": round_cpu_s}
-        say(json.dumps({"ns": ns, **used, **spent}) + "\n")
+        write_line(json.dumps({"ns": ns, **used, **spent}) + "\n")
 
     with latency.collector_off():
         answer([])
@@ -209,8 +209,8 @@ def in_turns(job: dict[str, Any], beats: Beats, say: Say) -> dict[str, Any]:
     return {}
 
 
-def accuracy(job: dict[str, Any], output: Path, beats: Beats) -> dict[str, Any]:
-    """The logits of every test image, by batches."""
+def compute_logits(job: dict[str, Any], output: Path, beats: Beats) -> dict[str, Any]:
+    """Compute the logits of every test image in batches, and save them: float32 (n, classes)."""
     beats.phase(LOADING)
     session = _load(job)
     images = np.load(job["images"], mmap_mode="r")
@@ -219,9 +219,9 @@ def accuracy(job: dict[str, Any], output: Path, beats: Beats) -> dict[str, Any]:
     beats.phase("accuracy", len(images), "images", every_s=0.0)  # nothing is timed here
     for start in range(0, len(images), step):
         part = images[start : start + step]
-        # An engine takes no batch below its smallest: images go round, and their answers are left out.
-        fed = part[np.arange(max(len(part), job["batch_min"])) % len(part)]
-        logits.append(session.logits(np.ascontiguousarray(fed))[: len(part)])
+        # An engine accepts no batch below its minimum: images are repeated, and their logits left out.
+        padded = part[np.arange(max(len(part), job["batch_min"])) % len(part)]
+        logits.append(session.logits(np.ascontiguousarray(padded))[: len(part)])
         beats.step(start + len(part))
     beats.phase("writing the logits")
     np.save(output / "logits.npy", np.concatenate(logits).astype(np.float32))
@@ -229,18 +229,25 @@ def accuracy(job: dict[str, Any], output: Path, beats: Beats) -> dict[str, Any]:
 
 
 def _round(call: Callable[[], None], round_s: float, beats: Beats, calls: int) -> list[int]:
-    """Nanoseconds of each counted call. calls: how many were made in rounds before, for the beats."""
+    """Return the nanoseconds of each counted call of a round.
+
+    Args:
+        call: One inference.
+        round_s: Minimum length of the round.
+        beats: Reports each call.
+        calls: Calls in earlier rounds, for the beats.
+    """
     for number in range(SETTLING_CALLS):
         call()
         beats.step(calls + number + 1)
-    found: list[int] = []
+    ns: list[int] = []
     until = time.perf_counter() + round_s
-    while len(found) < ROUND_CALLS or time.perf_counter() < until:
+    while len(ns) < ROUND_CALLS or time.perf_counter() < until:
         before = time.perf_counter_ns()
         call()
-        found.append(time.perf_counter_ns() - before)
-        beats.step(calls + SETTLING_CALLS + len(found))
-    return found
+        ns.append(time.perf_counter_ns() - before)
+        beats.step(calls + SETTLING_CALLS + len(ns))
+    return ns
 
 
 def _warm_call(job: dict[str, Any], beats: Beats) -> Callable[[], None]:
@@ -257,7 +264,7 @@ def _warm_call(job: dict[str, Any], beats: Beats) -> Callable[[], None]:
 
 
 def _timing(session: Session, images: np.ndarray, settings: dict[str, Any]) -> GpuTiming | None:
-    """On a GPU, the call as the profile wants it, and its phases; None on a CPU."""
+    """Return the call with CUDA graph and copies as in the profile, and its phases; None on a CPU."""
     if not isinstance(session, GpuSession):
         return None
     return session.timed_on_gpu(images, cuda_graph=settings["cuda_graph"], transfers=settings["transfers"])
@@ -277,7 +284,7 @@ def _load(job: dict[str, Any]) -> Session:
 
 
 def _images(job: dict[str, Any], batch: int) -> np.ndarray:
-    """The first `batch` test images, going round if there are fewer."""
+    """Return the first `batch` test images, repeated if there are fewer."""
     images = np.load(job["images"], mmap_mode="r")
     return np.ascontiguousarray(images[np.arange(batch) % len(images)])
 
@@ -287,7 +294,7 @@ def _switches() -> int:
 
 
 def _memory(field: str) -> int:
-    """Resident memory of this process in bytes: `VmRSS` now, `VmHWM` at its peak; 0 if unknown."""
+    """Return resident memory of this process in bytes: `VmRSS` now, `VmHWM` at its peak; 0 if unknown."""
     with contextlib.suppress(OSError):
         for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines():
             if line.startswith(f"{field}:"):
@@ -296,7 +303,7 @@ def _memory(field: str) -> int:
 
 
 def _die_with_parent() -> None:
-    """A killed run must not leave a worker behind that disturbs the next one's figures."""
+    """End this process when its parent ends: a worker left behind would disturb later measurements."""
     with contextlib.suppress(OSError, AttributeError):
         pr_set_pdeathsig = 1
         ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)

@@ -1,1 +1,1 @@
-"""Distillation methods: one interface, one file a method, combined by weight."""
+"""Distillation methods: one interface, one file per method, combined with weights."""

@@ -1,7 +1,7 @@
 """CRD: contrastive representation distillation.
 
-Y. Tian, D. Krishnan and P. Isola, ICLR 2020; the equations are those of the authors' code. Two banks
-hold a vector of every one of the N training images, M_S the student's and M_T the teacher's. With
+Source: Y. Tian, D. Krishnan and P. Isola, ICLR 2020; the equations are those of the authors' code. Two
+banks hold a vector of every one of the N training images, M_S the student's and M_T the teacher's. With
 s = norm(h_S(f_S)), t = norm(h_T(f_T)) of one image, D = proj_dim channels, both projections learned,
 K negatives j of other classes, and c = K / N:
 
@@ -10,16 +10,16 @@ K negatives j of other classes, and c = K / N:
     loss    = mean over the batch of l(s, M_T) + l(t, M_S)
     M[i]    = norm(momentum M[i] + (1 - momentum) a)       after the loss
 
-The positive is the other network's vector of the same image as its bank has it. Ours:
+The positive is the other network's vector of the same image in its bank. Our implementation:
 
-- Negatives are drawn with replacement. K numbers r are drawn a step, and image i takes numbers
-  (r + place of i) modulo the images of other classes, counted in an order sorted by class: for each
-  image K independent, even draws, that depend on the image and not on its row.
-- The banks lie in that order, so that an image's own class is one interval to step over.
+- Negatives are drawn with replacement. K numbers r are drawn per step, and image i takes the numbers
+  (r + row of i) modulo the images of other classes, counted in an order sorted by class: for each
+  image K independent, uniform draws, which depend on the image and not on its position in the batch.
+- The rows of the banks have that order, so an image's own class is one interval to skip.
 - B x K rows of a bank would be 0.5 GB at B = 64, K = 16384, D = 128. Instead the products with the
-  whole bank are taken, (B, N), and K of them are picked in each row: the same numbers. With
-  `shared_negatives` K rows are taken for all, those of an image's own class do not count for it, and
-  its c has the number of those that do.
+  whole bank are computed, (B, N), and K of them are selected in each row: the same numbers. With
+  `shared_negatives` all images share K rows; those of an image's own class do not count for it, and
+  its c uses the number of those that do.
 """
 
 from __future__ import annotations
@@ -30,72 +30,147 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from typing_extensions import override
 
 from pipeline.errors import ModelError
 from stages.methods.base import Batch, Method
-from stages.methods.parts.contrast import unit
+from stages.methods.parts.argument_checks import require_above, require_at_least
+from stages.methods.parts.contrastive_losses import unit_vectors
 from stages.methods.parts.gathering import gather
-from stages.methods.settings import CrdSettings
 from stages.models.features import Features, FeatureSpec
 
-HIGHEST_DRAW = 2**62
-"""So far above the number of images that the remainder is as good as even."""
+MAX_DRAW = 2**62
+"""So far above the number of images that the remainder is practically uniform."""
 
 
 @dataclass(frozen=True)
-class Drawn:
-    """The negatives of a step.
+class NegativeRows:
+    """The negatives of one step, as rows of a bank.
 
-    rows: places in the bank, (B, K) int64, or (K,) where all images share them. counts: (B, K) bool,
-    which of the shared ones are of another class than the image; None: all are. number: of those that
-    count, (B, 1) float32.
+    Args:
+        rows: (B, K) int64, or (K,) where all images share them.
+        is_negative: (B, K) bool, which of the shared rows are of another class than the image; None: all.
+        count: (B, 1) float32, the number of negatives of each image.
     """
 
     rows: Tensor
-    counts: Tensor | None
-    number: Tensor
+    is_negative: Tensor | None
+    count: Tensor
 
     def scores(self, anchors: Tensor, bank: Tensor) -> Tensor:
-        """(B, D), (N, D) -> (B, K): products of each anchor with its negatives."""
-        if self.counts is not None:
+        """Multiply each anchor with its negatives.
+
+        Args:
+            anchors: (B, D).
+            bank: (N, D).
+
+        Returns:
+            (B, K).
+        """
+        if self.is_negative is not None:
             return torch.matmul(anchors, bank[self.rows].T)
         return torch.matmul(anchors, bank.T).gather(1, self.rows)
 
-    def pulled(self, weights: Tensor, bank: Tensor) -> Tensor:
-        """(B, K), (N, D) -> (B, D): the sum of each image's negatives by these weights."""
-        if self.counts is not None:
+    def weighted_sums(self, weights: Tensor, bank: Tensor) -> Tensor:
+        """Sum each image's negatives with weights.
+
+        Args:
+            weights: (B, K).
+            bank: (N, D).
+
+        Returns:
+            (B, D).
+        """
+        if self.is_negative is not None:
             return torch.matmul(weights, bank[self.rows])
-        images, places = len(weights), len(bank)
-        # Flat, since a GPU adds in a fixed order only along one dimension.
-        lines = torch.arange(images, device=bank.device)[:, None] * places
-        spread = torch.zeros(images * places, device=bank.device)
-        spread.scatter_add_(0, (self.rows + lines).flatten(), weights.flatten())
-        return torch.matmul(spread.view(images, places), bank)
+        images, bank_rows = len(weights), len(bank)
+        # Flat, because a GPU adds in a fixed order only along one dimension.
+        starts = torch.arange(images, device=bank.device)[:, None] * bank_rows
+        by_row = torch.zeros(images * bank_rows, device=bank.device)
+        by_row.scatter_add_(0, (self.rows + starts).flatten(), weights.flatten())
+        return torch.matmul(by_row.view(images, bank_rows), bank)
 
 
 class Crd(Method):
-    """The loss of the module's equations. Learns both projections; its banks are saved with it."""
+    """Contrast the pooled vectors with a memory bank of the training set.
+
+    The loss is given in the module's equations. Learns both projections; its banks are saved with it.
+    `prepare` must be called before the first step.
+
+    Args:
+        student: The student's shapes.
+        teacher: The teacher's shapes.
+        negatives: Images of other classes drawn for each image, at most as many as exist.
+        temperature: Divisor of the similarities.
+        momentum: Share of the old vector when a bank stores a new one, at least 0 and below 1.
+        proj_dim: Channels that both pooled vectors are projected to.
+        shared_negatives: Whether the whole batch shares one draw.
+
+    Raises:
+        ValueError: An argument is out of range.
+
+    Example:
+        >>> import timm, torch
+        >>> from stages.methods.crd import Crd
+        >>> from stages.methods.observed import run_networks
+        >>> from stages.models.observer import Observer
+        >>> student = Observer(timm.create_model("test_byobnet"))
+        >>> teacher = Observer(timm.create_model("test_resnet")).eval()
+        >>> method = Crd(student.spec(64, 3), teacher.spec(64, 3), negatives=3)
+        >>> training_labels = torch.tensor([1, 0, 2, 1, 0, 0])
+        >>> method.prepare(training_labels)
+        >>> images, indices = torch.rand(2, 3, 64, 64), torch.tensor([4, 2])
+        >>> loss = method(
+        ...     *run_networks(student, teacher, images, training_labels[indices], indices=indices)
+        ... )
+        >>> loss.backward()
+    """
 
     name = "crd"
 
     log_z: Tensor
     student_bank: Tensor
     teacher_bank: Tensor
-    places: Tensor
+    bank_rows: Tensor
     class_starts: Tensor
     class_sizes: Tensor
 
-    def __init__(self, settings: CrdSettings, student: FeatureSpec, teacher: FeatureSpec) -> None:
-        super().__init__(settings, student, teacher)
-        self.settings = settings
-        self.student_projector = nn.Linear(student.embedding, settings.proj_dim)
-        self.teacher_projector = nn.Linear(teacher.embedding, settings.proj_dim)
-        self.negatives = 0
+    def __init__(
+        self,
+        student: FeatureSpec,
+        teacher: FeatureSpec,
+        *,
+        negatives: int = 16384,
+        temperature: float = 0.07,
+        momentum: float = 0.5,
+        proj_dim: int = 128,
+        shared_negatives: bool = False,
+    ) -> None:
+        super().__init__(student, teacher)
+        require_at_least(1, negatives=negatives, proj_dim=proj_dim)
+        require_above(0.0, temperature=temperature)
+        require_at_least(0.0, momentum=momentum)
+        if momentum >= 1.0:
+            raise ValueError(f"momentum must be below 1, found {momentum:g}")
+        self.negatives = negatives
+        self.temperature, self.momentum = temperature, momentum
+        self.proj_dim, self.shared_negatives = proj_dim, shared_negatives
+        self.student_projector = nn.Linear(student.embedding, proj_dim)
+        self.teacher_projector = nn.Linear(teacher.embedding, proj_dim)
+        self.available_negatives = 0
         # Of student anchors and of teacher anchors; not a number until the first batch.
         self.register_buffer("log_z", torch.full((2,), math.nan))
 
+    @override
     def prepare(self, labels: Tensor) -> None:
-        """Makes the banks, of random directions. Raises ModelError if all images are of one class."""
+        """Create the banks with random directions.
+
+        Args:
+            labels: (N,) int64, the classes of all training images.
+
+        Raises:
+            ModelError: All images have the same class.
+        """
         sizes = torch.bincount(labels)
         others = len(labels) - int(sizes.max())
         if others == 0:
@@ -104,96 +179,143 @@ class Crd(Method):
                 why="its negatives are images of other classes, and there are none",
                 hint="choose the method dcd, which contrasts all images",
             )
-        self.negatives = min(self.settings.negatives, others)
-        places = torch.empty_like(labels)
-        places[torch.argsort(labels, stable=True)] = torch.arange(len(labels))
+        self.available_negatives = min(self.negatives, others)
+        bank_rows = torch.empty_like(labels)
+        bank_rows[torch.argsort(labels, stable=True)] = torch.arange(len(labels))
         for name in ("student_bank", "teacher_bank"):
-            directions = torch.randn(len(labels), self.settings.proj_dim)
+            directions = torch.randn(len(labels), self.proj_dim)
             self.register_buffer(name, functional.normalize(directions, dim=1))
-        for name, known in (
-            ("places", places),
+        for name, values in (
+            ("bank_rows", bank_rows),
             ("class_sizes", sizes),
             ("class_starts", sizes.cumsum(0) - sizes),
         ):
-            self.register_buffer(name, known, persistent=False)
+            self.register_buffer(name, values, persistent=False)
 
+    @override
     def forward(self, student: Features, teacher: Features, batch: Batch) -> Tensor:
-        """As `Method.forward`; takes the batch's vectors up into the banks. With several processes
-        each gives the loss of its own images, and all banks take up the whole batch."""
+        """Compute the loss of one step and store the batch's vectors in the banks.
+
+        With several processes each returns the loss of its own images, and all banks store the vectors
+        of the whole batch.
+
+        Args:
+            student: Features of B images.
+            teacher: Features of the same images, without gradient.
+            batch: Labels and indices of this step.
+
+        Returns:
+            A float32 scalar.
+        """
         with torch.autocast(student.embedding.device.type, enabled=False):
-            ours = unit(self.student_projector(student.embedding.float()))
-            theirs = unit(self.teacher_projector(teacher.embedding.detach().float()))
-            own = self.places[batch.indices]
-            pairs = ((ours, self.teacher_bank), (theirs, self.student_bank))
-            heat = self.settings.temperature
+            student_vectors = unit_vectors(self.student_projector(student.embedding.float()))
+            teacher_vectors = unit_vectors(self.teacher_projector(teacher.embedding.detach().float()))
+            own_rows = self.bank_rows[batch.indices]
+            pairs = ((student_vectors, self.teacher_bank), (teacher_vectors, self.student_bank))
             with torch.no_grad():
-                drawn = self._draw(own, batch.labels)
-                scores = [drawn.scores(anchors, bank) / heat for anchors, bank in pairs]
-            near = [(anchors * bank[own]).sum(1) / heat for anchors, bank in pairs]
-            self._freeze_z(near, scores, drawn)
+                negatives = self._draw(own_rows, batch.labels)
+                negative_scores = [
+                    negatives.scores(anchors, bank) / self.temperature for anchors, bank in pairs
+                ]
+            positive_scores = [
+                (anchors * bank[own_rows]).sum(1) / self.temperature for anchors, bank in pairs
+            ]
+            self._initialize_log_z(positive_scores, negative_scores, negatives)
             losses = [
                 _noise_contrast(
-                    anchors, near_by, far, self.log_z[n] + (drawn.number / len(bank)).log(), drawn, bank, heat
+                    anchors,
+                    positive_scores[n],
+                    negative_scores[n],
+                    self.log_z[n] + (negatives.count / len(bank)).log(),
+                    negatives,
+                    bank,
+                    self.temperature,
                 )
-                for n, ((anchors, bank), near_by, far) in enumerate(zip(pairs, near, scores, strict=True))
+                for n, (anchors, bank) in enumerate(pairs)
             ]
-            self._take_up(own, ours, theirs)
+            self._update_banks(own_rows, student_vectors, teacher_vectors)
         return (losses[0] + losses[1]).mean()
 
-    def _draw(self, own: Tensor, labels: Tensor) -> Drawn:
-        draws = torch.randint(HIGHEST_DRAW, (self.negatives,), device=own.device)
+    def _draw(self, own_rows: Tensor, labels: Tensor) -> NegativeRows:
+        draws = torch.randint(MAX_DRAW, (self.available_negatives,), device=own_rows.device)
         starts, sizes = self.class_starts[labels][:, None], self.class_sizes[labels][:, None]
-        if self.settings.shared_negatives:
-            rows = draws % len(self.places)
-            counts = (rows < starts) | (rows >= starts + sizes)
-            return Drawn(rows, counts, counts.sum(1, keepdim=True).clamp_min(1).float())
-        rows = of_other_classes(draws, own[:, None], starts, sizes, len(self.places))
-        return Drawn(rows, None, torch.full_like(own[:, None], self.negatives, dtype=torch.float32))
+        if self.shared_negatives:
+            rows = draws % len(self.bank_rows)
+            is_negative = (rows < starts) | (rows >= starts + sizes)
+            return NegativeRows(rows, is_negative, is_negative.sum(1, keepdim=True).clamp_min(1).float())
+        rows = rows_of_other_classes(draws, own_rows[:, None], starts, sizes, len(self.bank_rows))
+        count = torch.full_like(own_rows[:, None], self.available_negatives, dtype=torch.float32)
+        return NegativeRows(rows, None, count)
 
     @torch.no_grad()
-    def _freeze_z(self, near: list[Tensor], scores: list[Tensor], drawn: Drawn) -> None:
-        """log Z, from the first batch of all processes; later batches leave it."""
+    def _initialize_log_z(
+        self, positive_scores: list[Tensor], negative_scores: list[Tensor], negatives: NegativeRows
+    ) -> None:
+        """Set log Z from the first batch of all processes; later batches do not change it."""
         sums = []
-        for near_by, far in zip(near, scores, strict=True):
-            kept = far if drawn.counts is None else far.masked_fill(~drawn.counts, -torch.inf)
-            sums.append(torch.cat([kept.flatten(), near_by]).logsumexp(0))
-        number = (drawn.number.sum() + len(near[0])).log()
-        of_all = gather(torch.stack([*sums, number])[None]).logsumexp(0)
-        found = of_all[:2] - of_all[2] + math.log(len(self.places))
-        self.log_z.copy_(torch.where(self.log_z.isnan(), found, self.log_z))
+        for positives, scores in zip(positive_scores, negative_scores, strict=True):
+            if negatives.is_negative is not None:
+                scores = scores.masked_fill(~negatives.is_negative, -torch.inf)
+            sums.append(torch.cat([scores.flatten(), positives]).logsumexp(0))
+        count = (negatives.count.sum() + len(positive_scores[0])).log()
+        totals = gather(torch.stack([*sums, count])[None]).logsumexp(0)
+        log_z = totals[:2] - totals[2] + math.log(len(self.bank_rows))
+        self.log_z.copy_(torch.where(self.log_z.isnan(), log_z, self.log_z))
 
     @torch.no_grad()
-    def _take_up(self, own: Tensor, ours: Tensor, theirs: Tensor) -> None:
-        rows, momentum = gather(own), self.settings.momentum
-        both = gather(torch.cat([ours, theirs], 1))
-        for bank, new in zip((self.student_bank, self.teacher_bank), both.chunk(2, 1), strict=True):
-            bank.index_copy_(0, rows, unit(momentum * bank[rows] + (1.0 - momentum) * new))
+    def _update_banks(self, own_rows: Tensor, student_vectors: Tensor, teacher_vectors: Tensor) -> None:
+        rows, momentum = gather(own_rows), self.momentum
+        vectors = gather(torch.cat([student_vectors, teacher_vectors], 1)).chunk(2, 1)
+        for bank, new in zip((self.student_bank, self.teacher_bank), vectors, strict=True):
+            bank.index_copy_(0, rows, unit_vectors(momentum * bank[rows] + (1.0 - momentum) * new))
 
 
-def of_other_classes(draws: Tensor, own: Tensor, starts: Tensor, sizes: Tensor, images: int) -> Tensor:
-    """Draws (K,) from a large range -> places (B, K) of images of other classes, evenly.
+def rows_of_other_classes(
+    draws: Tensor, own_rows: Tensor, starts: Tensor, sizes: Tensor, images: int
+) -> Tensor:
+    """Turn random numbers into uniform rows of images of other classes.
 
-    own, starts, sizes: (B, 1), each image's place in the order by class, and where its class begins
-    there and how many it has. images: N.
+    Args:
+        draws: (K,) int64, uniform in a large range.
+        own_rows: (B, 1) int64, each image's row in the order sorted by class.
+        starts: (B, 1) int64, the first row of the image's class.
+        sizes: (B, 1) int64, the number of images of the image's class.
+        images: N.
+
+    Returns:
+        (B, K) int64.
     """
-    rows = (draws + own) % (images - sizes)
+    rows = (draws + own_rows) % (images - sizes)
     return rows + sizes * (rows >= starts)
 
 
 def _noise_contrast(
-    anchors: Tensor, near: Tensor, scores: Tensor, level: Tensor, drawn: Drawn, bank: Tensor, heat: float
+    anchors: Tensor,
+    positive_scores: Tensor,
+    negative_scores: Tensor,
+    log_noise: Tensor,
+    negatives: NegativeRows,
+    bank: Tensor,
+    temperature: float,
 ) -> Tensor:
-    """l of the module's equations, (B,), in logarithms, where no exponential can overflow.
+    """Compute l of the module's equations, (B,), with logarithms, so that no exponential can overflow.
 
-    anchors (B, D). near (B,), scores (B, K): logarithms of P Z of the positive and of the negatives.
-    level (B, 1): log(Z c), where a vector is as likely the image's as noise.
+    Args:
+        anchors: (B, D).
+        positive_scores: (B,), logarithms of P Z of the positive.
+        negative_scores: (B, K), logarithms of P Z of the negatives, without gradient.
+        log_noise: (B, 1), log(Z c): the score at which a vector is as likely the image's as noise.
+        negatives: The rows of the negatives.
+        bank: (N, D).
+        temperature: Divisor of the similarities.
     """
     with torch.no_grad():
-        above = scores - level
-        away, slope = functional.softplus(above), torch.sigmoid(above)
-        if drawn.counts is not None:
-            away, slope = away * drawn.counts, slope * drawn.counts
-        away = away.sum(1)
-        # The gradient is taken here, since the bank changes before the backward pass.
-        gradient = drawn.pulled(slope, bank) / heat
-    return functional.softplus(level[:, 0] - near) + away + ((anchors - anchors.detach()) * gradient).sum(1)
+        excess = negative_scores - log_noise
+        losses, slope = functional.softplus(excess), torch.sigmoid(excess)
+        if negatives.is_negative is not None:
+            losses, slope = losses * negatives.is_negative, slope * negatives.is_negative
+        of_negatives = losses.sum(1)
+        # The gradient is computed here, because the bank changes before the backward pass.
+        gradient = negatives.weighted_sums(slope, bank) / temperature
+    of_positive = functional.softplus(log_noise[:, 0] - positive_scores)
+    return of_positive + of_negatives + ((anchors - anchors.detach()) * gradient).sum(1)

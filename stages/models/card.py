@@ -27,7 +27,7 @@ CARD = "model.json"
 
 @dataclass(frozen=True)
 class ModelCard:
-    """The facts of `model.json` (docs/artefacts.md).
+    """The facts of `model.json` (docs/reference/artefacts.md).
 
     role: teacher, student or baseline. model, options, stem: as in the profile. val_top1: per cent, of
     the kept epoch; None if no epoch was trained. best_epoch counts from 1; 0: the starting weights.

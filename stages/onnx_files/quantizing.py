@@ -1,6 +1,6 @@
 """Writes Q/DQ nodes into a float graph: one recipe for x86 processors, one for TensorRT and OpenVINO.
 
-What is quantized, and why, is told with figures in docs/quantization.md.
+What is quantized, and why, is told with figures in docs/concepts/quantization.md.
 """
 
 from __future__ import annotations

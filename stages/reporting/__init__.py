@@ -1,1 +1,1 @@
-"""What people read: the report page, the model card, and their parts."""
+"""The report page, the comparison page and the model card."""

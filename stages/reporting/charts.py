@@ -1,7 +1,7 @@
 """Charts as SVG text: no script, no font, no file beside the page.
 
-Colours are CSS classes of the page, so that they follow its light and dark scheme. Everything
-that a colour tells is told by a label or a mark's shape as well.
+Colours are CSS classes of the page, so that they follow its light and dark scheme. A label or the shape of
+a mark shows everything that a colour shows.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ LEFT, RIGHT, TOP, BOTTOM = 56, 16, 30, 44
 
 @dataclass(frozen=True)
 class Series:
-    """A line of a chart: (x, y) in order; y may be None where there is no value."""
+    """A line of a chart: its points (x, y) in order; y is None if there is no value."""
 
     label: str
     points: Sequence[tuple[float, float | None]]
@@ -38,7 +38,7 @@ class Mark:
 
 
 def lines(series: Sequence[Series], *, x_label: str, y_label: str, title: str) -> str:
-    """A line chart with a legend; an empty string if there is nothing to draw."""
+    """Draw a line chart with a legend; return an empty string if there is nothing to draw."""
     ys = [y for line in series for _, y in line.points if y is not None]
     xs = [x for line in series for x, y in line.points if y is not None]
     if not ys:
@@ -47,15 +47,15 @@ def lines(series: Sequence[Series], *, x_label: str, y_label: str, title: str) -
     if x_low == x_high:
         x_low, x_high = x_low - 0.5, x_high + 0.5
     y_ticks = ticks(min(ys), max(ys))
-    place = _Placer(x_low, x_high, y_ticks[0], y_ticks[-1])
-    parts = [_frame(place, ticks(x_low, x_high, whole=True), y_ticks, x_label, y_label)]
+    scale = _Scale(x_low, x_high, y_ticks[0], y_ticks[-1])
+    parts = [_frame(scale, ticks(x_low, x_high, whole=True), y_ticks, x_label, y_label)]
     for line in series:
-        drawn = [(place.x(x), place.y(y)) for x, y in line.points if y is not None]
+        drawn = [(scale.x(x), scale.y(y)) for x, y in line.points if y is not None]
         path = " ".join(f"{x:.1f},{y:.1f}" for x, y in drawn)
         dash = ' stroke-dasharray="5 4"' if line.dashed else ""
         parts.append(f'<polyline class="line {line.kind}" points="{path}"{dash}/>')
         parts += [
-            f'<circle class="dot {line.kind}" cx="{place.x(x):.1f}" cy="{place.y(y):.1f}" r="2.5">'
+            f'<circle class="dot {line.kind}" cx="{scale.x(x):.1f}" cy="{scale.y(y):.1f}" r="2.5">'
             f"<title>{escape(line.label)}, {escape(x_label)} {x:g}: {y:.4g}</title></circle>"
             for x, y in line.points
             if y is not None
@@ -72,21 +72,21 @@ def lines(series: Sequence[Series], *, x_label: str, y_label: str, title: str) -
 
 
 def scatter(marks: Sequence[Mark], *, x_label: str, y_label: str, title: str) -> str:
-    """Points on a logarithmic x axis, each with its name beside it; squares are the teacher's."""
+    """Draw points on a logarithmic x axis, each with its name beside it; squares are the teacher's."""
     if not marks:
         return ""
     ys = [value for mark in marks for value in (mark.y, *(mark.interval or ()))]
     low, high = min(mark.x for mark in marks), max(mark.x for mark in marks)
     x_low, x_high = math.log10(low) - 0.12, math.log10(high) + 0.12
     y_ticks = ticks(min(ys), max(ys))
-    place = _Placer(x_low, x_high, y_ticks[0], y_ticks[-1])
-    parts = [_frame(place, log_ticks(x_low, x_high), y_ticks, x_label, y_label, power=True)]
+    scale = _Scale(x_low, x_high, y_ticks[0], y_ticks[-1])
+    parts = [_frame(scale, log_ticks(x_low, x_high), y_ticks, x_label, y_label, power=True)]
     taken: list[tuple[float, float, float]] = []
-    for mark in sorted(marks, key=lambda one: -one.y):
-        x, y = place.x(math.log10(mark.x)), place.y(mark.y)
-        said = escape(f"{mark.label}: {mark.detail}" if mark.detail else mark.label)
+    for mark in sorted(marks, key=lambda mark: -mark.y):
+        x, y = scale.x(math.log10(mark.x)), scale.y(mark.y)
+        tooltip = escape(f"{mark.label}: {mark.detail}" if mark.detail else mark.label)
         if mark.interval:
-            top, bottom = place.y(mark.interval[1]), place.y(mark.interval[0])
+            top, bottom = scale.y(mark.interval[1]), scale.y(mark.interval[0])
             parts.append(
                 f'<line class="whisker {mark.kind}" x1="{x:.1f}" x2="{x:.1f}" '
                 f'y1="{top:.1f}" y2="{bottom:.1f}"/>'
@@ -96,13 +96,19 @@ def scatter(marks: Sequence[Mark], *, x_label: str, y_label: str, title: str) ->
             if mark.kind == "teacher"
             else f'<circle class="dot {mark.kind}" cx="{x:.1f}" cy="{y:.1f}" r="5.5">'
         )
-        parts.append(f"{shape}<title>{said}</title></{'rect' if mark.kind == 'teacher' else 'circle'}>")
+        parts.append(f"{shape}<title>{tooltip}</title></{'rect' if mark.kind == 'teacher' else 'circle'}>")
         parts.append(_label(mark.label, x, y, taken))
     return svg(parts, title)
 
 
 def bars(names: Sequence[str], groups: Sequence[tuple[str, str, Sequence[float]]], *, title: str) -> str:
-    """Horizontal bars in per cent, a row a name; groups are (label, kind, values 0..100)."""
+    """Draw horizontal bars in per cent, a row for each name.
+
+    Args:
+        names: The names of the rows.
+        groups: The bars of each row: (label, kind, values 0..100).
+        title: The title of the chart.
+    """
     if not names:
         return ""
     thick, gap = 9, 8
@@ -124,11 +130,11 @@ def bars(names: Sequence[str], groups: Sequence[tuple[str, str, Sequence[float]]
         )
         for index, (label, kind, values) in enumerate(groups):
             top = y + index * thick
-            said = f"{escape(name)}, {escape(label)}: {values[number]:.2f} %"
+            tooltip = f"{escape(name)}, {escape(label)}: {values[number]:.2f} %"
             parts.append(
                 f'<rect class="bar {kind}" x="{left}" y="{top}" '
                 f'width="{max(0.5, values[number] * scale):.1f}" '
-                f'height="{thick - 2}"><title>{said}</title></rect>'
+                f'height="{thick - 2}"><title>{tooltip}</title></rect>'
                 f'<text class="value" x="{left + values[number] * scale + 5:.1f}" y="{top + thick - 2}">'
                 f"{values[number]:.1f}</text>"
             )
@@ -136,7 +142,7 @@ def bars(names: Sequence[str], groups: Sequence[tuple[str, str, Sequence[float]]
 
 
 def ticks(low: float, high: float, *, count: int = 5, whole: bool = False) -> list[float]:
-    """Round numbers that enclose low..high (for `whole`: integers within it)."""
+    """Return round numbers that enclose low..high; with `whole`, the integers within it."""
     if high <= low:
         low, high = low - 0.5, high + 0.5
     raw = (high - low) / count
@@ -151,17 +157,17 @@ def ticks(low: float, high: float, *, count: int = 5, whole: bool = False) -> li
 
 
 def log_ticks(low: float, high: float) -> list[float]:
-    """Exponents of 1, 2 and 5 times powers of ten within 10**low..10**high."""
-    found = [
+    """Return the exponents of 1, 2 and 5 times powers of ten within 10**low..10**high."""
+    exponents = [
         math.log10(factor * 10.0**power)
         for power in range(math.floor(low) - 1, math.ceil(high) + 1)
         for factor in (1, 2, 5)
     ]
-    return [value for value in found if low <= value <= high]
+    return [value for value in exponents if low <= value <= high]
 
 
 @dataclass(frozen=True)
-class _Placer:
+class _Scale:
     x_low: float
     x_high: float
     y_low: float
@@ -175,7 +181,7 @@ class _Placer:
 
 
 def _frame(
-    place: _Placer,
+    scale: _Scale,
     x_ticks: Sequence[float],
     y_ticks: Sequence[float],
     x_label: str,
@@ -185,11 +191,11 @@ def _frame(
 ) -> str:
     parts = []
     for value in y_ticks:
-        y = place.y(value)
+        y = scale.y(value)
         parts.append(f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>')
         parts.append(f'<text class="tick" text-anchor="end" x="{LEFT - 6}" y="{y + 4:.1f}">{value:g}</text>')
     for value in x_ticks:
-        x = place.x(value)
+        x = scale.x(value)
         shown = f"{10.0**value:.3g}" if power else f"{value:g}"
         parts.append(
             f'<text class="tick" text-anchor="middle" x="{x:.1f}" y="{HEIGHT - BOTTOM + 16}">{shown}</text>'
@@ -207,7 +213,7 @@ def _frame(
 
 
 def _label(text: str, x: float, y: float, taken: list[tuple[float, float, float]]) -> str:
-    """A name beside its mark, moved down until it covers no other name, kept inside the frame."""
+    """Draw a name beside its mark, moved down until it covers no other name, inside the frame."""
     width = 6.2 * len(text)
     anchor, at = ("start", x + 9) if x + 9 + width < WIDTH - 4 else ("end", x - 9)
     left = at if anchor == "start" else at - width
@@ -219,6 +225,7 @@ def _label(text: str, x: float, y: float, taken: list[tuple[float, float, float]
 
 
 def svg(parts: Sequence[str], title: str, *, height: int = HEIGHT) -> str:
+    """Return the SVG element with these parts."""
     return (
         f'<svg role="img" viewBox="0 0 {WIDTH} {height}" xmlns="http://www.w3.org/2000/svg">'
         f"<title>{escape(title)}</title>{''.join(parts)}</svg>"

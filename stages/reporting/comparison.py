@@ -1,4 +1,4 @@
-"""The page of a comparison, made from `comparison.json` alone."""
+"""The page of a comparison, made only from `comparison.json`."""
 
 from __future__ import annotations
 
@@ -14,49 +14,54 @@ from stages.reporting.parts import NONE
 TEMPLATES = Path(charts.__file__).parent
 
 
-def page(title: str, found: dict[str, Any]) -> str:
-    """One self-contained HTML page. found: the content of `comparison.json`."""
+def page(title: str, comparison: dict[str, Any]) -> str:
+    """Return the self-contained HTML page of a comparison.
+
+    Args:
+        title: The headline.
+        comparison: The content of `comparison.json`.
+    """
     environment = Environment(
         loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
     return environment.get_template("comparison.html.j2").render(
         title=title,
-        found=found,
-        seeds=", ".join(map(str, found["seeds"])),
-        rows=[_row(method, found) for method in found["methods"]],
-        runs=[_run(run) for run in found["runs"]],
-        gains={epochs: gain_chart(found, epochs) for epochs in ("best", "last")},
-        tradeoff=tradeoff_chart(found),
-        most=max((len(method["seeds"]) for method in found["methods"]), default=0),
+        comparison=comparison,
+        seeds=", ".join(map(str, comparison["seeds"])),
+        rows=[_row(method, comparison) for method in comparison["methods"]],
+        runs=[_run(run) for run in comparison["runs"]],
+        gains={epochs: gain_chart(comparison, epochs) for epochs in ("best", "last")},
+        tradeoff=tradeoff_chart(comparison),
+        most=max((len(method["seeds"]) for method in comparison["methods"]), default=0),
     )
 
 
-def gain_chart(found: dict[str, Any], epochs: str) -> str:
-    """Each method's gain with its interval, and below it what every seed gave."""
+def gain_chart(comparison: dict[str, Any], epochs: str) -> str:
+    """Draw each method's gain with its interval, and below it the gain of every seed."""
     column = "top1" if epochs == "best" else "last_top1"
-    top1 = {(run["label"], run["seed"]): run[column] for run in found["runs"]}
+    top1 = {(run["label"], run["seed"]): run[column] for run in comparison["runs"]}
     rows = []
-    for method in found["methods"]:
+    for method in comparison["methods"]:
         figures = method[epochs]
         if figures["gain_points"] is None:
             continue
         seeds = [
-            (seed, top1[method["label"], seed] - top1[found["reference"], seed])
+            (seed, top1[method["label"], seed] - top1[comparison["reference"], seed])
             for seed in method["seeds_compared"]
         ]
         low, high = figures["gain_ci"]
         rows.append(
             gains.Row(method["label"], figures["gain_points"], (low, high), seeds, figures["verdict"])
         )
-    the = "the " if found["reference"] == "student alone" else ""
-    label = f"gain over {the}{found['reference']}, points"
+    the = "the " if comparison["reference"] == "student alone" else ""
+    label = f"gain over {the}{comparison['reference']}, points"
     return gains.gains(rows, x_label=label, title=f"Gain, {epochs} epoch")
 
 
-def tradeoff_chart(found: dict[str, Any]) -> str:
-    """Accuracy against what an epoch of training took."""
+def tradeoff_chart(comparison: dict[str, Any]) -> str:
+    """Draw accuracy against the time of a training epoch."""
     marks = []
-    for method in found["methods"]:
+    for method in comparison["methods"]:
         seconds, figures = method["seconds_per_epoch"], method["best"]
         if not seconds or figures["top1"] is None:
             continue
@@ -66,22 +71,23 @@ def tradeoff_chart(found: dict[str, Any]) -> str:
                 gains.short(method["label"]),
                 seconds,
                 figures["top1"],
-                "baseline" if method["label"] == found["reference"] else "student",
+                "baseline" if method["label"] == comparison["reference"] else "student",
                 (figures["top1"] - spread, figures["top1"] + spread) if spread is not None else None,
-                f"{figures['top1']:.2f} %, {seconds:.3g} s an epoch",
+                f"{figures['top1']:.2f} %, {seconds:.3g} s per epoch",
             )
         )
     return charts.scatter(
-        marks, x_label="seconds an epoch (logarithmic)", y_label="top-1, %", title="Accuracy against time"
+        marks, x_label="seconds per epoch (logarithmic)", y_label="top-1, %", title="Accuracy against time"
     )
 
 
-def _row(method: dict[str, Any], found: dict[str, Any]) -> dict[str, Any]:
+def _row(method: dict[str, Any], comparison: dict[str, Any]) -> dict[str, Any]:
     best, last = method["best"], method["last"]
     return {
         "label": method["label"],
         "methods": " + ".join(method["methods"]),
-        "best": method["label"] == found["answer"]["method"] and found["answer"]["verdict"] == "yes",
+        "best": method["label"] == comparison["answer"]["method"]
+        and comparison["answer"]["verdict"] == "yes",
         "failed": method["failed"],
         "cells": [
             f"{len(method['seeds'])}",

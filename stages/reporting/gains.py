@@ -1,4 +1,4 @@
-"""A chart of gains: a row a method, its interval, its mean, and what each seed gave."""
+"""A chart of gains: a row for each method with its mean, its interval and the gain of each seed."""
 
 from __future__ import annotations
 
@@ -9,12 +9,20 @@ from html import escape
 from stages.reporting.charts import RIGHT, WIDTH, svg, ticks
 
 ROW, TOP, BOTTOM = 34, 14, 46
-LETTER, NAME_MOST = 6.6, 26
+LETTER, LONGEST_NAME = 6.6, 26
 
 
 @dataclass(frozen=True)
 class Row:
-    """A method's gain in points with its interval; seeds: (seed, gain) of each, in the order of the seeds."""
+    """A method's gain in points.
+
+    Attributes:
+        label: The method.
+        mean: The mean gain over the seeds.
+        interval: Its 95 % interval.
+        seeds: (seed, gain) of each seed, in order.
+        verdict: `better`, `worse` or `cannot tell`.
+    """
 
     label: str
     mean: float
@@ -24,13 +32,13 @@ class Row:
 
 
 def gains(rows: Sequence[Row], *, x_label: str, title: str) -> str:
-    """Rows from the top down, a line at 0; an empty string if there is nothing to draw."""
+    """Draw the rows from the top down, with a line at 0; return an empty string without rows."""
     if not rows:
         return ""
-    seen = [0.0]
+    values = [0.0]
     for row in rows:
-        seen += [row.mean, *row.interval, *(gain for _, gain in row.seeds)]
-    marks = ticks(min(seen), max(seen))
+        values += [row.mean, *row.interval, *(gain for _, gain in row.seeds)]
+    marks = ticks(min(values), max(values))
     left = 20 + LETTER * max(len(short(row.label)) for row in rows)
     scale = (WIDTH - RIGHT - 12 - left) / (marks[-1] - marks[0])
     height = TOP + ROW * len(rows) + BOTTOM
@@ -41,10 +49,10 @@ def gains(rows: Sequence[Row], *, x_label: str, title: str) -> str:
 
     parts = []
     for value in marks:
-        said = f"{value:+g}" if value else "0"
+        text = f"{value:+g}" if value else "0"
         parts.append(
             f'<line class="grid" x1="{x(value):.1f}" x2="{x(value):.1f}" y1="{TOP}" y2="{floor}"/>'
-            f'<text class="tick" text-anchor="middle" x="{x(value):.1f}" y="{floor + 17}">{said}</text>'
+            f'<text class="tick" text-anchor="middle" x="{x(value):.1f}" y="{floor + 17}">{text}</text>'
         )
     zero = f'x1="{x(0):.1f}" x2="{x(0):.1f}" y1="{TOP}" y2="{floor}"'
     parts.append(f'<line class="line baseline" {zero}/>')
@@ -65,7 +73,7 @@ def gains(rows: Sequence[Row], *, x_label: str, title: str) -> str:
 
 
 def _row(row: Row, y: float, left: float, low: float, high: float) -> str:
-    """The name and the interval with its ends."""
+    """Draw the name, and the interval with its ends."""
     ends = "".join(
         f'<line class="whisker student" x1="{end:.1f}" x2="{end:.1f}" y1="{y - 5:.1f}" y2="{y + 5:.1f}"/>'
         for end in (low, high)
@@ -78,7 +86,7 @@ def _row(row: Row, y: float, left: float, low: float, high: float) -> str:
 
 
 def _mean(row: Row, x: float, y: float) -> str:
-    """Filled where the interval excludes 0, hollow where it cannot tell."""
+    """Draw the mean: filled if the interval excludes 0, else hollow."""
     hollow = " hollow" if row.verdict == "cannot tell" else ""
     low, high = row.interval
     return (
@@ -89,5 +97,5 @@ def _mean(row: Row, x: float, y: float) -> str:
 
 
 def short(label: str) -> str:
-    """A label that fits beside a mark."""
-    return label if len(label) <= NAME_MOST else f"{label[: NAME_MOST - 1]}…"
+    """Shorten a label so that it fits beside a mark."""
+    return label if len(label) <= LONGEST_NAME else f"{label[: LONGEST_NAME - 1]}…"

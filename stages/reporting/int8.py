@@ -1,26 +1,30 @@
-"""What the page tells of INT8 files: how they were calibrated, what they cost, what stayed in float."""
+"""The page's table of INT8 files: calibration, cost in accuracy, and layers that stayed in float."""
 
 from __future__ import annotations
 
 from collections import Counter
 from typing import Any
 
-NAMED = 12
-"""Layers that stayed in float, named before the rest is only counted."""
+LISTED_LAYERS = 12
+"""How many layers that stayed in float are listed; the others are only counted."""
 
 
 def int8_rows(calibration: dict[str, Any]) -> list[dict[str, Any]]:
-    """A row for each INT8 file, a cell a column; none if no target needs one.
+    """Return a row for each INT8 file; an empty list if no target needs one.
 
-    calibration: `calibration.json`. `stayed`: the layers in float and why, in words; `missed`: it loses
-    more than the budget allows.
+    Args:
+        calibration: The content of `calibration.json`.
+
+    Returns:
+        Rows with `file`, `method`, `cells`, `float_layers` (the layers in float and why, in words) and
+        `missed` (it loses more than the budget allows).
     """
     return [
         {
             "file": figures["file"],
             "method": figures["calibration"]["method"] + _fine_tuned(figures),
             "missed": figures["budget"]["missed"],
-            "stayed": _stayed(figures["float_layers"]),
+            "float_layers": _float_layers(figures["float_layers"]),
             "cells": [
                 f"{figures['agreement']:.1f}",
                 f"{figures['holdout']['agreement']:.1f}",
@@ -34,21 +38,22 @@ def int8_rows(calibration: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def calibration_doubts(calibration: dict[str, Any]) -> list[str]:
-    """What of the calibration images should make one look twice."""
+    """Return the doubts about the calibration images, a sentence each."""
     return list(calibration.get("images", {}).get("doubts", []))
 
 
 def _fine_tuned(figures: dict[str, Any]) -> str:
-    """What follows the way of calibrating where the file is of a network fine-tuned for it."""
+    """Return the words that follow the calibration method of a fine-tuned network."""
     tuned = figures.get("quantization_aware")
     return ", then fine-tuned under its rounding" if tuned and tuned["kept"] else ""
 
 
-def _stayed(layers: list[dict[str, str]]) -> str:
-    """`2 (sensitivity), 1 (quantize.exclude): a/Conv, b/Conv, c/Gemm`."""
+def _float_layers(layers: list[dict[str, str]]) -> str:
+    """Return `2 (sensitivity), 1 (quantize.exclude): a/Conv, b/Conv, c/Gemm`."""
     if not layers:
         return "none"
-    counts = Counter(one["why"] for one in layers)
+    counts = Counter(layer["why"] for layer in layers)
     reasons = ", ".join(f"{number} ({why})" for why, number in counts.items())
-    names = ", ".join(one["layer"] for one in layers[:NAMED])
-    return f"{reasons}: {names}" + (f" and {len(layers) - NAMED} more" if len(layers) > NAMED else "")
+    names = ", ".join(layer["layer"] for layer in layers[:LISTED_LAYERS])
+    more = len(layers) - LISTED_LAYERS
+    return f"{reasons}: {names}" + (f" and {more} more" if more > 0 else "")

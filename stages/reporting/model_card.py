@@ -1,16 +1,26 @@
-"""The model card: what the student is, what it was measured to do, and where its limits lie."""
+"""The model card: the student, its measured figures, and its limits."""
 
 from __future__ import annotations
 
 from typing import Any
 
 
-def model_card(name: str, scorecard: dict[str, Any], student: dict[str, Any], teacher: dict[str, Any]) -> str:
-    """Markdown written from measured values alone.
+def model_card(
+    name: str,
+    scorecard: dict[str, Any],
+    pick: dict[str, Any],
+    student: dict[str, Any],
+    teacher: dict[str, Any],
+) -> str:
+    """Write the model card as Markdown, from measured values only.
 
-    scorecard: of the measure stage. student, teacher: their `model.json`.
+    Args:
+        name: The profile's name.
+        scorecard: The content of measure's `scorecard.json`.
+        pick: The target to ship, of the gate stage.
+        student: The student's `model.json`.
+        teacher: The teacher's `model.json`.
     """
-    recommended = scorecard["recommendation"]
     preprocessing = student["preprocessing"]
     channels = "grey" if preprocessing["channels"] == 1 else "RGB"
     size = preprocessing["image_size"]
@@ -24,7 +34,7 @@ def model_card(name: str, scorecard: dict[str, Any], student: dict[str, Any], te
         "",
         "## Measured",
         "",
-        f"On all {scorecard['test_images']:,} images of the test set, by the very files that ship; "
+        f"Measured on all {scorecard['test_images']:,} images of the test set with the files that ship; "
         f"latency at {_setting(scorecard)}, on {machine['cpu']} ({machine['cores']} cores).",
         "",
         "| model | target | top-1 % (95 % interval) | agreement with teacher % | p50 ms | p99 ms "
@@ -38,46 +48,46 @@ def model_card(name: str, scorecard: dict[str, Any], student: dict[str, Any], te
         lines += ["Not measured:", ""]
         lines += [f"- `{row['target']}`: {row['why_not']}" for row in not_measured]
         lines.append("")
-    if recommended["target"]:
-        lines += [f"**Ship `{recommended['target']}`**: {recommended['reason']}.", ""]
-    for rejected in recommended.get("rejected", []):
+    if pick["target"]:
+        lines += [f"**Ship `{pick['target']}`**: {pick['reason']}.", ""]
+    for rejected in pick.get("rejected", []):
         lines.append(f"- `{rejected['target']}` {rejected['why']}.")
-    if recommended.get("rejected"):
+    if pick.get("rejected"):
         lines.append("")
     if scorecard["distillation"]:
-        lines += ["## What distillation gave", "", distillation_sentence(scorecard["distillation"]), ""]
+        lines += ["## Gain by distillation", "", distillation_sentence(scorecard["distillation"]), ""]
     lines += [
         "## Input and output",
         "",
-        f"- Input: {channels} images, {size}x{size}, uint8, height x width x channel; the shorter side is "
-        f"brought to {size} ({preprocessing['resize']}, antialiased), then the centre is cropped.",
-        f"- Normalisation (mean {_numbers(preprocessing['mean'])}, standard deviation "
+        f"- Input: {channels} images, {size}x{size}, uint8, height x width x channel. "
+        f"Resize the shorter side to {size} ({preprocessing['resize']}, antialiased), then crop the centre.",
+        f"- Normalization (mean {_numbers(preprocessing['mean'])}, standard deviation "
         f"{_numbers(preprocessing['std'])} on the 0..1 scale) is "
-        + ("inside the files." if student.get("input") == "uint8_nhwc" else "done by `predict.py`."),
-        "- Output: logits, one a class, in the order of `labels.txt`.",
+        + ("part of the files." if student.get("input") == "uint8_nhwc" else "done by `predict.py`."),
+        "- Output: one logit per class, in the order of `labels.txt`.",
         "",
         "## Limits",
         "",
-        "- The figures hold for images like those of the test set; nothing else was tested.",
-        "- Latency is single-stream service time on the machine named above; measure again on the device.",
-        "- Probabilities are the softmax of the logits, not recalibrated.",
+        "- The figures are valid for images like those of the test set; no other images were tested.",
+        "- Latency is the time of one call at a time on the machine above; measure again on the device.",
+        "- Probabilities are the softmax of the logits; they are not calibrated.",
         "",
     ]
     return "\n".join(lines)
 
 
 def _borrowed(student: dict[str, Any]) -> str:
-    """What a student has of its teacher, for a sentence that counts its parameters."""
+    """Return the parts that the student takes from its teacher, for a sentence that counts parameters."""
     return "with a projector and its teacher's classifier " if "borrowed" in student else ""
 
 
 def distillation_sentence(gain: dict[str, Any]) -> str:
-    """One line: what distillation gave over the same student trained alone."""
+    """Return the gain of distillation over the same student trained alone, in one sentence."""
     low, high = gain["gain_ci"]
     verdicts = {
-        "better": "distillation paid",
+        "better": "distillation helped",
         "worse": "distillation did harm",
-        "cannot tell": "this test set cannot tell whether distillation paid",
+        "cannot tell": "this test set is too small to decide whether distillation helped",
     }
     return (
         f"Distilled minus trained alone: {gain['gain_points']:+.2f} points top-1 "
@@ -87,7 +97,7 @@ def distillation_sentence(gain: dict[str, Any]) -> str:
 
 
 def bytes_for_people(size: float | None) -> str:
-    """`1.5 MB` (decimal units); an en dash where there is nothing to say."""
+    """Return a size in decimal units, such as `1.5 MB`; an en dash if it is not known."""
     if size is None:
         return "–"
     for unit in ("B", "kB", "MB"):

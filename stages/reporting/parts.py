@@ -1,4 +1,4 @@
-"""The parts of the report page, each made from an artefact's JSON alone."""
+"""The parts of the report page, each made only from the JSON of an artefact."""
 
 from __future__ import annotations
 
@@ -8,33 +8,33 @@ from stages.reporting import charts
 from stages.reporting.model_card import bytes_for_people
 
 MOST_CLASSES = 30
-"""With more classes the confusion table and the bars show the worst ones only."""
+"""With more classes the confusion table and the bars show only the worst."""
 
 NONE = "–"
 
 
 def setting(scorecard: dict[str, Any]) -> str:
-    """The batch size and thread count at which headline latencies hold."""
+    """Return the batch size and number of threads of the main latencies."""
     batch, threads = scorecard["settings"]["batch_sizes"][0], scorecard["settings"]["threads"][0]
     return f"batch {batch}, {threads} thread{'s' if threads != 1 else ''}"
 
 
 def tiles(
-    scorecard: dict[str, Any], student: dict[str, Any], teacher: dict[str, Any]
+    scorecard: dict[str, Any], pick: dict[str, Any], student: dict[str, Any], teacher: dict[str, Any]
 ) -> list[dict[str, str]]:
-    """The four figures one wants first: of the recommended target, or of the first measured one."""
+    """Return the key figures of the recommended target, or of the first measured target."""
     rows = [row for row in scorecard["rows"] if row["model"] == "student" and row["top1"] is not None]
-    named = scorecard["recommendation"]["target"]
-    row = next((one for one in rows if one["target"] == named), rows[0] if rows else None)
-    of_teacher = next((one for one in scorecard["rows"] if one["model"] == "teacher"), None)
+    recommended = pick["target"]
+    row = next((each for each in rows if each["target"] == recommended), rows[0] if rows else None)
+    baseline = next((each for each in scorecard["rows"] if each["model"] == "teacher"), None)
     if row is None:
         return []
     shrink = teacher["parameters"] / student["parameters"]
-    found = [
+    figures = [
         {
             "label": f"top-1, {row['target']}",
             "value": f"{row['top1']:.2f} %",
-            "detail": f"teacher {of_teacher['top1']:.2f} %" if of_teacher and of_teacher["top1"] else "",
+            "detail": f"teacher {baseline['top1']:.2f} %" if baseline and baseline["top1"] else "",
         },
         {
             "label": "size",
@@ -44,26 +44,26 @@ def tiles(
     ]
     if row["latency"]:
         speed = f"{row['speedup']:.1f}x faster than the teacher" if row["speedup"] else ""
-        found.insert(
+        figures.insert(
             1, {"label": "p50 latency", "value": f"{row['latency'][0]['p50_ms']:.3f} ms", "detail": speed}
         )
     if scorecard["distillation"]:
         gain = scorecard["distillation"]
         low, high = gain["gain_ci"]
-        found.append(
+        figures.append(
             {
                 "label": "gain by distillation",
                 "value": f"{gain['gain_points']:+.2f} points",
                 "detail": f"{low:+.2f} to {high:+.2f}",
             }
         )
-    return found
+    return figures
 
 
-def scorecard_rows(scorecard: dict[str, Any]) -> list[dict[str, Any]]:
-    """Every measured row, a cell a column of the page's table; further batches and threads below."""
-    best = scorecard["recommendation"]["target"]
-    found = []
+def scorecard_rows(scorecard: dict[str, Any], pick: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return a row for each measured target, then one for each further batch size and thread count."""
+    best = pick["target"]
+    rows = []
     for row in scorecard["rows"]:
         if row["top1"] is None:
             continue
@@ -71,7 +71,7 @@ def scorecard_rows(scorecard: dict[str, Any]) -> list[dict[str, Any]]:
             first = index == 0
             low, high = row["top1_ci"]
             span = entry.get("p50_ci_ms")
-            found.append(
+            rows.append(
                 {
                     "model": row["model"] if first else "",
                     "target": row["target"]
@@ -95,26 +95,31 @@ def scorecard_rows(scorecard: dict[str, Any]) -> list[dict[str, Any]]:
                     ],
                 }
             )
-    return found
+    return rows
 
 
 def _against_float(row: dict[str, Any]) -> tuple[str, str]:
-    """Points of top-1 over the same network in PyTorch, image by image, and their interval."""
-    told = row["against_float"]
-    return f"{told['points']:+.2f}", f"{told['ci'][0]:+.2f} to {told['ci'][1]:+.2f}"
+    """Return the points of top-1 over the same network in PyTorch, image by image, and their interval."""
+    points, (low, high) = row["against_float"]["points"], row["against_float"]["ci"]
+    return f"{points:+.2f}", f"{low:+.2f} to {high:+.2f}"
 
 
 def gate_rows(gates: dict[str, Any]) -> list[dict[str, Any]]:
-    """A row for each judged gate and target; `css` is the class of its verdict."""
+    """Return a row for each judged gate and target; `css` is the class of its status."""
     css = {"passed": "good", "missed": "bad", "undecided": "warn"}
     return [
-        {"status": one["status"], "css": css[one["status"]], "target": one["target"], "said": one["said"]}
-        for one in gates["judgements"]
+        {
+            "status": judgement["status"],
+            "css": css[judgement["status"]],
+            "target": judgement["target"],
+            "message": judgement["said"],
+        }
+        for judgement in gates["judgements"]
     ]
 
 
 def tradeoff_chart(scorecard: dict[str, Any]) -> str:
-    """Accuracy against latency: the teacher's baseline and every measured target."""
+    """Draw accuracy against latency: the teacher's baseline and every measured target."""
     marks = []
     for row in scorecard["rows"]:
         if row["top1"] is None or not row["latency"]:
@@ -133,9 +138,9 @@ def tradeoff_chart(scorecard: dict[str, Any]) -> str:
 
 
 def curves(histories: dict[str, list[dict[str, float]]]) -> list[dict[str, str]]:
-    """Validation accuracy of all networks, then training and validation loss of each."""
+    """Draw the validation accuracy of all networks, then training and validation loss of each."""
     kinds = {"teacher": "teacher", "student": "student", "student alone": "baseline"}
-    found = []
+    drawings = []
     accuracy = [
         charts.Series(name, [(row["epoch"], row.get("val_top1")) for row in rows], kinds[name])
         for name, rows in histories.items()
@@ -145,7 +150,7 @@ def curves(histories: dict[str, list[dict[str, float]]]) -> list[dict[str, str]]
         drawn = charts.lines(
             accuracy, x_label="epoch", y_label="top-1, %", title="Top-1 on the validation split"
         )
-        found.append({"title": "Top-1 on the validation split", "svg": drawn})
+        drawings.append({"title": "Top-1 on the validation split", "svg": drawn})
     for name, rows in histories.items():
         if not rows:
             continue
@@ -157,31 +162,32 @@ def curves(histories: dict[str, list[dict[str, float]]]) -> list[dict[str, str]]
         ]
         title = f"Loss, {name}"
         drawn = charts.lines(losses, x_label="epoch", y_label="loss", title=title)
-        found.append({"title": title, "svg": drawn})
-    return [chart for chart in found if chart["svg"]]
+        drawings.append({"title": title, "svg": drawn})
+    return [drawing for drawing in drawings if drawing["svg"]]
 
 
-def per_class_chart(judged: dict[str, Any]) -> str:
-    """Bars of teacher and student a class; with many classes, the student's worst."""
-    chosen = _shown_classes(judged)
-    names = [judged["student"]["per_class"][index]["class"] for index in chosen]
+def per_class_chart(evaluation: dict[str, Any]) -> str:
+    """Draw bars of teacher and student for each class; with many classes, for the student's worst."""
+    chosen = _shown_classes(evaluation)
+    names = [evaluation["student"]["per_class"][index]["class"] for index in chosen]
     groups = [
-        (label, kind, [judged[role]["per_class"][index]["top1"] or 0.0 for index in chosen])
+        (label, kind, [evaluation[role]["per_class"][index]["top1"] or 0.0 for index in chosen])
         for role, label, kind in (("teacher", "teacher", "teacher"), ("student", "student", "student"))
     ]
-    return charts.bars(names, groups, title="Top-1 a class")
+    return charts.bars(names, groups, title="Top-1 per class")
 
 
-def per_class_note(judged: dict[str, Any]) -> str:
-    total = len(judged["student"]["per_class"])
+def per_class_note(evaluation: dict[str, Any]) -> str:
+    """Return which classes the chart shows if it does not show all."""
+    total = len(evaluation["student"]["per_class"])
     return f"; the student's {MOST_CLASSES} worst of {total} classes" if total > MOST_CLASSES else ""
 
 
-def confusion_table(judged: dict[str, Any]) -> dict[str, Any] | None:
-    """Counts of the student's predictions, shaded by their share of the true class."""
-    chosen = _shown_classes(judged)
-    matrix = judged["student"]["confusion"]
-    names = [judged["classes"][index] for index in chosen]
+def confusion_table(evaluation: dict[str, Any]) -> dict[str, Any] | None:
+    """Return the counts of the student's predictions, shaded by their share of the true class."""
+    chosen = _shown_classes(evaluation)
+    matrix = evaluation["student"]["confusion"]
+    names = [evaluation["classes"][index] for index in chosen]
     rows = []
     for true in chosen:
         total = max(1, sum(matrix[true]))
@@ -193,13 +199,13 @@ def confusion_table(judged: dict[str, Any]) -> dict[str, Any] | None:
             }
             for predicted in chosen
         ]
-        rows.append({"name": judged["classes"][true], "cells": cells})
+        rows.append({"name": evaluation["classes"][true], "cells": cells})
     return {"names": names, "rows": rows} if rows else None
 
 
-def most_confused(judged: dict[str, Any], count: int = 5) -> list[str]:
-    """The pairs of classes that the student mixes up most often, in words."""
-    matrix, classes = judged["student"]["confusion"], judged["classes"]
+def most_confused(evaluation: dict[str, Any], count: int = 5) -> list[str]:
+    """Return the pairs of classes that the student confuses most often, in words."""
+    matrix, classes = evaluation["student"]["confusion"], evaluation["classes"]
     pairs = [
         (matrix[true][predicted], classes[true], classes[predicted])
         for true in range(len(classes))
@@ -207,52 +213,53 @@ def most_confused(judged: dict[str, Any], count: int = 5) -> list[str]:
         if true != predicted and matrix[true][predicted]
     ]
     pairs.sort(key=lambda pair: (-pair[0], pair[1], pair[2]))
-    return [f"{true} taken for {predicted} ({times} times)" for times, true, predicted in pairs[:count]]
+    return [f"{true} predicted as {predicted} ({times} times)" for times, true, predicted in pairs[:count]]
 
 
-def evaluated_rows(judged: dict[str, Any]) -> list[dict[str, Any]]:
+def evaluated_rows(evaluation: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return a row for each network that was evaluated in PyTorch."""
     names = {"teacher": "teacher", "student": "student", "baseline": "student alone"}
-    found = []
+    rows = []
     for role, name in names.items():
-        one = judged[role]
-        if not one:
+        metrics = evaluation[role]
+        if not metrics:
             continue
-        low, high = one["top1_ci"]
-        agreement = one["agreement_with_teacher"]
+        low, high = metrics["top1_ci"]
+        agreement = metrics["agreement_with_teacher"]
         cells = [
-            f"{one['top1']:.2f}",
+            f"{metrics['top1']:.2f}",
             f"{low:.2f} to {high:.2f}",
-            f"{one['top5']:.2f}" if one["top5"] is not None else NONE,
-            f"{one['ece']:.4f}",
+            f"{metrics['top5']:.2f}" if metrics["top5"] is not None else NONE,
+            f"{metrics['ece']:.4f}",
             f"{agreement:.2f}" if agreement is not None else NONE,
-            f"{one['parameters']:,}",
-            f"{one['macs'] / 1e6:,.1f} M",
+            f"{metrics['parameters']:,}",
+            f"{metrics['macs'] / 1e6:,.1f} M",
         ]
-        found.append({"name": name, "cells": cells})
-    return found
+        rows.append({"name": name, "cells": cells})
+    return rows
 
 
 def facts(scorecard: dict[str, Any]) -> list[tuple[str, str]]:
-    """The machine, the clock and the versions behind the figures."""
+    """Return the machine, the clock and the versions that the figures come from."""
     machine = scorecard["machine"]
-    found = [(name.replace("_", " "), _plain(value)) for name, value in machine.items() if value]
+    pairs = [(name.replace("_", " "), _plain(value)) for name, value in machine.items() if value]
     measured = [row for row in scorecard["rows"] if row["top1"] is not None]
     if measured:
         step = max(row["clock_step_ns"] for row in measured)
-        found.append(("clock", f"{measured[0]['clock']}, smallest step {step} ns"))
+        pairs.append(("clock", f"{measured[0]['clock']}, smallest step {step} ns"))
     versions: dict[str, str] = {}
     for row in scorecard["rows"]:
         versions.update(row["versions"])
-    found += [(name, version) for name, version in sorted(versions.items())]
+    pairs += [(name, version) for name, version in sorted(versions.items())]
     for row in measured:
         provider = {key: value for key, value in row["facts"].items() if isinstance(value, str | int | float)}
-        said = ", ".join(f"{key} {value}" for key, value in sorted(provider.items()))
-        found.append((f"{row['model']}, {row['target']}", f"{said}; sha256 {row['sha256'][:16]}…"))
-    return found
+        listed = ", ".join(f"{key} {value}" for key, value in sorted(provider.items()))
+        pairs.append((f"{row['model']}, {row['target']}", f"{listed}; sha256 {row['sha256'][:16]}…"))
+    return pairs
 
 
-def _shown_classes(judged: dict[str, Any]) -> list[int]:
-    per_class = judged["student"]["per_class"]
+def _shown_classes(evaluation: dict[str, Any]) -> list[int]:
+    per_class = evaluation["student"]["per_class"]
     if len(per_class) <= MOST_CLASSES:
         return list(range(len(per_class)))
     worst = sorted(range(len(per_class)), key=lambda index: per_class[index]["top1"] or 0.0)
@@ -260,7 +267,7 @@ def _shown_classes(judged: dict[str, Any]) -> list[int]:
 
 
 def _plain(value: Any) -> str:
-    return ", ".join(str(one) for one in value) if isinstance(value, list) else str(value)
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def _ms(value: float | None) -> str:

@@ -1,5 +1,7 @@
-"""Does a lower precision pay? Each target of the student against fp32 of the same runtime: how much faster,
-what it costs in accuracy, and where it does not pay, why."""
+"""Does a lower precision pay? Compare each target of the student with fp32 of the same runtime.
+
+The answer has the speed, the cost in accuracy, and the known reasons where the precision does not pay.
+"""
 
 from __future__ import annotations
 
@@ -11,156 +13,171 @@ import numpy as np
 
 from stages.statistics.intervals import paired_difference
 
-MOST_NAMES = 5
+LISTED_LAYERS = 5
 
 Row = Mapping[str, Any]
 
 
 def rows(scorecard: Mapping[str, Any], build: Mapping[str, Any], measured: Path) -> list[dict[str, Any]]:
-    """An entry a measured target of the student that is not fp32, JSON-ready: `target`, `against`, `speed`
-    (ratio of the p50, its interval, `faster`, `slower` or `cannot tell`), `accuracy` (points against the
-    fp32 target, image by image), `pays` (a verdict in words) and `why` (sentences, if it does not).
+    """Compare each measured target of the student with fp32 of its runtime.
 
-    build: build.json; measured: the folder of measure's artefact, with every target's predictions.
+    Args:
+        scorecard: The content of measure's `scorecard.json`.
+        build: The content of `build.json`.
+        measured: The folder of measure's artefact, with every target's predictions.
+
+    Returns:
+        JSON-ready entries with `target`, `against`, `speed` (ratio of the p50, its interval, and `faster`,
+        `slower` or `cannot tell`), `accuracy` (points against the fp32 target, image by image), `size_ratio`,
+        `pays` (a verdict in words) and `why` (sentences, if it does not pay).
     """
     student = [row for row in scorecard["rows"] if row["model"] == "student" and row["top1"] is not None]
-    built = {one["target"]: one["facts"] for one in build["targets"] if one["model"] == "student"}
-    found = []
+    facts = {target["target"]: target["facts"] for target in build["targets"] if target["model"] == "student"}
+    entries = []
     for row in student:
-        plain = next(
-            (one for one in student if one["runtime"] == row["runtime"] and one["precision"] == "fp32"), None
+        fp32 = next(
+            (
+                other
+                for other in student
+                if other["runtime"] == row["runtime"] and other["precision"] == "fp32"
+            ),
+            None,
         )
-        if row["precision"] == "fp32" or plain is None:
+        if row["precision"] == "fp32" or fp32 is None:
             continue
-        speed = _speed(plain, row, scorecard["comparisons"])
-        accuracy = _accuracy(plain, row, measured)
+        speed = _speed(fp32, row, scorecard["comparisons"])
+        accuracy = _accuracy(fp32, row, measured)
         pays = _verdict(speed["verdict"], accuracy["verdict"])
-        found.append(
+        entries.append(
             {
                 "target": row["target"],
-                "against": plain["target"],
+                "against": fp32["target"],
                 "speed": speed,
                 "accuracy": accuracy,
-                "size_ratio": round(row["size_bytes"] / plain["size_bytes"], 3),
+                "size_ratio": round(row["size_bytes"] / fp32["size_bytes"], 3),
                 "pays": pays,
-                "why": [] if pays == "pays" else reasons(row, built.get(row["target"], {})),
+                "why": [] if pays == "pays" else reasons(row, facts.get(row["target"], {})),
             }
         )
-    return found
+    return entries
 
 
-def table(found: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """The entries as cells of the page's table."""
+def table(entries: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return the entries as rows of the page's table."""
     return [
         {
-            "target": one["target"],
-            "against": one["against"],
+            "target": entry["target"],
+            "against": entry["against"],
             "cells": [
-                f"{one['speed']['ratio']:.3f}" if one["speed"]["ratio"] else "–",
-                _span(one["speed"]["ci"], 3),
-                f"{one['accuracy']['points']:+.2f}",
-                _span(one["accuracy"]["ci"], 2, sign=True),
-                f"{one['size_ratio']:.2f}",
+                f"{entry['speed']['ratio']:.3f}" if entry["speed"]["ratio"] else "–",
+                _span(entry["speed"]["ci"], 3),
+                f"{entry['accuracy']['points']:+.2f}",
+                _span(entry["accuracy"]["ci"], 2, sign=True),
+                f"{entry['size_ratio']:.2f}",
             ],
-            "verdict": one["pays"],
-            "pays": one["pays"] == "pays",
-            "why": one["why"],
+            "verdict": entry["pays"],
+            "pays": entry["pays"] == "pays",
+            "why": entry["why"],
         }
-        for one in found
+        for entry in entries
     ]
 
 
 def reasons(row: Row, facts: Mapping[str, Any]) -> list[str]:
-    """What is known of why a precision brought little, from what the builder and the runtime told.
+    """Return the known reasons why a precision gained little, as reported by the builder and the runtime.
 
-    row: of the scorecard; facts: the target's in build.json.
+    Args:
+        row: The target's row of the scorecard.
+        facts: The target's facts in `build.json`.
     """
-    told = {**facts, **row["facts"]}
-    found = [*_force(row, told), *_integers(told), *_layers(row, told), *_half(row, told)]
-    return found or [f"{row['runtime']} does not tell which layers run in {row['precision']}"]
+    facts = {**facts, **row["facts"]}
+    known = [*_precision_in_force(row, facts), *_integers(facts), *_layers(row, facts), *_half(row, facts)]
+    return known or [f"{row['runtime']} does not report which layers run in {row['precision']}"]
 
 
-def _force(row: Row, told: Mapping[str, Any]) -> list[str]:
-    effective = str(row["effective_precision"] or told.get("effective_precision") or row["precision"])
+def _precision_in_force(row: Row, facts: Mapping[str, Any]) -> list[str]:
+    effective = str(row["effective_precision"] or facts.get("effective_precision") or row["precision"])
     if row["precision"] in effective.split("+"):
         return []
     return [f"nothing runs in {row['precision']}: the precision in force is {effective}"]
 
 
-def _integers(told: Mapping[str, Any]) -> list[str]:
-    """Of ONNX Runtime and OpenVINO."""
-    found = []
-    if "integer_operators" in told:
-        found.append(f"{told['integer_operators']} of {told['operators']} operators run in integers")
-    if told.get("float_layers"):
-        found.append(f"{told['float_layers']} layers with weights stayed in floats")
-    if told.get("conversions"):
-        found.append(f"{told['conversions']} operators only convert between integers and floats")
-    if "integer_layers" in told:
-        found.append(f"{told['integer_layers']} layers with weights run in integers")
-    return found
+def _integers(facts: Mapping[str, Any]) -> list[str]:
+    """Return what ONNX Runtime and OpenVINO report of an INT8 file."""
+    sentences = []
+    if "integer_operators" in facts:
+        sentences.append(f"{facts['integer_operators']} of {facts['operators']} operators run in integers")
+    if facts.get("float_layers"):
+        sentences.append(f"{facts['float_layers']} layers with weights stayed in floats")
+    if facts.get("conversions"):
+        sentences.append(f"{facts['conversions']} operators only convert between integers and floats")
+    if "integer_layers" in facts:
+        sentences.append(f"{facts['integer_layers']} layers with weights run in integers")
+    return sentences
 
 
-def _layers(row: Row, told: Mapping[str, Any]) -> list[str]:
-    """Of TensorRT's engine inspector."""
-    if "engine_layers" not in told:
+def _layers(row: Row, facts: Mapping[str, Any]) -> list[str]:
+    """Return what TensorRT's engine inspector reports."""
+    if "engine_layers" not in facts:
         return []
-    layers = told["engine_layers"]
+    layers = facts["engine_layers"]
     if not layers:
-        return [f"which layers run in {row['precision']} is not known: {told['engine_layers_why_not']}"]
+        return [f"which layers run in {row['precision']} is not known: {facts['engine_layers_why_not']}"]
     counts = layers.get("weighted") or {}
-    found = [f"layers with weights by type: {_counts(counts)}"] if counts else []
+    sentences = [f"layers with weights by type: {_counts(counts)}"] if counts else []
     if row["precision"] == "int8" and layers["weighted_in_floats"]:
         names = layers["weighted_in_floats_named"]
-        more = layers["weighted_in_floats"] - min(len(names), MOST_NAMES)
-        listed = ", ".join(names[:MOST_NAMES]) + (f" and {more} more" if more else "")
-        found.append(f"{layers['weighted_in_floats']} stayed in floats: {listed}")
+        more = layers["weighted_in_floats"] - min(len(names), LISTED_LAYERS)
+        listed = ", ".join(names[:LISTED_LAYERS]) + (f" and {more} more" if more else "")
+        sentences.append(f"{layers['weighted_in_floats']} stayed in floats: {listed}")
     reformats = (layers.get("by_kind") or {}).get("Reformat", 0)
     if reformats:
-        found.append(f"{reformats} layers only change format or type")
-    return found
+        sentences.append(f"{reformats} layers only change format or type")
+    return sentences
 
 
-def _half(row: Row, told: Mapping[str, Any]) -> list[str]:
-    """Of the conversion of a graph to fp16 or bf16."""
+def _half(row: Row, facts: Mapping[str, Any]) -> list[str]:
+    """Return what the conversion of a graph to fp16 or bf16 reports."""
     name = row["precision"]
-    report = told.get(name)
+    report = facts.get(name)
     if not isinstance(report, Mapping) or f"{name}_nodes" not in report:
         return []
-    found = [f"{report[f'{name}_nodes']} of {report['nodes']} nodes are {name}, the others stayed in fp32"]
+    sentences = [
+        f"{report[f'{name}_nodes']} of {report['nodes']} nodes are {name}, the others stayed in fp32"
+    ]
     ranged = len(report.get("fp32_for_range") or ())
-    return [*found, *([f"{ranged} of them for their range"] if ranged else [])]
+    return [*sentences, *([f"{ranged} of them for their range"] if ranged else [])]
 
 
-def _speed(plain: Row, row: Row, comparisons: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """As timed in turns; else the two p50, which cannot tell."""
-    sides = {"model": "student", "target": plain["target"]}, {"model": "student", "target": row["target"]}
-    for one in comparisons:
-        if (one["first"], one["second"]) == sides:
+def _speed(fp32: Row, row: Row, comparisons: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return the comparison in turns; without it the ratio of the two p50, which decides nothing."""
+    sides = {"model": "student", "target": fp32["target"]}, {"model": "student", "target": row["target"]}
+    for comparison in comparisons:
+        if (comparison["first"], comparison["second"]) == sides:
             return {
-                "ratio": one["ratio"],
-                "ci": one["ratio_ci"],
-                "verdict": one["verdict"],
+                "ratio": comparison["ratio"],
+                "ci": comparison["ratio_ci"],
+                "verdict": comparison["verdict"],
                 "in_turns": True,
-                "flags": one["flags"],
+                "flags": comparison["flags"],
             }
-    own, its = (entry["latency"][0]["p50_ms"] if entry["latency"] else None for entry in (row, plain))
-    ratio = round(own / its, 4) if own and its else None
+    own, other = (each["latency"][0]["p50_ms"] if each["latency"] else None for each in (row, fp32))
+    ratio = round(own / other, 4) if own and other else None
     return {"ratio": ratio, "ci": None, "verdict": "cannot tell", "in_turns": False, "flags": []}
 
 
-def _accuracy(plain: Row, row: Row, measured: Path) -> dict[str, Any]:
+def _accuracy(fp32: Row, row: Row, measured: Path) -> dict[str, Any]:
     folder = measured / "predictions"
     labels = np.load(folder / "labels.npy")
-    right, before = (np.load(folder / f"student-{one['target']}.npy") == labels for one in (row, plain))
-    return paired_difference(right, before)
+    after, before = (np.load(folder / f"student-{each['target']}.npy") == labels for each in (row, fp32))
+    return paired_difference(after, before)
 
 
 def _verdict(speed: str, accuracy: str) -> str:
     costs = " and less accurate" if accuracy == "worse" else ""
     if speed == "faster":
         return f"faster{costs}" if costs else "pays"
-    return f"does not pay: {'slower' if speed == 'slower' else 'no faster, as far as can be told'}{costs}"
+    return f"does not pay: {'slower' if speed == 'slower' else 'not measurably faster'}{costs}"
 
 
 def _span(ends: Sequence[float] | None, digits: int, *, sign: bool = False) -> str:

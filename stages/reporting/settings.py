@@ -1,4 +1,4 @@
-"""What a profile may say of the bundle and of the report. Light: imports pydantic alone."""
+"""Settings of the bundle and the report. Light: imports only pydantic."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from stages.fields import Settings, setting
 
 
 class PackageSettings(Settings):
-    """What goes into the bundle."""
+    """The content of the bundle."""
 
     targets: list[str] | None = setting(None, "target names to pack; null: every built one")
     level: int = setting(10, "zstd compression level of the archive", ge=1, le=22)

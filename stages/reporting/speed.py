@@ -1,4 +1,4 @@
-"""What the page tells of latency beside the scorecard: comparisons, load, energy, doubts."""
+"""The page's tables of latency beside the scorecard: comparisons, load, energy, doubts."""
 
 from __future__ import annotations
 
@@ -8,29 +8,29 @@ NONE = "–"
 
 
 def comparison_rows(scorecard: dict[str, Any]) -> list[dict[str, Any]]:
-    """Every pair of targets timed in turns, a cell a column."""
+    """Return a row for each pair of targets that were timed in turns."""
     return [
         {
-            "first": _named(one["first"]),
-            "second": _named(one["second"]),
-            "verdict": one["verdict"],
-            "doubts": _doubts(one),
+            "first": _name(pair["first"]),
+            "second": _name(pair["second"]),
+            "verdict": pair["verdict"],
+            "doubts": _doubts(pair),
             "cells": [
-                f"{one['p50_ms'][0]:.3f}",
-                f"{one['p50_ms'][1]:.3f}",
-                f"{one['ratio']:.3f}",
-                f"{one['ratio_ci'][0]:.3f} to {one['ratio_ci'][1]:.3f}",
+                f"{pair['p50_ms'][0]:.3f}",
+                f"{pair['p50_ms'][1]:.3f}",
+                f"{pair['ratio']:.3f}",
+                f"{pair['ratio_ci'][0]:.3f} to {pair['ratio_ci'][1]:.3f}",
             ],
         }
-        for one in scorecard["comparisons"]
+        for pair in scorecard["comparisons"]
     ]
 
 
 def load_rows(scorecard: dict[str, Any]) -> list[dict[str, Any]]:
-    """Every rate of arrivals of every target."""
+    """Return a row for each target and rate of arrivals."""
     return [
         {
-            "target": _named(row),
+            "target": _name(row),
             "flags": entry["flags"],
             "doubts": _doubts(entry),
             "cells": [
@@ -47,10 +47,10 @@ def load_rows(scorecard: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def condition_rows(scorecard: dict[str, Any]) -> list[dict[str, Any]]:
-    """How each latency came about: warm-up, CPU time, first inference, GPU phases, energy, signs of doubt."""
+    """Return a row for each latency: warm-up, CPU time, first inference, GPU time, energy, doubts."""
     return [
         {
-            "target": f"{_named(row)}, batch {entry['batch']}, {entry['threads']} thread"
+            "target": f"{_name(row)}, batch {entry['batch']}, {entry['threads']} thread"
             + "s" * (entry["threads"] != 1),
             "doubts": _doubts(entry),
             "cells": [
@@ -69,18 +69,18 @@ def condition_rows(scorecard: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def why_no_energy(scorecard: dict[str, Any]) -> list[str]:
-    """Each reason once."""
+    """Return each reason why energy was not measured, once."""
     reasons = [entry["energy"]["why_not"] for row in scorecard["rows"] for entry in row["latency"]]
     return list(dict.fromkeys(reason for reason in reasons if reason))
 
 
 def _doubts(entry: dict[str, Any]) -> list[str]:
-    """What a latency, a comparison or an entry under load has against it, in words."""
+    """Return what makes a latency, a comparison or an entry under load doubtful."""
     return [*entry["health"]["contended_by"], *entry["health"]["throttled_by"]]
 
 
-def _named(one: dict[str, Any]) -> str:
-    return str(one["target"]) if one["model"] == "student" else f"{one['model']}, {one['target']}"
+def _name(side: dict[str, Any]) -> str:
+    return str(side["target"]) if side["model"] == "student" else f"{side['model']}, {side['target']}"
 
 
 def _ms(value: float | None) -> str:
@@ -88,6 +88,6 @@ def _ms(value: float | None) -> str:
 
 
 def _joules(energy: dict[str, Any]) -> str:
-    """Millijoules an image with the idle power subtracted."""
+    """Return the millijoules per image, with the idle power subtracted."""
     value = energy["joules_per_image_over_idle"]
     return f"{1e3 * value:.3g}" if value is not None else "not measured"

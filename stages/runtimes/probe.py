@@ -18,13 +18,11 @@ import sys
 from contextlib import suppress
 from typing import Any
 
-from pipeline.child_process import environment, python_command
+from pipeline.child_process import environment, last_line, python_command
 from pipeline.heartbeat import Silence, run_while_alive
 
 TIMEOUT_S = 120.0
 """Enough to import a package and try it on a network of one operator, whatever the user's model."""
-
-TIMEOUT_S = 120.0
 
 
 @functools.cache
@@ -40,7 +38,7 @@ def ask(package: str) -> dict[str, Any]:
         with suppress(ValueError):
             told: dict[str, Any] = json.loads(line)
             return told
-    end = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]
+    end = last_line(done.stderr) or "it wrote nothing to standard error"
     return {"error": f"the {package} package ended its process with status {done.returncode}: {end}"}
 
 

@@ -86,7 +86,7 @@ def check_target(name: str) -> Runtime:
 
 def _load(point: EntryPoint) -> Runtime:
     where = plugins.place(point)
-    hint = "repair or uninstall that package; docs/runtimes.md tells the interface"
+    hint = "repair or uninstall that package; docs/reference/runtimes.md tells the interface"
     try:
         runtime = plugins.load(point)
     except ImportError as error:

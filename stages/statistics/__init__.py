@@ -1,1 +1,5 @@
-"""Percentiles, intervals and comparisons: numbers only, for everything that judges figures."""
+"""Percentiles, intervals and comparisons of accuracies and latencies: numbers only.
+
+Reading order: `intervals` (one accuracy, two on the same images), `crossed` (gains over seeds and images),
+`percentiles` and `steadiness` (latencies), `paired` (the intervals that gates use).
+"""

@@ -1,23 +1,23 @@
-"""How sure a gain is that was seen with a few seeds on many images. Light: numpy and scipy.special.
+"""Intervals and tests of a gain in accuracy over a few seeds and many images. Light: numpy and scipy.special.
 
-A method and what it is compared with are trained from the same S seeds and judged on the same N images.
-d[s, i] is 1 where the method alone was right, -1 where the other alone was, 0 where they agree. Another seed
-and another image would both have given another mean: seeds and images are two samples, and they are
-crossed, for every network sees every image. With d[s, i] = gain + a[s] + b[i] + e[s, i],
+Two methods are trained from the same S seeds and judged on the same N images. d[s, i] is 1 if only the first
+was right, -1 if only the second was right, 0 otherwise. Seeds and images are two samples: with other seeds or
+other images the mean would differ. They are crossed, because every network classifies every image. With
+
+    d[s, i] = gain + a[s] + b[i] + e[s, i],
 
     variance of the mean = var(a) / S + var(b) / N + var(e) / (S N).
 
 `crossed_gain` estimates it as (variance of the seeds' means) / S + (variance of the images' means) / N, each
-with its sample variance: in expectation that is the above with var(e) / (S N) counted twice, so too much
-rather than too little. The pigeonhole bootstrap, which resamples both (Owen, The pigeonhole bootstrap,
-Annals of Applied Statistics, 2007), errs to the same side. The two terms have S - 1 and N - 1 degrees of
-freedom, and few seeds make the first very unsure: the interval's half width is
+with its sample variance. In expectation this counts var(e) / (S N) twice, so it is too large rather than too
+small. The pigeonhole bootstrap, which resamples both (Owen, The pigeonhole bootstrap, Annals of Applied
+Statistics, 2007), errs to the same side. The two terms have S - 1 and N - 1 degrees of freedom; with few
+seeds the first is very uncertain. The interval's half width is
 
     sqrt(t(S - 1)^2 * variance by seeds + t(N - 1)^2 * variance by images),
 
-t the quantiles of Student's distribution, which holds at least the stated confidence whatever the two
-variances are (Banerjee, Sankhya 1960), where one quantile for an estimated number of degrees of
-freedom (Satterthwaite) does not.
+where t are quantiles of Student's distribution. It has at least the stated confidence for any two variances
+(Banerjee, Sankhya 1960); one quantile for an estimated number of degrees of freedom (Satterthwaite) has not.
 """
 
 from __future__ import annotations
@@ -36,11 +36,15 @@ Interval = tuple[float, float]
 
 @dataclass(frozen=True)
 class Gain:
-    """A gain as a share of the images, with everything that is known of its error.
+    """A gain in accuracy with its intervals and p-values.
 
-    interval, p_value: over seeds and images; with one seed over the images alone.
-    seeds_interval, seeds_p: Student's paired t over the seeds' gains; None with one seed.
-    images_interval: bootstrap over the images of the difference averaged over the seeds.
+    Attributes:
+        mean: The gain as a share of the images, -1..1.
+        interval: Of the gain, over seeds and images; with one seed over the images only.
+        p_value: Two-sided, over the same.
+        seeds_interval: By Student's paired t over the seeds' gains; None with one seed.
+        seeds_p: p-value of that test; None with one seed.
+        images_interval: By bootstrap over the images, of the difference averaged over the seeds.
     """
 
     mean: float
@@ -52,10 +56,17 @@ class Gain:
 
 
 def gain(method: np.ndarray, other: np.ndarray, *, confidence: float = 0.95) -> Gain:
-    """What `method` gains on `other`: bool (S, N) each, right or wrong by seed and image.
+    """Return the gain of one method over another.
 
-    With one seed: bootstrap interval and the exact McNemar test over the images. Raises ValueError
-    unless both have the same shape, with at least one seed and two images.
+    With one seed the interval is a bootstrap and the test an exact McNemar test, both over the images.
+
+    Args:
+        method: bool (S, N), whether each seed's network classified each image correctly.
+        other: The same of the other method.
+        confidence: Of the intervals.
+
+    Raises:
+        ValueError: The shapes differ, or there is no seed or fewer than two images.
     """
     if method.shape != other.shape or method.ndim != 2 or not len(method) or method.shape[1] < 2:
         raise ValueError(
@@ -74,9 +85,13 @@ def gain(method: np.ndarray, other: np.ndarray, *, confidence: float = 0.95) -> 
 
 
 def crossed_gain(differences: np.ndarray, *, confidence: float = 0.95) -> tuple[Interval, float]:
-    """Interval and two-sided p-value of the mean of (S, N) differences, S and N at least 2.
+    """Return interval and two-sided p-value of the mean of crossed differences (module docstring).
 
-    The p-value is 1 minus the largest confidence at which the interval does not hold 0.
+    The p-value is 1 minus the largest confidence at which the interval excludes 0.
+
+    Args:
+        differences: (S, N), S and N at least 2.
+        confidence: Of the interval.
     """
     seeds, images = differences.shape
     mean = float(differences.mean())
@@ -99,7 +114,7 @@ def crossed_gain(differences: np.ndarray, *, confidence: float = 0.95) -> tuple[
 
 
 def paired_t(differences: np.ndarray, *, confidence: float = 0.95) -> tuple[Interval, float]:
-    """Student's interval and two-sided p-value of the mean of (S,) paired differences, S at least 2."""
+    """Return Student's interval and two-sided p-value of the mean of paired differences (S,), S >= 2."""
     count = len(differences)
     mean, error = float(differences.mean()), float(differences.std(ddof=1)) / math.sqrt(count)
     half = _quantile(count - 1, (1.0 - confidence) / 2.0) * error
@@ -111,10 +126,16 @@ def paired_t(differences: np.ndarray, *, confidence: float = 0.95) -> tuple[Inte
 def image_bootstrap(
     differences: np.ndarray, *, resamples: int = 10_000, seed: int = 0, confidence: float = 0.95
 ) -> Interval:
-    """Percentile interval of the mean of (S, N) whole differences, the images resampled, the seeds kept.
+    """Return the percentile bootstrap interval of a mean difference, over resamples of the images.
 
-    An image's sum over the seeds takes few values, so a resample is one multinomial draw of how often
-    each value comes: exactly the bootstrap (Efron, 1979).
+    An image's sum over the seeds takes few values, so a resample is one multinomial draw of how often each
+    value occurs: this is exactly the bootstrap (Efron, 1979). All seeds are in every resample.
+
+    Args:
+        differences: Whole numbers (S, N).
+        resamples: How many resamples.
+        seed: Of the random generator.
+        confidence: Of the interval.
     """
     seeds, images = differences.shape
     values, counts = np.unique(differences.sum(axis=0), return_counts=True)
@@ -125,11 +146,14 @@ def image_bootstrap(
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """The p-values of several tests, adjusted so that taking those below 0.05 errs once in 20 families at
-    most, whatever binds the tests to each other (Holm, 1979). In the order given."""
+    """Return the p-values of several tests adjusted for their number (Holm, 1979), in the order given.
+
+    The probability that any true hypothesis has an adjusted p-value below 0.05 is at most 5 %, whatever the
+    dependence between the tests.
+    """
     adjusted = [0.0] * len(p_values)
     largest = 0.0
-    for rank, index in enumerate(sorted(range(len(p_values)), key=lambda one: p_values[one])):
+    for rank, index in enumerate(sorted(range(len(p_values)), key=lambda index: p_values[index])):
         largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[index]))
         adjusted[index] = largest
     return adjusted

@@ -1,4 +1,4 @@
-"""How sure a figure is: intervals and tests for accuracies. Light: numpy alone."""
+"""Intervals and tests of accuracies. Light: numpy only."""
 
 from __future__ import annotations
 
@@ -11,10 +11,17 @@ Verdict = Literal["better", "worse", "cannot tell"]
 
 
 def wilson_interval(correct: int, total: int, *, confidence: float = 0.95) -> tuple[float, float]:
-    """The score interval of a proportion, 0..1 (Wilson, 1927).
+    """Return the score interval of a proportion, 0..1 (Wilson, 1927).
 
     Unlike the normal approximation it stays inside 0..1 and has a width at 0 and at 1.
-    Raises ValueError unless 0 <= correct <= total and total > 0.
+
+    Raises:
+        ValueError: 0 <= correct <= total and total > 0 do not hold.
+
+    Example:
+        >>> low, high = wilson_interval(90, 100)
+        >>> round(low, 3), round(high, 3)
+        (0.826, 0.945)
     """
     if not 0 <= correct <= total or total == 0:
         raise ValueError(f"0 <= correct <= total and total > 0 must hold, found {correct} of {total}")
@@ -37,11 +44,20 @@ def paired_bootstrap(
     seed: int = 0,
     confidence: float = 0.95,
 ) -> tuple[float, float]:
-    """Percentile interval of mean(first) - mean(second) over the same images, resampled together.
+    """Return the percentile bootstrap interval of mean(first) - mean(second) over the same images.
 
-    first, second: bool (n), whether each image was classified rightly. An image's difference is
-    -1, 0 or 1, so a resample of the images is one draw of those three counts: the draws are
-    multinomial, exactly the bootstrap (Efron, 1979) and not an approximation of it.
+    An image's difference is -1, 0 or 1, so a resample of the images is one multinomial draw of those three
+    counts: this is exactly the bootstrap (Efron, 1979), not an approximation of it.
+
+    Args:
+        first: bool (n), whether each image was classified correctly.
+        second: The same of the other classifier.
+        resamples: How many resamples.
+        seed: Of the random generator.
+        confidence: Of the interval.
+
+    Raises:
+        ValueError: The shapes differ, or there is no image.
     """
     first, second = _paired(first, second)
     gained = int(np.count_nonzero(first & ~second))
@@ -56,29 +72,43 @@ def paired_bootstrap(
 
 
 def mcnemar(first: np.ndarray, second: np.ndarray) -> float:
-    """Exact two-sided p-value of "both are equally often right" (McNemar, 1947; binomial form).
+    """Return the exact two-sided p-value of "both are equally often right" (McNemar, 1947; binomial form).
 
-    first, second: bool (n). Only images count on which the two differ: under the hypothesis
-    either is right with probability 1/2.
+    Only images count on which the two differ: under the hypothesis either is right with probability 1/2.
+
+    Args:
+        first: bool (n), whether each image was classified correctly.
+        second: The same of the other classifier.
+
+    Raises:
+        ValueError: The shapes differ, or there is no image.
     """
     first, second = _paired(first, second)
     gained = int(np.count_nonzero(first & ~second))
     lost = int(np.count_nonzero(~first & second))
     differing, fewer = gained + lost, min(gained, lost)
-    # Whole numbers: no rounding however many images there are.
+    # Integers are not rounded, whatever the number of images.
     ways = term = 1
     for chosen in range(1, fewer + 1):
         term = term * (differing - chosen + 1) // chosen
         ways += term
-    return min(1.0, 2 * ways / 2**differing)
+    p_value: float = min(1.0, 2 * ways / 2**differing)
+    return p_value
 
 
 def paired_difference(right: np.ndarray, before: np.ndarray) -> dict[str, Any]:
-    """What a change did to accuracy, image by image: JSON-ready.
+    """Return the effect of a change on accuracy, image by image, ready for JSON.
 
-    right, before: bool (n), whether each image was classified rightly after and before. `points` of per
-    cent with their 95 % paired bootstrap interval `ci`, the exact McNemar `p_value`, how many images were
-    `gained` and `lost` of how many `images`, and the `verdict`.
+    Args:
+        right: bool (n), whether each image was classified correctly after the change.
+        before: The same before it.
+
+    Returns:
+        `images` (n), `points` (difference in per cent), `ci` (its 95 % paired bootstrap interval), `p_value`
+        (exact McNemar), `gained` and `lost` (images), `verdict`.
+
+    Raises:
+        ValueError: The shapes differ, or there is no image.
     """
     right, before = _paired(right, before)
     low, high = paired_bootstrap(right, before)
@@ -94,7 +124,7 @@ def paired_difference(right: np.ndarray, before: np.ndarray) -> dict[str, Any]:
 
 
 def verdict(low: float, high: float) -> Verdict:
-    """What an interval of a gain says: an interval that holds 0 cannot tell."""
+    """Return the verdict of a gain by its interval: undecided if the interval contains 0."""
     if low > 0.0:
         return "better"
     return "worse" if high < 0.0 else "cannot tell"

@@ -1,4 +1,4 @@
-"""Whether latencies have settled. Light: numpy alone."""
+"""Test whether latencies are in a steady state. Light: numpy only."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ DRIFT = 0.02
 BLOCKS = 30
 """Blocks for the trend test."""
 
-RULE = (
+STEADY_RULE = (
     f"the medians of the first and last third differ by at most {DRIFT:.0%}, or a Mann-Kendall test on "
     f"{BLOCKS} block medians finds no trend (p >= 0.01)"
 )
-"""`is_steady` in words, as the scorecard states it."""
+"""The rule of `is_steady` in words, for the scorecard."""
 
 
 def is_steady(ns: np.ndarray) -> bool:
-    """Whether the samples (n,) show no drift.
+    """Return whether the samples (n,) show no drift.
 
-    Steady: the medians of the first and last third differ by at most `DRIFT`, or, if they differ
-    by more, the block medians show no monotone trend (Mann-Kendall, p >= 0.01): a machine that
-    jumps to and fro is noisy, not warming up.
+    They are steady if the medians of the first and last third differ by at most `DRIFT`. If these differ by
+    more, they are steady if the block medians show no monotone trend (Mann-Kendall, p >= 0.01): a machine
+    whose speed jumps up and down is noisy, not warming up. Fewer than nine samples are not steady.
     """
     if len(ns) < 9:
         return False
@@ -36,12 +36,12 @@ def is_steady(ns: np.ndarray) -> bool:
 
 
 def block_medians(ns: np.ndarray, blocks: int) -> np.ndarray:
-    """Medians of consecutive blocks of nearly equal length: (min(blocks, n),) float64."""
+    """Return the medians of consecutive blocks of nearly equal length: (min(blocks, n),) float64."""
     return np.asarray([np.median(part) for part in np.array_split(ns, min(blocks, len(ns)))])
 
 
 def mann_kendall_p(values: np.ndarray) -> float:
-    """Two-sided p-value of the Mann-Kendall trend test (normal approximation, ties counted)."""
+    """Return the two-sided p-value of the Mann-Kendall trend test (normal approximation, ties counted)."""
     n = len(values)
     if n < 4:
         return 1.0

@@ -31,7 +31,7 @@ def write_network(
     epochs: int,
     outcome: Outcome,
 ) -> None:
-    """Write `model.safetensors`, `model.json` and `history.csv` (docs/artefacts.md).
+    """Write `model.safetensors`, `model.json` and `history.csv` (docs/reference/artefacts.md).
 
     Args:
         folder: Where the files are written; created if missing.

@@ -208,7 +208,7 @@ def _row(epoch: int, learning_rate: float, means: list[float], names: tuple[str,
         "learning_rate": learning_rate,
         "train_loss": loss,
         "train_top1": 100.0 * accuracy,
-        # In the order of docs/artefacts.md; the validation sets these two.
+        # In the order of docs/reference/artefacts.md; the validation sets these two.
         "val_loss": math.nan,
         "val_top1": math.nan,
     }

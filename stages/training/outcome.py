@@ -11,7 +11,7 @@ Weights = dict[str, Tensor]
 """A state dict on the CPU."""
 
 Row = dict[str, float]
-"""One epoch's figures by column of `history.csv` (docs/artefacts.md)."""
+"""One epoch's figures by column of `history.csv` (docs/reference/artefacts.md)."""
 
 
 @dataclass
@@ -32,7 +32,7 @@ class Outcome:
         best_epoch: From 1; 0 if no epoch was trained and the network keeps its starting weights.
         val_top1: Top-1 accuracy of the best epoch on the validation images, in per cent.
         val_loss: Mean cross-entropy of the best epoch on the validation images.
-        history: One row an epoch, columns as in docs/artefacts.md.
+        history: One row an epoch, columns as in docs/reference/artefacts.md.
         images_per_s: Median over the epochs that this process trained, without validation; 0 without one.
         seconds_per_epoch: Median like `images_per_s`.
         bottleneck: "reading" or "computing"; empty if this process trained no epoch.

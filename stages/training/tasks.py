@@ -11,9 +11,9 @@ import functools
 import operator
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -21,8 +21,9 @@ from torch import Tensor, nn
 from stages.data.preprocessing import Preprocessing
 from stages.methods import registry
 from stages.methods.base import Batch
+from stages.methods.observed import ObservedTeacher
 from stages.methods.settings import MethodSettings
-from stages.models.features import Change, Features, Needs
+from stages.models.features import Features, Needs
 from stages.models.observer import Observer
 from stages.training.supply import Normalise, Supply, cache_limit_bytes
 
@@ -222,30 +223,9 @@ class Distillation(Task):
             else:
                 teacher = teacher_observer(images[1])
         student = student_observer(images[0])
-        batch = Batch(labels, indices, RunningTeacher(teacher_observer, images[-1]), student_observer)
+        batch = Batch(labels, indices, ObservedTeacher(teacher_observer, images[-1]), student_observer)
         losses = [method(student, teacher, batch) for method in self.methods]
         return student.logits, torch.stack([loss.float() for loss in losses])
-
-
-@dataclass(frozen=True)
-class RunningTeacher:
-    """The teacher on the images of one step (`stages.methods.base.Teacher`).
-
-    Attributes:
-        observer: The teacher.
-        images: Normalised float (n, channels, side, side).
-    """
-
-    observer: Observer
-    images: Tensor
-
-    def local_logits(self, vectors: Tensor) -> Tensor:
-        """Return the classifier's logits for pooled vectors: (n, m, channels) to float32 (n, m, classes)."""
-        return self.observer.local_logits(vectors)
-
-    def again(self, changes: Mapping[int, Change]) -> Features:
-        """Return the features with changed maps; by stage end, a change of (n, channels, height, width)."""
-        return self.observer.altered(self.images, changes)
 
 
 def _map_tensors(features: Features, change: Callable[[Tensor], Tensor]) -> Features:

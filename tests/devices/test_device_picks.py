@@ -110,5 +110,5 @@ def test_without_images_it_is_said_that_accuracy_is_not_known(store: Store, tmp_
     left_by_a_device(store, tmp_path, 0, HARD)
     found = picked(store)
     assert found["target"] is None
-    assert found["reason"] == "of no target the accuracy was measured"
+    assert found["reason"] == "the accuracy of no target was measured"
     assert found["unmeasured"] == [{"target": TARGET, "why": "accuracy_images of the device is 0"}]

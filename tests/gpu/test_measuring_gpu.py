@@ -181,7 +181,7 @@ def test_nvml_tells_clock_temperature_and_energy_of_this_gpu(driver: nvml.Nvml) 
     assert temperature is not None
     assert 10 <= temperature <= 110
     reasons = driver.throttle_reasons()
-    assert reasons is None or set(reasons) <= set(nvml.REASONS.values())
+    assert reasons is None or set(reasons) <= set(nvml.THROTTLE_REASONS.values())
     before = driver.energy_j()
     if before is None:
         pytest.skip("this GPU counts no energy")
@@ -205,7 +205,7 @@ def test_the_health_of_a_measurement_has_the_gpus_state(
 
 
 def test_a_busy_gpu_draws_more_than_an_idle_one(network: Network, images: np.ndarray) -> None:
-    meter = energy.find(on_gpu=True)
+    meter = energy.find_source(on_gpu=True)
     if isinstance(meter, str):
         pytest.skip(meter)
     timing = network.timed_on_gpu(images, cuda_graph=True, transfers=False)

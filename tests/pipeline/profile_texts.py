@@ -31,10 +31,10 @@ def faults(path: str, *overrides: str) -> list[Fault]:
     return list(caught.value.faults)
 
 
-def told(text: str, *overrides: str) -> list[tuple[str, str, str]]:
+def fault_lines(text: str, *overrides: str) -> list[tuple[str, str, str]]:
     return [(fault.place, fault.message, fault.hint) for fault in faults(write(text), *overrides)]
 
 
-def one(text: str, *overrides: str) -> tuple[str, str, str]:
-    (only,) = told(text, *overrides)
+def only_fault(text: str, *overrides: str) -> tuple[str, str, str]:
+    (only,) = fault_lines(text, *overrides)
     return only

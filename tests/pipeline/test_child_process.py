@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.child_process import environment, python_code, python_command, safe_path
+from pipeline.child_process import environment, last_line, python_code, python_command, safe_path
 from pipeline.comparing.parallel_commands import Job, run_jobs
 from tests.command import ROOT, STARTER, kdpipe, statuses, write_profile
 from tests.traps import lay_traps
@@ -83,9 +83,9 @@ def test_jobs_import_nothing_from_the_working_folder(tmp_path: Path, monkeypatch
 
 def test_doctor_imports_nothing_from_the_working_folder(tmp_path: Path) -> None:
     done = kdpipe("doctor", "--json", python=("-P",), cwd=lay_traps(tmp_path / "work"))
-    told = json.loads(done.stdout)
+    report = json.loads(done.stdout)
     assert "of the working folder" not in done.stdout
-    assert all(stage["can"] for stage in told["stages"])
+    assert all(stage["can"] for stage in report["stages"])
 
 
 def _seen(command: list[str], cwd: Path) -> Any:
@@ -177,8 +177,53 @@ def test_the_environment_is_as_before_afterwards(before: str | None, monkeypatch
     assert os.environ.get("PYTHONSAFEPATH") == before
 
 
+TWO_LINES = "raise ValueError('the shapes differ:\\n    (1, 3)\\nand (1, 4)')"
+NOTICE = "import atexit, sys; atexit.register(sys.stderr.write, 'log closed\\n')"
+
+
+@pytest.mark.parametrize(
+    ("code", "expected"),
+    [
+        (TWO_LINES, "ValueError: the shapes differ:"),
+        (f"{NOTICE}\n{TWO_LINES}", "ValueError: the shapes differ:"),
+        (
+            f"try:\n    {TWO_LINES}\nexcept ValueError as error:\n    raise KeyError(1) from error",
+            "KeyError: 1",
+        ),
+        ("def deep():\n    deep()\ndeep()", "RecursionError: maximum recursion depth exceeded"),
+        ("1 +", "SyntaxError: invalid syntax"),
+        (NOTICE, "log closed"),
+        ("import sys; sys.stderr.write('first\\n\\n  second  \\n\\n')", "second"),
+        ("import sys; sys.stderr.write(' \\n')", ""),
+        ("", ""),
+    ],
+)
+def test_the_last_line_of_a_process_names_its_exception(code: str, expected: str) -> None:
+    done = subprocess.run(python_code(code), capture_output=True, text=True, check=False, timeout=60)
+    assert last_line(done.stderr) == expected
+
+
+def test_a_command_without_a_document_is_reported_with_its_exception(tmp_path: Path) -> None:
+    documents: list[dict[str, Any]] = []
+    run_jobs(
+        [Job("broken", ("plan", "any.yaml", "--json"), profile=_Unreadable())],  # type: ignore[arg-type]
+        1,
+        [],
+        tmp_path,
+        lambda _job, _code, document, _seconds: documents.append(document),
+    )
+    assert documents[0]["error"]["what"] == "RuntimeError: this profile cannot be read:"
+
+
+class _Unreadable:
+    """Pickles as a call that raises an error of two lines in the process that reads it."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return exec, ("raise RuntimeError('this profile cannot be read:\\nno reason')",)
+
+
 def _python_calls(tree: ast.AST) -> list[int]:
-    """The lines of all command lines that begin with `sys.executable` and go on with `-m` or `-c`."""
+    """Return the lines of all command lines that begin with `sys.executable` and go on with `-m` or `-c`."""
     return [
         node.lineno
         for node in ast.walk(tree)

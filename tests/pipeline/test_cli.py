@@ -67,9 +67,9 @@ class TestHelp:
             for name in COMMANDS:
                 command: Any = cli.group.get_command(ctx, name)
                 for example in command.examples:
-                    found = re.search(r"""kdpipe [^|>#)"]*""", example)
-                    assert found is not None
-                    words = shlex.split(found[0])
+                    match = re.search(r"""kdpipe [^|>#)"]*""", example)
+                    assert match is not None
+                    words = shlex.split(match[0])
                     assert words[:2] == ["kdpipe", name]
                     command.make_context(name, words[2:], obj=Session())
 
@@ -101,7 +101,7 @@ class TestLightness:
         return set(names)
 
     @pytest.mark.parametrize("words", [["--help"], ["run", "--help"], ["train", "--help"], ["--version"]])
-    def test_help_imports_click_alone(self, home: Path, words: list[str]) -> None:
+    def test_help_imports_only_click(self, home: Path, words: list[str]) -> None:
         bare = subprocess.run(
             [sys.executable, "-c", "import sys; print(*{name.partition('.')[0] for name in sys.modules})"],
             cwd=home,
@@ -141,7 +141,7 @@ class TestUsage:
             (["completion", "csh"], "csh", "kdpipe completion --help"),
         ],
     )
-    def test_mistakes_are_told_with_a_hint(self, home: Path, words: list[str], what: str, hint: str) -> None:
+    def test_mistakes_have_a_hint(self, home: Path, words: list[str], what: str, hint: str) -> None:
         done = call(home, *words)
         assert (done.returncode, done.stdout) == (2, "")
         first, _, rest = done.stderr.partition("\n")
@@ -151,26 +151,26 @@ class TestUsage:
         assert hint in rest
         assert "Traceback" not in done.stderr
 
-    def test_mistakes_are_told_in_json(self, home: Path) -> None:
+    def test_mistakes_are_reported_in_json(self, home: Path) -> None:
         done = call(home, "run", PROFILE, "--json", "--untill", "train")
-        found = document(done)
-        assert found["command"] == "run"
-        assert found["error"]["exit_code"] == done.returncode == 2
-        assert {"what", "where", "why", "hint"} <= found["error"].keys()
+        report = document(done)
+        assert report["command"] == "run"
+        assert report["error"]["exit_code"] == done.returncode == 2
+        assert {"what", "where", "why", "hint"} <= report["error"].keys()
 
-    def test_all_faults_of_a_profile_are_told(self, home: Path) -> None:
+    def test_all_faults_of_a_profile_are_reported(self, home: Path) -> None:
         (home / "bad.yaml").write_text(PROFILE_TEXT + "distil: {epochs: 3}\ntrain: {epochs: -1}\n")
         done = call(home, "run", "bad.yaml")
         assert done.returncode == 2
         assert "bad.yaml:5:1: " in done.stderr
         assert "bad.yaml:6:" in done.stderr
-        found = document(call(home, "run", "bad.yaml", "--json"))
-        assert [(fault["line"], fault["file"]) for fault in found["error"]["faults"]] == [
+        report = document(call(home, "run", "bad.yaml", "--json"))
+        assert [(fault["line"], fault["file"]) for fault in report["error"]["faults"]] == [
             (5, "bad.yaml"),
             (6, "bad.yaml"),
         ]
-        assert found["profile"] == "bad.yaml"
-        assert found["stages"] == []
+        assert report["profile"] == "bad.yaml"
+        assert report["stages"] == []
 
     def test_a_traceback_is_shown_when_asked_for(self, home: Path) -> None:
         done = call(home, "run", "absent.yaml", "--traceback")
@@ -204,13 +204,13 @@ class TestShow:
         assert call(home, "show", "shown.yaml", "--json").returncode == 0
 
     def test_in_json(self, home: Path) -> None:
-        found = document(call(home, "show", PROFILE, "--json"))
-        assert found["settings"]["train"]["epochs"] == 20
-        assert found["files"] == [PROFILE]
+        report = document(call(home, "show", PROFILE, "--json"))
+        assert report["settings"]["train"]["epochs"] == 20
+        assert report["files"] == [PROFILE]
 
     def test_the_schema(self, home: Path) -> None:
-        found = json.loads(call(home, "schema").stdout)
-        assert "distill" in found["properties"]
+        report = json.loads(call(home, "schema").stdout)
+        assert "distill" in report["properties"]
 
 
 class TestClean:
@@ -226,12 +226,12 @@ class TestClean:
 
     def test_what_the_profiles_do_not_need_goes(self, home: Path) -> None:
         call(home, "run", PROFILE, program=SMALL)
-        kept = sorted(home.glob(".kdpipe/artefacts/*/*"))
+        before = sorted(home.glob(".kdpipe/artefacts/*/*"))
         call(home, "run", PROFILE, "--set", "seed=3", "--set", "train.epochs=9", program=SMALL)
-        found = document(call(home, "clean", PROFILE, "--yes", "--json", program=SMALL))
-        assert found["removed"] is True
-        assert [item["stage"] for item in found["items"] if item["kind"] == "artefact"]
-        assert sorted(home.glob(".kdpipe/artefacts/*/*")) == kept
+        report = document(call(home, "clean", PROFILE, "--yes", "--json", program=SMALL))
+        assert report["removed"] is True
+        assert [item["stage"] for item in report["items"] if item["kind"] == "artefact"]
+        assert sorted(home.glob(".kdpipe/artefacts/*/*")) == before
         assert call(home, "plan", PROFILE, "--check", program=SMALL).returncode == 0
 
     def test_a_stage_goes(self, home: Path) -> None:
@@ -252,7 +252,7 @@ class TestCompletion:
         assert "_KDPIPE_COMPLETE" in done.stdout
 
     @pytest.mark.parametrize(
-        ("line", "found"),
+        ("line", "completions"),
         [
             ("kdpipe tr", ["plain,train"]),
             ("kdpipe run x --until dis", ["plain,distill"]),
@@ -262,7 +262,7 @@ class TestCompletion:
             ("kdpipe completion b", ["plain,bash"]),
         ],
     )
-    def test_words_are_completed(self, home: Path, line: str, found: list[str]) -> None:
+    def test_words_are_completed(self, home: Path, line: str, completions: list[str]) -> None:
         (home / "other.yml").write_text("")
         (home / "notes.txt").write_text("")
         words = line.split(" ")
@@ -272,4 +272,4 @@ class TestCompletion:
             COMP_WORDS="\n".join(words),
             COMP_CWORD=str(len(words) - 1),
         )
-        assert done.stdout.split() == found
+        assert done.stdout.split() == completions

@@ -14,6 +14,7 @@ import pytest
 from pipeline import doctor, machine
 from pipeline.commands.doctor import in_words
 from pipeline.errors import UsageError
+from pipeline.store.file_system import try_file_system
 from pipeline.store.store import Store
 from stages import STAGES, TRIAL
 
@@ -33,22 +34,22 @@ def trial(*words: str) -> list[dict[str, Any]]:
 
 
 class TestFacts:
-    def test_versions_are_told_without_an_import(self) -> None:
-        found = doctor.versions()
-        assert found["torch"] is not None
-        assert found["torch"][0].isdigit()
-        assert set(found) == set(doctor.DISTRIBUTIONS)
+    def test_versions_are_reported_without_an_import(self) -> None:
+        versions = doctor.distribution_versions()
+        assert versions["torch"] is not None
+        assert versions["torch"][0].isdigit()
+        assert set(versions) == set(doctor.DISTRIBUTIONS)
 
     def test_two_packages_of_one_folder_are_a_warning(self) -> None:
-        assert doctor.warnings({"onnxruntime": "1.31.1", "onnxruntime-gpu": None}) == []
-        assert doctor.warnings({"onnxruntime": None, "onnxruntime-gpu": "1.31.1"}) == []
-        (told,) = doctor.warnings({"onnxruntime": "1.31.1", "onnxruntime-gpu": "1.31.1"})
-        assert "pip uninstall --yes onnxruntime onnxruntime-gpu" in told
+        assert doctor.version_conflicts({"onnxruntime": "1.31.1", "onnxruntime-gpu": None}) == []
+        assert doctor.version_conflicts({"onnxruntime": None, "onnxruntime-gpu": "1.31.1"}) == []
+        (warning,) = doctor.version_conflicts({"onnxruntime": "1.31.1", "onnxruntime-gpu": "1.31.1"})
+        assert "pip uninstall --yes onnxruntime onnxruntime-gpu" in warning
 
     def test_the_processor(self) -> None:
-        found = machine.cpu()
-        assert found["model"]
-        assert 0 < found["cores_usable"] <= found["cores"]
+        cpu = machine.cpu()
+        assert cpu["model"]
+        assert 0 < cpu["cores_usable"] <= cpu["cores"]
 
     def test_affinity_counts(self) -> None:
         lines = [
@@ -61,21 +62,21 @@ class TestFacts:
         assert float(done.stdout) <= 1.0
 
     def test_memory(self) -> None:
-        found = machine.memory()
-        assert found["total_bytes"] > found["available_bytes"] > 0
+        memory = machine.memory()
+        assert memory["total_bytes"] > memory["available_bytes"] > 0
 
     def test_the_clock(self) -> None:
-        found = machine.clock()
-        assert found["resolution_ns"] > 0
-        assert 0 < found["smallest_step_ns"] < 1e6
+        clock = machine.clock()
+        assert clock["resolution_ns"] > 0
+        assert 0 < clock["smallest_step_ns"] < 1e6
 
 
 class TestFileSystem:
     def test_locks_and_renames_are_tried_and_nothing_is_left(self, tmp_path: Path) -> None:
-        found = doctor.file_system(tmp_path / "deep" / "store")
-        assert found["locks"] == found["rename"] == {"works": True, "why_not": None}
-        assert found["free_bytes"] > 0
-        assert not found["exists"]
+        facts = try_file_system(tmp_path / "deep" / "store")
+        assert facts["locks"] == facts["rename"] == {"works": True, "why_not": None}
+        assert facts["free_bytes"] > 0
+        assert not facts["exists"]
         assert list(tmp_path.iterdir()) == []
 
     def test_a_store_that_is_there_stays(self, tmp_path: Path) -> None:
@@ -83,33 +84,33 @@ class TestFileSystem:
         store.prepare()
         store.write_log("train", "kept")
         store.release()
-        assert doctor.file_system(store.root)["exists"]
+        assert try_file_system(store.root)["exists"]
         assert len(list((store.root / "logs").iterdir())) == 1
         left = {path.name for path in store.root.iterdir()}
         assert left - {"digests.sqlite"} == {"logs", "store.json"}
 
-    def test_a_place_that_cannot_be_written_is_told(self) -> None:
-        found = doctor.file_system(Path("/proc/kdpipe"))
-        assert not found["locks"]["works"]
-        assert "/proc/kdpipe" in found["locks"]["why_not"]
+    def test_a_place_that_cannot_be_written_is_reported(self) -> None:
+        facts = try_file_system(Path("/proc/kdpipe"))
+        assert not facts["locks"]["works"]
+        assert "/proc/kdpipe" in facts["locks"]["why_not"]
 
     def test_a_folder_that_is_no_store_is_refused(self, tmp_path: Path) -> None:
         (tmp_path / "artefacts").mkdir()
         with pytest.raises(UsageError):
-            doctor.file_system(tmp_path)
+            try_file_system(tmp_path)
 
 
 class TestTrials:
     def test_runtimes_and_their_abilities(self) -> None:
         (line,) = trial("runtimes")
         assert {"onnxruntime", "openvino", "tensorrt", "tensorrt_rtx"} <= set(line["runtimes"])
-        (found,) = trial("runtime", "onnxruntime")
-        assert found["can_build"]
-        assert found["can_run"]
-        assert found["precisions"] == ["fp32", "int8"]
+        (facts,) = trial("runtime", "onnxruntime")
+        assert facts["can_build"]
+        assert facts["can_run"]
+        assert facts["precisions"] == ["fp32", "int8"]
 
     def test_a_trial_that_dies_is_an_answer(self) -> None:
-        lines, ending = doctor.try_out("runtime", "no_such_runtime")
+        lines, ending = doctor.run_trial("runtime", "no_such_runtime")
         assert lines == []
         assert "no_such_runtime" in ending
 
@@ -130,14 +131,14 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> subprocess.CompletedProce
 @pytest.mark.slow
 class TestWhole:
     def test_every_stage_can_run_where_the_tests_run(self, whole: subprocess.CompletedProcess[str]) -> None:
-        found = json.loads(whole.stdout)
-        assert found["problems"] == []
-        assert (whole.returncode, found["core"]) == (0, True)
-        assert [one["name"] for one in found["stages"]] == [stage.name for stage in STAGES]
-        targets = {one["target"]: one for one in found["targets"]}
+        report = json.loads(whole.stdout)
+        assert report["problems"] == []
+        assert (whole.returncode, report["core"]) == (0, True)
+        assert [entry["name"] for entry in report["stages"]] == [stage.name for stage in STAGES]
+        targets = {entry["target"]: entry for entry in report["targets"]}
         assert targets["onnxruntime-fp32"]["can_build"]
-        assert all(one["can_run"] or one["why_not"] for one in targets.values())
-        assert found["build"]["max_difference"] < 1e-4
+        assert all(entry["can_run"] or entry["why_not"] for entry in targets.values())
+        assert report["build"]["max_difference"] < 1e-4
         assert "exporting a small network" in whole.stderr
 
     def test_in_words(self, whole: subprocess.CompletedProcess[str]) -> None:
@@ -146,5 +147,5 @@ class TestWhole:
         assert "every stage can run here" in text
         assert "onnxruntime-fp32" in text
         facts["stages"][0].update(can=False, why_not="ImportError: no torch")
-        facts.update(problems=doctor.problems(facts), core=False)
+        facts.update(problems=doctor.core_problems(facts), core=False)
         assert "cannot all run here:\n  stage train: ImportError: no torch" in in_words(facts)

@@ -28,14 +28,14 @@ def write_unknown_key(file: Path) -> None:
 
 @pytest.fixture
 def chained(home: Path) -> Path:
-    """A folder with a profile that extends another one."""
+    """Make a folder with a profile that extends another one."""
     (home / BASE_FILE).write_text(PROFILE_TEXT)
     (home / PROFILE).write_text(EXTENDING)
     return home
 
 
 def run_while(home: Path, edit: Callable[[], object], *words: str) -> subprocess.CompletedProcess[str]:
-    """Starts `kdpipe run`, edits while the first stage is at work, and lets the run go on."""
+    """Start `kdpipe run`, edit while the first stage is running, and let the run go on."""
     process = subprocess.Popen(
         [sys.executable, *SMALL, "run", PROFILE, *words],
         cwd=home,
@@ -71,7 +71,7 @@ def test_a_profile_that_becomes_invalid_does_not_end_its_run(
     before = (chained / name).read_text()
     done = run_while(chained, lambda: edit(chained / name))
     assert done.returncode == 0, done.stderr
-    assert "recommended: onnxruntime-int8" in done.stdout
+    assert "student  onnxruntime-int8" in done.stdout
     assert call(chained, "plan", PROFILE, program=SMALL).returncode == 2
     (chained / name).write_text(before)
     assert is_cached(chained)

@@ -152,7 +152,7 @@ def test_the_lines_of_a_worker_are_followed_to_the_end_of_its_output() -> None:
     assert lines[-1] == b"last"
 
 
-def test_a_worker_that_falls_silent_between_steps_is_told_with_its_last_step() -> None:
+def test_a_worker_that_falls_silent_between_steps_is_reported_with_its_last_step() -> None:
     with started(f"{BEATING}\nbeat(1)\nbeat(2)\ntime.sleep(600)") as process:
         with pytest.raises(Hung, match="accuracy, 2 of 9 images: silent for"):
             list(follow(process, Heartbeat(Silence(step_s=1.0), time.monotonic())))

@@ -14,13 +14,13 @@ from pipeline.hashing import hash_file
 from pipeline.paths import expand
 from stages.data.missing import root_of
 from stages.devices.settings import DeviceSettings
-from stages.measuring import reference
+from stages.measuring import reference_bundle
 from stages.models import weights
 from stages.models.create import check, create
 from stages.models.settings import ModelSettings
 from stages.training.checkpoint import weights_digest
 from tests.pipeline.command_line import call, document
-from tests.stages.measuring.test_reference import CARD, manifest, packed
+from tests.stages.measuring.test_reference_bundle import CARD, manifest, packed
 
 SPELLINGS = [
     "$KD_WEIGHTS/t.pt",
@@ -41,7 +41,7 @@ train: {epochs: 1, batch_size: 64, fraction: 0.1}
 
 @pytest.fixture
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A home folder, and the working folder, with a file of weights."""
+    """Make a home folder and a working folder, each with a file of weights."""
     for name, value in variables(tmp_path).items():
         monkeypatch.setenv(name, value)
     monkeypatch.chdir(tmp_path)
@@ -90,14 +90,14 @@ def test_a_path_that_cannot_be_expanded_is_refused_everywhere(home: Path, path: 
     with pytest.raises(DataError) as data:
         root_of(SimpleNamespace(name="npz", root=path))
     with pytest.raises(StageError) as bundle:
-        reference.subjects(path, CARD, home / "images.npy", home / "work")
+        reference_bundle.subjects(path, CARD, home / "images.npy", home / "work")
     assert all(why in error.value.why for error in (model, data, bundle))
 
 
 def test_the_bundle_to_compare_with_is_expanded(home: Path) -> None:
     packed(home / "weights", manifest(good="onnxruntime"))
     for spelling in ("$KD_WEIGHTS/mine.tar.zst", "~/weights/mine.tar.zst", "$KD_TILDE/weights/mine.tar.zst"):
-        assert list(reference.subjects(spelling, CARD, home / "images.npy", home / "work")) == ["good"]
+        assert list(reference_bundle.subjects(spelling, CARD, home / "images.npy", home / "work")) == ["good"]
 
 
 def test_ssh_s_files_of_a_device_are_expanded(home: Path) -> None:

@@ -25,20 +25,20 @@ def test_names_are_sorted_and_the_first_package_on_the_path_counts(
     install(tmp_path / "near", "kdpipe-near", "shape = json:loads\ncolour = json:gone\n")
     for folder in ("far", "near"):
         monkeypatch.syspath_prepend(str(tmp_path / folder))
-    found = plugins.installed(GROUP)
-    assert list(found) == ["colour", "shape"]
-    assert found["shape"].value == "json:loads"
-    assert plugins.owner(found["shape"]) == "kdpipe-near 1.2"
-    assert plugins.place(found["colour"]) == (
+    points = plugins.installed(GROUP)
+    assert list(points) == ["colour", "shape"]
+    assert points["shape"].value == "json:loads"
+    assert plugins.owner(points["shape"]) == "kdpipe-near 1.2"
+    assert plugins.place(points["colour"]) == (
         "kdpipe-near 1.2, entry point colour = json:gone of group kdpipe.test"
     )
-    assert plugins.load(found["shape"])("[1]") == [1]
+    assert plugins.load(points["shape"])("[1]") == [1]
     with pytest.raises(ImportError, match=r"^AttributeError: .*gone"):
-        plugins.load(found["colour"])
+        plugins.load(points["colour"])
     assert plugins.installed("kdpipe.nothing") == {}
 
 
-def test_whatever_a_module_raises_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_whatever_a_module_raises_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "kdpipe_angry.py").write_text("raise ZeroDivisionError('no')")
     install(tmp_path, "kdpipe-angry", "angry = kdpipe_angry:Thing\n")
     monkeypatch.syspath_prepend(str(tmp_path))

@@ -2,10 +2,12 @@ from __future__ import annotations
 
 import pytest
 
+from tests.processes import starts_processes
 from tests.stages.line import Line, profile, stages_until
 
 
 @pytest.fixture(scope="session")
+@starts_processes
 def measured_line(tmp_path_factory: pytest.TempPathFactory) -> Line:
     """The tiny line up to and with measure; made once, read by many."""
     return Line(tmp_path_factory.mktemp("line"), profile()).run(*stages_until("measure"))

@@ -10,7 +10,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from pipeline.running.plan import for_settings
+from pipeline.running.plan import stage_for_sections
 from pipeline.stage import Context, Metrics, StageRecord
 from stages import STAGES
 from stages.settings import ProfileBase, profile_model
@@ -80,7 +80,7 @@ class Line:
     def stage(self, name: str, output: Path) -> Metrics:
         """Runs one stage on the artefacts in this line's folder into `output`."""
         declared = next(stage for stage in STAGES if stage.name == name)
-        spec = for_settings(declared, self.profile.model_dump(mode="json"))
+        spec = stage_for_sections(declared, self.profile.model_dump(mode="json"))
         output.mkdir(parents=True)
         work = output.with_name(f"{output.name}.work")
         work.mkdir(exist_ok=True)

@@ -116,6 +116,7 @@ def test_equal_work_gives_equal_content(tmp_path: Path) -> None:
         assert str(tmp_path).encode() not in (tmp_path / "first" / "output" / file).read_bytes()
 
 
+@pytest.mark.process
 def test_an_engine_without_a_gpu_is_built_and_said_not_to_be_checked(tmp_path: Path) -> None:
     pytest.importorskip("tensorrt_rtx")
     _, rows, notes = _run(tmp_path, _settings("tensorrt_rtx-fp16", batch_opt=2))

@@ -14,7 +14,7 @@ from stages.models.create import check
 from tests.command import ROOT
 
 PAIRS = [path for path in shipped_profiles() if path.parent.name == "cifar100"]
-PAGE = (ROOT / "docs" / "cifar.md").read_text(encoding="utf-8")
+PAGE = (ROOT / "docs" / "guides" / "cifar.md").read_text(encoding="utf-8")
 
 
 def stems(size: int) -> list[str]:

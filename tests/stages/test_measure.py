@@ -18,8 +18,8 @@ from tests.stages.line import Line
 @pytest.fixture(scope="module")
 def scorecard(measured_line: Line) -> dict[str, Any]:
     text = (measured_line.folder / "measure" / "scorecard.json").read_text(encoding="utf-8")
-    found: dict[str, Any] = json.loads(text)
-    return found
+    content: dict[str, Any] = json.loads(text)
+    return content
 
 
 def test_the_teacher_comes_first_and_every_target_has_a_row(scorecard: dict[str, Any]) -> None:
@@ -106,20 +106,20 @@ def test_cpu_times_lie_beside_the_samples(measured_line: Line) -> None:
 
 def test_targets_of_a_runtime_are_timed_in_turns(measured_line: Line, scorecard: dict[str, Any]) -> None:
     pairs = {
-        tuple(f"{one['model']} {one['target']}" for one in (found["first"], found["second"])): found
-        for found in scorecard["comparisons"]
+        tuple(f"{side['model']} {side['target']}" for side in (pair["first"], pair["second"])): pair
+        for pair in scorecard["comparisons"]
     }
     assert list(pairs) == [
         ("teacher onnxruntime-fp32", "student onnxruntime-fp32"),
         ("teacher onnxruntime-fp32", "student onnxruntime-int8"),
         ("student onnxruntime-fp32", "student onnxruntime-int8"),
     ]
-    for found in pairs.values():
-        assert found["ratio_ci"][0] <= found["ratio"] <= found["ratio_ci"][1]
-        assert found["ratio"] == pytest.approx(found["p50_ms"][1] / found["p50_ms"][0], rel=1e-3)
-        assert found["verdict"] in ("faster", "slower", "cannot tell")
-        assert min(found["n"]) >= found["launches"] * found["rounds"] * 3
-        _tells_its_health(found)
+    for pair in pairs.values():
+        assert pair["ratio_ci"][0] <= pair["ratio"] <= pair["ratio_ci"][1]
+        assert pair["ratio"] == pytest.approx(pair["p50_ms"][1] / pair["p50_ms"][0], rel=1e-3)
+        assert pair["verdict"] in ("faster", "slower", "cannot tell")
+        assert min(pair["n"]) >= pair["launches"] * pair["rounds"] * 3
+        _tells_its_health(pair)
     raw = np.load(
         measured_line.folder
         / "measure"
@@ -133,15 +133,15 @@ def test_latency_under_arrivals(measured_line: Line, scorecard: dict[str, Any]) 
     for row in scorecard["rows"]:
         if not row["latency"]:
             continue
-        (found,) = row["open_loop"]
-        assert (found["rate_per_s"], found["n"]) == (100.0, 30)
+        (entry,) = row["open_loop"]
+        assert (entry["rate_per_s"], entry["n"]) == (100.0, 30)
         raw = np.load(
             measured_line.folder / "measure" / "samples" / f"{row['model']}-{row['target']}-b1-t1-at100.npy"
         )
         assert raw.shape == (30, 3)
-        assert found["service_p50_ms"] == pytest.approx(np.sort(raw[:, 2] - raw[:, 1])[14] * 1e-6)
-        assert found["p99_ms"] is None, "30 requests carry no p99"
-        _tells_its_health(found)
+        assert entry["service_p50_ms"] == pytest.approx(np.sort(raw[:, 2] - raw[:, 1])[14] * 1e-6)
+        assert entry["p99_ms"] is None, "30 requests carry no p99"
+        _tells_its_health(entry)
 
 
 def _tells_its_health(entry: dict[str, Any]) -> None:

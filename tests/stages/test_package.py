@@ -167,5 +167,5 @@ def test_the_model_card_states_measured_values(whole_line: Line, bundle: Path) -
 
 def test_nothing_to_pack_is_an_error_that_says_so(whole_line: Line, tmp_path: Path) -> None:
     wanting = Line(whole_line.folder, profile(package={"targets": ["tensorrt-fp16"]}))
-    with raises(StageError, what="nothing to pack"):
+    with raises(StageError, what="no target to pack"):
         wanting.stage("package", tmp_path / "package")

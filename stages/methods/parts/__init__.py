@@ -1,1 +1,1 @@
-"""Building blocks that several distillation methods share."""
+"""Building blocks that several distillation losses share; each takes plain arguments."""

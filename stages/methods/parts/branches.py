@@ -1,9 +1,9 @@
-"""Branches that turn the map at a stage end into an answer: (B, C, H, W) -> logits (B, K).
+"""Branches of OFA-KD: small classifiers on the maps at the student's stage ends.
 
-After OFA-KD (Hao et al., 2023, official code, distillers/ofa.py), with what it takes from the kind
-of network taken from the maps: every map is a grid of cells here, tokens among them, and class
-tokens are left out. So a token branch ends in the mean over the cells also where the code takes the
-class token.
+Source: Hao et al., 2023, official code, distillers/ofa.py. Our reading: the code chooses by the kind of
+network; here the choice follows from the maps. Every map is a grid of cells, including the patch tokens
+of a transformer; class tokens are not part of it, so a token branch ends in the mean over the cells where
+the official code reads the class token.
 """
 
 from __future__ import annotations
@@ -12,63 +12,111 @@ import itertools
 import math
 
 from torch import Tensor, nn
+from typing_extensions import override
 
-from stages.methods.parts.blocks import MapBlocks, separable
+from stages.methods.parts.batch_norm import SingleValueBatchNorm
+from stages.methods.parts.map_transformer import MapTransformer
 
-FINAL_GRID = 7
-"""Patches are merged as long as so many per axis are left."""
+MIN_PATCHES_PER_AXIS = 7
+"""Patches are merged while at least this many per axis remain."""
 HEADS = 4
 
 
-def branch(
-    end: tuple[int, int, int], stages_behind: int, width: int, classes: int, *, shrinks: bool
+def build_branch(
+    shape: tuple[int, int, int], deeper_stages: int, width: int, classes: int, *, shrinks: bool
 ) -> nn.Module:
-    """The branch at a map (C, H, W) with so many further stage ends behind it (0: the deepest).
+    """Build the classifier of one stage end.
 
-    shrinks: whether the network's maps shrink from end to end; if not, its cells are tokens.
-    width: channels before the classifier of a branch of convolutions.
+    Args:
+        shape: (C, H, W) of the map at the stage end.
+        deeper_stages: The number of stage ends behind this one; 0 for the deepest.
+        width: Channels before the classifier of a convolutional branch.
+        classes: K.
+        shrinks: Whether the network's maps shrink from stage to stage; if not, their cells are tokens.
+
+    Returns:
+        A module that maps (B, C, H, W) to logits (B, K).
     """
-    return (
-        _of_convolutions(end[0], stages_behind, width, classes)
-        if shrinks
-        else _of_tokens(end, stages_behind, classes)
-    )
+    if shrinks:
+        return _convolutional_branch(shape[0], deeper_stages, width, classes)
+    return _token_branch(shape, deeper_stages, classes)
 
 
-class Answer(nn.Module):
-    """Mean over the cells, then one linear layer: (B, C, H, W) -> (B, K)."""
+class PooledClassifier(nn.Module):
+    """Take the mean over the cells of a map and apply one linear layer.
+
+    Args:
+        channels: C.
+        classes: K.
+    """
 
     def __init__(self, channels: int, classes: int) -> None:
         super().__init__()
         self.classifier = nn.Linear(channels, classes)
 
+    @override
     def forward(self, maps: Tensor) -> Tensor:
-        answers: Tensor = self.classifier(maps.mean((2, 3)))
-        return answers
+        """Compute the logits.
+
+        Args:
+            maps: (B, C, H, W).
+
+        Returns:
+            (B, K).
+        """
+        logits: Tensor = self.classifier(maps.mean((2, 3)))
+        return logits
 
 
-def _of_convolutions(channels: int, stages_behind: int, width: int, classes: int) -> nn.Module:
-    """One separable convolution of stride 2 for each stage behind, doubling the channels and ending in
-    `width`; at the deepest end a 1x1 convolution."""
-    if stages_behind == 0:
-        return nn.Sequential(nn.Conv2d(channels, width, 1), Answer(width, classes))
-    widths = [channels * 2**number for number in range(stages_behind)] + [width]
-    steps = [separable(inputs, outputs) for inputs, outputs in itertools.pairwise(widths)]
-    return nn.Sequential(*steps, Answer(width, classes))
+def separable_convolution(in_channels: int, out_channels: int) -> nn.Sequential:
+    """Build OFA-KD's separable convolution, which halves the size of a map.
 
+    Two groups of depthwise 3x3, 1x1, batch norm and ReLU; the first group has stride 2.
 
-def _of_tokens(end: tuple[int, int, int], stages_behind: int, classes: int) -> nn.Module:
-    """Patches merged two by two (a linear layer on four neighbours, norm before, GELU between), then one
-    transformer block for each stage behind, at least one."""
-    channels, height, width = end
+    Args:
+        in_channels: Channels of the input.
+        out_channels: Channels of the output.
+
+    Returns:
+        A module that maps (B, in_channels, H, W) to (B, out_channels, ceil(H/2), ceil(W/2)).
+    """
     layers: list[nn.Module] = []
-    merges = max(int(math.log2(min(height, width) / FINAL_GRID)), 0) if min(height, width) else 0
+    for stride, channels in ((2, in_channels), (1, out_channels)):
+        layers += [
+            nn.Conv2d(in_channels, in_channels, 3, stride, 1, groups=in_channels, bias=False),
+            nn.Conv2d(in_channels, channels, 1, bias=False),
+            SingleValueBatchNorm(channels),
+            nn.ReLU(),
+        ]
+    return nn.Sequential(*layers)
+
+
+def _convolutional_branch(channels: int, deeper_stages: int, width: int, classes: int) -> nn.Module:
+    """Build one separable convolution for each deeper stage, with twice the channels each time.
+
+    The last has `width` channels. At the deepest stage end the branch is a 1x1 convolution.
+    """
+    if deeper_stages == 0:
+        return nn.Sequential(nn.Conv2d(channels, width, 1), PooledClassifier(width, classes))
+    widths = [channels * 2**number for number in range(deeper_stages)] + [width]
+    steps = [separable_convolution(before, after) for before, after in itertools.pairwise(widths)]
+    return nn.Sequential(*steps, PooledClassifier(width, classes))
+
+
+def _token_branch(shape: tuple[int, int, int], deeper_stages: int, classes: int) -> nn.Module:
+    """Build patch merging layers, then one transformer block for each deeper stage, at least one.
+
+    A merging layer is a linear layer on 2x2 neighbours with a norm before it; GELU between the layers.
+    """
+    channels, height, width = shape
+    layers: list[nn.Module] = []
+    smallest = min(height, width)
+    merges = max(int(math.log2(smallest / MIN_PATCHES_PER_AXIS)), 0) if smallest else 0
     for number in range(merges):
         layers += [nn.GELU()] if number else []
-        # A side of an odd number of patches is padded, so that none is left out.
+        # A side with an odd number of patches is padded, so that no patch is dropped.
         odd = (height % 2, width % 2)
         layers += [nn.GroupNorm(1, channels), nn.Conv2d(channels, channels, 2, 2, odd, bias=False)]
         height, width = height // 2 + odd[0], width // 2 + odd[1]
-    return nn.Sequential(
-        *layers, MapBlocks(channels, HEADS, max(stages_behind, 1)), Answer(channels, classes)
-    )
+    blocks = MapTransformer(channels, HEADS, max(deeper_stages, 1))
+    return nn.Sequential(*layers, blocks, PooledClassifier(channels, classes))

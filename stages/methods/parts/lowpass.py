@@ -1,7 +1,7 @@
-"""Low-pass filters that leave a map's coarse cells: one matrix product a map, whatever the filter.
+"""Low-pass filters that reduce a map to coarse cells, with one matrix product per map.
 
-A filter is a matrix (M, H * W) for the M = sum of g^2 cells of all grids g, coarsest first, row by row.
-All are products of the same on both axes, and leave a constant map as it is.
+A filter is a matrix (M, H * W) for the M = sum of g^2 cells of all grids g, the coarsest first, row by
+row. Every filter is separable (a Kronecker product of one matrix per axis) and preserves a constant map.
 """
 
 from __future__ import annotations
@@ -12,20 +12,28 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import override
 
-from stages.methods.parts.windows import overlaps
+from stages.methods.parts.windows import overlap_lengths
 
 Filter = Literal["avgpool", "gaussian", "dct", "learnable_depthwise"]
 
 
 class LowPass(nn.Module):
-    """Filters a map of one size down to its cells.
+    """Filter maps of one size and reduce them to cells.
 
     avgpool: the mean of each cell, by exact area. gaussian: weights of a normal density around the
-    cell's centre, `sigma` cells wide, of sum 1. dct: the map of its g lowest cosine frequencies per axis
-    (DCT-II), then the mean of each cell. learnable_depthwise: a `kernel` x `kernel` window for each
-    channel, borders repeated, then the mean of each cell; its weights are a softmax (above 0, of sum 1:
-    so it stays a low-pass), learned, and even at the start.
+    cell's center, with sum 1. dct: the g lowest cosine frequencies per axis (DCT-II), then the mean of
+    each cell. learnable_depthwise: a learned window per channel with repeated borders, then the mean of
+    each cell; its weights are a softmax (above 0, with sum 1, so it remains a low-pass) and equal at the
+    start.
+
+    Args:
+        kind: The filter.
+        grids: Cells per axis at each scale, none above H or W.
+        shape: (C, H, W) of the maps.
+        sigma: Standard deviation of `gaussian`, in cells.
+        kernel: Side of the window of `learnable_depthwise`, in pixels, odd.
     """
 
     matrix: Tensor
@@ -39,64 +47,112 @@ class LowPass(nn.Module):
         sigma: float = 0.5,
         kernel: int = 3,
     ) -> None:
-        """shape: (C, H, W) of the maps. grids: none finer than H or W."""
         super().__init__()
         channels, height, width = shape
         self.taps = kernel**2 if kind == "learnable_depthwise" else 1
         if kind == "learnable_depthwise":
             offsets = range(-(kernel // 2), kernel // 2 + 1)
             pairs = [
-                (box(grid, height) @ shift(down, height), box(grid, width) @ shift(right, width))
+                (
+                    box_matrix(grid, height) @ shift_matrix(down, height),
+                    box_matrix(grid, width) @ shift_matrix(right, width),
+                )
                 for down in offsets
                 for right in offsets
                 for grid in grids
             ]
             self.weights = nn.Parameter(torch.zeros(channels, self.taps))
         elif kind == "gaussian":
-            pairs = [(gaussian(grid, height, sigma), gaussian(grid, width, sigma)) for grid in grids]
+            pairs = [
+                (gaussian_matrix(grid, height, sigma), gaussian_matrix(grid, width, sigma)) for grid in grids
+            ]
         elif kind == "dct":
-            pairs = [(cosines(grid, height), cosines(grid, width)) for grid in grids]
+            pairs = [(cosine_matrix(grid, height), cosine_matrix(grid, width)) for grid in grids]
         else:
-            pairs = [(box(grid, height), box(grid, width)) for grid in grids]
+            pairs = [(box_matrix(grid, height), box_matrix(grid, width)) for grid in grids]
         matrix = torch.cat([torch.kron(rows, columns) for rows, columns in pairs])
         self.register_buffer("matrix", matrix.float(), persistent=False)
 
+    @override
     def forward(self, maps: Tensor) -> Tensor:
-        """(B, C, H, W) -> (B, M, C) float32."""
+        """Compute the cells of all grids.
+
+        Args:
+            maps: (B, C, H, W) of any float dtype.
+
+        Returns:
+            (B, M, C) float32.
+        """
         with torch.autocast(maps.device.type, enabled=False):
             # A view, both for NCHW and for channels_last.
             pixels = maps.float().flatten(2).transpose(1, 2)
             cells = torch.matmul(self.matrix, pixels)
             if self.taps == 1:
                 return cells
-            # Filtering and taking means may be swapped: M cells for each tap instead of H x W pixels.
+            # The filter and the mean commute: M cells for each tap instead of H x W pixels.
             shares = self.weights.float().softmax(1)
-            return torch.einsum("btmc,ct->bmc", cells.unflatten(1, (self.taps, -1)), shares)
+            images, _, channels = cells.shape
+            return torch.einsum("btmc,ct->bmc", cells.reshape(images, self.taps, -1, channels), shares)
 
 
-def box(cells: int, side: int) -> Tensor:
-    """(cells, side) float64: each cell's mean over the pixels, by the length that it shares with them."""
-    shared = overlaps([(n / cells, (n + 1) / cells) for n in range(cells)], side)
-    return shared / shared.sum(1, keepdim=True)
+def box_matrix(cells: int, side: int) -> Tensor:
+    """Build the matrix of cell means, by the length that a cell shares with each pixel.
+
+    Args:
+        cells: Cells along the axis.
+        side: Pixels along the axis.
+
+    Returns:
+        (cells, side) float64; rows have sum 1.
+    """
+    shared = overlap_lengths([(n / cells, (n + 1) / cells) for n in range(cells)], side)
+    weights: Tensor = shared / shared.sum(1, keepdim=True)
+    return weights
 
 
-def gaussian(cells: int, side: int, sigma: float) -> Tensor:
-    """(cells, side) float64: a normal density around each cell's centre; sigma in cells."""
-    centres = torch.arange(cells, dtype=torch.float64) + 0.5
+def gaussian_matrix(cells: int, side: int, sigma: float) -> Tensor:
+    """Build the matrix of normal densities around the centers of the cells.
+
+    Args:
+        cells: Cells along the axis.
+        side: Pixels along the axis.
+        sigma: Standard deviation, in cells.
+
+    Returns:
+        (cells, side) float64; rows have sum 1.
+    """
+    centers = torch.arange(cells, dtype=torch.float64) + 0.5
     pixels = (torch.arange(side, dtype=torch.float64) + 0.5) * cells / side
-    return torch.softmax(-0.5 * ((pixels - centres[:, None]) / sigma) ** 2, dim=1)
+    return torch.softmax(-0.5 * ((pixels - centers[:, None]) / sigma) ** 2, dim=1)
 
 
-def cosines(cells: int, side: int) -> Tensor:
-    """(cells, side) float64: cells' means of what the `cells` lowest frequencies of the DCT-II keep."""
+def cosine_matrix(cells: int, side: int) -> Tensor:
+    """Build the matrix of cell means after removing all but the `cells` lowest DCT-II frequencies.
+
+    Args:
+        cells: Cells along the axis, and frequencies.
+        side: Pixels along the axis.
+
+    Returns:
+        (cells, side) float64; rows have sum 1.
+    """
     frequencies = torch.arange(cells, dtype=torch.float64)[:, None]
     pixels = torch.arange(side, dtype=torch.float64) + 0.5
     basis = torch.cos(math.pi * frequencies * pixels / side)
     basis = basis / torch.linalg.vector_norm(basis, dim=1, keepdim=True)
-    return box(cells, side) @ basis.T @ basis
+    means: Tensor = box_matrix(cells, side) @ basis.T @ basis
+    return means
 
 
-def shift(offset: int, side: int) -> Tensor:
-    """(side, side) float64: pixel n becomes pixel n + offset, beyond the border the last one."""
+def shift_matrix(offset: int, side: int) -> Tensor:
+    """Build the matrix that replaces pixel n with pixel n + offset, and with the last beyond a border.
+
+    Args:
+        offset: Pixels; may be negative.
+        side: Pixels along the axis.
+
+    Returns:
+        (side, side) float64.
+    """
     source = (torch.arange(side) + offset).clamp(0, side - 1)
     return torch.eye(side, dtype=torch.float64)[source]

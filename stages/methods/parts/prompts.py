@@ -1,23 +1,29 @@
-"""Prompts: what is added to a frozen network's maps between its stages, so that they serve the student."""
+"""Prompts: learned additions to a frozen teacher's maps, between its stages."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import override
 
-from stages.methods.parts.ends import Shape
+from stages.methods.parts.stage_pairs import Shape
 from stages.models.resampling import AreaResample
 
-RATIO = 16
-"""Channels for each one of the squeezed vector (Hu et al., 2018)."""
+SQUEEZE_RATIO = 16
+"""Channels divided by those of the squeezed vector (Hu et al., 2018)."""
 
 
 class Prompt(nn.Module):
-    """x + beta * prompt(x, feedback), beta learned from 0 on: (B, C, H, W), (B, C', H', W') -> as x.
+    """Compute x + beta * prompt(x, feedback), where beta is learned and starts at 0.
 
-    prompt: x beside the feedback, 1x1 to C, depthwise 5x5, 1x1, a squeeze-and-excitation gate, 1x1. Our
-    reading: PAT's code has the like twice, for the fusion and for the prompt, the fusion's 5x5 over all
-    channels, and replaces the map by the gate's values; ours multiplies by them, as the gate's authors do.
+    prompt: x concatenated with the feedback, 1x1 to C channels, depthwise 5x5, 1x1, a
+    squeeze-and-excitation gate, 1x1. Our reading of PAT: its code has these layers twice, for the fusion
+    and for the prompt, with a full 5x5 convolution in the fusion, and replaces the map by the gate's
+    values; ours multiplies by them, like the authors of the gate.
+
+    Args:
+        shape: (C, H, W) of x.
+        feedback: (C', H', W') of the feedback.
     """
 
     def __init__(self, shape: Shape, feedback: Shape) -> None:
@@ -33,14 +39,25 @@ class Prompt(nn.Module):
             nn.GELU(),
             nn.Conv2d(channels, channels, 1),
         )
-        squeezed = max(channels // RATIO, 1)
+        squeezed = max(channels // SQUEEZE_RATIO, 1)
         self.gate = nn.Sequential(
             nn.Linear(channels, squeezed), nn.GELU(), nn.Linear(squeezed, channels), nn.Sigmoid()
         )
         self.last = nn.Conv2d(channels, channels, 1)
         self.beta = nn.Parameter(torch.zeros(()))
 
+    @override
     def forward(self, maps: Tensor, feedback: Tensor) -> Tensor:
+        """Add the prompt to the maps.
+
+        Args:
+            maps: (B, C, H, W).
+            feedback: (B, C', H', W').
+
+        Returns:
+            (B, C, H, W) in the maps' dtype.
+        """
         mixed = self.mix(torch.cat([maps, self.align(feedback).to(maps.dtype)], 1))
         mixed = mixed * self.gate(mixed.mean((2, 3)))[:, :, None, None]
-        return maps + (self.beta * self.last(mixed)).to(maps.dtype)
+        prompt: Tensor = self.beta * self.last(mixed)
+        return maps + prompt.to(maps.dtype)

@@ -1,42 +1,64 @@
-"""Region-aware attention: each stage of the student may look at what its other stages see.
+"""Region-aware attention: tokens of all the student's stage ends attend to each other.
 
-After PAT (ICCV 2025, arXiv 2501.08885; official code). There the position encoding is indexed by
-the image's place in the batch; ours by the token's, as an encoding is meant to be.
+Source: PAT (ICCV 2025, arXiv 2501.08885), official code. There the position encoding is indexed by the
+image's position in the batch; ours is indexed by the token's position, which is its purpose.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from typing_extensions import override
 
-from stages.methods.parts.blocks import BatchNorm, cells_as_map, map_as_cells
-from stages.methods.parts.ends import Shape
+from stages.methods.parts.batch_norm import SingleValueBatchNorm
+from stages.methods.parts.map_transformer import map_to_tokens, tokens_to_map
+from stages.methods.parts.stage_pairs import Shape
 from stages.models.resampling import AreaResample
 
 
 class RegionAttention(nn.Module):
-    """Maps (B, C_n, H_n, W_n) of some ends -> maps of the shapes wanted, one for each.
+    """Map the maps of several stage ends to maps of other shapes, with attention across the ends.
 
-    Each end becomes grid x grid tokens of `width` channels, which all attend to each other once and are
-    then dealt out again; each end's own tokens are projected to the wanted channels and size.
+    Each end becomes grid x grid tokens of `width` channels. All tokens attend to each other once. Each
+    end's tokens are then projected to the output's channels and size.
+
+    Args:
+        input_shapes: (C, H, W) of each input map.
+        output_shapes: (C, H, W) of each output map, as many as input maps.
+        grid: Tokens per axis of one end.
+        width: Channels of a token.
+        heads: Attention heads; a divisor of `width`.
     """
 
     positions: Tensor
 
-    def __init__(self, given: list[Shape], wanted: list[Shape], grid: int, width: int, heads: int) -> None:
+    def __init__(
+        self, input_shapes: Sequence[Shape], output_shapes: Sequence[Shape], grid: int, width: int, heads: int
+    ) -> None:
         super().__init__()
         self.grid, self.heads = grid, heads
-        self.embeddings = nn.ModuleList(_embedding(shape, grid, width) for shape in given)
+        self.embeddings = nn.ModuleList(_embedding(shape, grid, width) for shape in input_shapes)
         self.norm = nn.LayerNorm(width)
         self.queries_keys_values = nn.Linear(width, 3 * width)
-        self.projections = nn.ModuleList(_projection(grid, width, shape) for shape in wanted)
-        positions = sinusoids(len(given) * grid**2, width)
+        self.projections = nn.ModuleList(_projection(grid, width, shape) for shape in output_shapes)
+        positions = sinusoidal_positions(len(input_shapes) * grid**2, width)
         self.register_buffer("positions", positions, persistent=False)
 
+    @override
     def forward(self, maps: list[Tensor]) -> list[Tensor]:
-        parts = [map_as_cells(embed(end)) for embed, end in zip(self.embeddings, maps, strict=True)]
-        queries, keys, values = self.queries_keys_values(self.norm(torch.cat(parts, 1))).chunk(3, dim=-1)
+        """Compute the output maps.
+
+        Args:
+            maps: (B, C, H, W) each, of the input shapes.
+
+        Returns:
+            (B, C, H, W) each, of the output shapes.
+        """
+        tokens = [map_to_tokens(embed(end)) for embed, end in zip(self.embeddings, maps, strict=True)]
+        queries, keys, values = self.queries_keys_values(self.norm(torch.cat(tokens, 1))).chunk(3, dim=-1)
         positions = self.positions.to(queries.dtype)
         attended = functional.scaled_dot_product_attention(
             self._by_head(queries + positions), self._by_head(keys + positions), self._by_head(values)
@@ -44,39 +66,52 @@ class RegionAttention(nn.Module):
         regions = attended.transpose(1, 2).flatten(2).chunk(len(maps), dim=1)
         size = (self.grid, self.grid)
         return [
-            project(cells_as_map(region, size))
+            project(tokens_to_map(region, size))
             for project, region in zip(self.projections, regions, strict=True)
         ]
 
     def _by_head(self, tokens: Tensor) -> Tensor:
-        """(B, N, width) -> (B, heads, N, width / heads)."""
-        return tokens.unflatten(2, (self.heads, -1)).transpose(1, 2)
+        """Split the channels by head: (B, N, width) to (B, heads, N, width / heads)."""
+        images, count, _ = tokens.shape
+        return tokens.reshape(images, count, self.heads, -1).transpose(1, 2)
 
 
-def sinusoids(count: int, width: int) -> Tensor:
-    """(count, width) float32: sin and cos in turns, of wavelengths 2 pi to 20000 pi (Vaswani et al., 2017,
-    section 3.5)."""
-    place = torch.arange(count)[:, None]
-    angle = place / 10000 ** (torch.arange(0, width, 2) / width)
+def sinusoidal_positions(count: int, width: int) -> Tensor:
+    """Compute the position encoding of Vaswani et al. (2017), section 3.5.
+
+    Args:
+        count: The number of tokens.
+        width: Channels of a token.
+
+    Returns:
+        (count, width) float32: sine and cosine alternate, with wavelengths from 2 pi to 20000 pi.
+    """
+    positions = torch.arange(count)[:, None]
+    angle = positions / 10000 ** (torch.arange(0, width, 2) / width)
     return torch.stack([angle.sin(), angle.cos()], dim=2).flatten(1)[:, :width]
 
 
 def _embedding(shape: Shape, grid: int, width: int) -> nn.Module:
-    """(B, C, H, W) -> (B, width, grid, grid): one linear layer on each patch, the map stretched to whole
-    patches where they do not divide it."""
-    channels, height, width_of_map = shape
-    patch = -(-height // grid), -(-width_of_map // grid)
+    """Build a patch embedding, (B, C, H, W) to (B, width, grid, grid).
+
+    It is one linear layer on each patch; the map is resampled first if the patches do not divide it.
+    """
+    channels, map_height, map_width = shape
+    patch = -(-map_height // grid), -(-map_width // grid)
     return nn.Sequential(
-        AreaResample((height, width_of_map), (grid * patch[0], grid * patch[1])),
+        AreaResample((map_height, map_width), (grid * patch[0], grid * patch[1])),
         nn.Conv2d(channels, width, patch, patch),
     )
 
 
 def _projection(grid: int, width: int, shape: Shape) -> nn.Module:
-    """(B, width, grid, grid) -> (B, C, H, W). Resized last: that is linear too, and tokens are fewer."""
-    channels, height, width_of_map = shape
+    """Build the layers (B, width, grid, grid) to (B, C, H, W).
+
+    The resampling comes last: it commutes with the convolution, and there are fewer tokens than pixels.
+    """
+    channels, map_height, map_width = shape
     return nn.Sequential(
-        BatchNorm(width),
+        SingleValueBatchNorm(width),
         nn.Conv2d(width, channels, 1, bias=False),
-        AreaResample((grid, grid), (height, width_of_map)),
+        AreaResample((grid, grid), (map_height, map_width)),
     )

@@ -1,6 +1,6 @@
-"""What a profile may say of a distillation method: one typed class a method, by `name`.
+"""The settings of the distillation methods in a profile: one typed class per method, selected by `name`.
 
-Light: imports pydantic alone. The order of `BUILT_IN` is that of the schema and of docs/profile.md.
+Imports only pydantic. The order of `BUILT_IN` is that of the schema and of docs/reference/profile.md.
 """
 
 from __future__ import annotations

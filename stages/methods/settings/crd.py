@@ -16,13 +16,16 @@ class CrdSettings(MethodSettings):
     name: Literal["crd"]
     negatives: int = setting(
         16384,
-        "vectors of other classes drawn for each image; at most as many as there are such images",
+        "images of other classes drawn as negatives for each image, at most as many as exist",
         unit="images",
         ge=1,
     )
-    temperature: float = setting(0.07, "divides the similarities", gt=0.0)
-    momentum: float = setting(0.5, "share of the old vector when a bank takes up the new one", ge=0.0, lt=1.0)
-    proj_dim: int = setting(128, "both pooled vectors are projected to this length", unit="channels", ge=1)
+    temperature: float = setting(0.07, "divisor of the similarities", gt=0.0)
+    momentum: float = setting(
+        0.5, "share of the old vector when a bank stores a new vector of an image", ge=0.0, lt=1.0
+    )
+    proj_dim: int = setting(128, "length to which both pooled vectors are projected", unit="channels", ge=1)
     shared_negatives: bool = setting(
-        False, "one draw for the whole batch: less memory and time where there are very many images"
+        False,
+        "draw the negatives once for the whole batch; saves memory and time with very many training images",
     )

@@ -7,6 +7,7 @@ from typing import ClassVar, Literal
 from pydantic import model_validator
 
 from stages.fields import setting
+from stages.methods.parts.argument_checks import require_positive_weight
 from stages.methods.settings.base import MethodSettings
 
 
@@ -18,10 +19,11 @@ class DistSettings(MethodSettings):
     name: Literal["dist"]
     beta: float = setting(1.0, "weight of the relation between classes, in each image", ge=0.0)
     gamma: float = setting(1.0, "weight of the relation between images, in each class", ge=0.0)
-    temperature: float = setting(1.0, "softens both distributions; the loss carries T^2", gt=0.0)
+    temperature: float = setting(
+        1.0, "divisor of the logits of both networks; the loss is multiplied by its square", gt=0.0
+    )
 
     @model_validator(mode="after")
-    def _says_something(self) -> DistSettings:
-        if self.beta == 0.0 and self.gamma == 0.0:
-            raise ValueError("beta and gamma are both 0: the method would do nothing")
+    def _check_weights(self) -> DistSettings:
+        require_positive_weight(beta=self.beta, gamma=self.gamma)
         return self

@@ -7,6 +7,7 @@ from typing import ClassVar, Literal
 from pydantic import model_validator
 
 from stages.fields import setting
+from stages.methods.parts.argument_checks import require_positive_weight
 from stages.methods.settings.base import MethodSettings
 
 
@@ -16,19 +17,18 @@ class FbtSettings(MethodSettings):
     method: ClassVar[str] = "stages.methods.fbt:Fbt"
 
     name: Literal["fbt"]
-    form: Literal["code", "paper"] = setting("code", "form of the loss on the logits, as for ofa")
-    eps: float = setting(1.0, "exponent of that loss, as for ofa", gt=0.0)
-    tau: float = setting(
-        0.1, "temperature of the contrastive loss where learning starts; it is learned", ge=0.01, le=1.0
-    )
+    form: Literal["code", "paper"] = setting("code", "form of the loss on the logits, like for ofa")
+    eps: float = setting(1.0, "exponent of the loss on the logits, like for ofa", gt=0.0)
+    tau: float = setting(0.1, "initial temperature of the contrastive loss; it is learned", ge=0.01, le=1.0)
     lambda_contrast: float = setting(1.0, "weight of the contrastive loss on the pooled maps", ge=0.0)
     lambda_logits: float = setting(1.0, "weight of the loss on the logits", ge=0.0)
     heads: int = setting(
-        4, "attention heads of the fusing block; cut to a divisor of the teacher's channels", ge=1
+        4,
+        "most attention heads of the fusing block; the number used also divides the teacher's channels",
+        ge=1,
     )
 
     @model_validator(mode="after")
-    def _says_something(self) -> FbtSettings:
-        if self.lambda_contrast == 0.0 and self.lambda_logits == 0.0:
-            raise ValueError("lambda_contrast and lambda_logits are both 0: the method would do nothing")
+    def _check_weights(self) -> FbtSettings:
+        require_positive_weight(lambda_contrast=self.lambda_contrast, lambda_logits=self.lambda_logits)
         return self

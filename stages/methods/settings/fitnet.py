@@ -7,6 +7,7 @@ from typing import ClassVar, Literal
 from pydantic import model_validator
 
 from stages.fields import setting
+from stages.methods.parts.argument_checks import require_stage_ends
 from stages.methods.settings.base import MethodSettings
 
 
@@ -18,23 +19,15 @@ class FitnetSettings(MethodSettings):
     name: Literal["fitnet"]
     hints: list[int] | Literal["all"] = setting(
         lambda: [-2],
-        "at which stage ends: numbers from the deepest (-1, the one before it -2, …), or `all`",
+        "stage ends to match: numbers from the deepest (-1, the one before it -2, …), or `all`",
     )
     regressor: Literal["conv", "linear"] = setting(
         "conv",
-        "how the student's map meets the teacher's: convolution with norm and ReLU, or a 1x1 without either",
+        "layers on the student's map. conv: convolution, batch norm and ReLU; linear: a 1x1 convolution",
     )
 
     @model_validator(mode="after")
-    def _names_ends(self) -> FitnetSettings:
-        if self.hints == "all":
-            return self
-        if not self.hints:
-            raise ValueError("hints names no stage end: write `all`, or numbers such as [-2]")
-        if max(self.hints) >= 0:
-            raise ValueError(
-                f"hints count from the deepest stage end, -1, -2, and so on; found {max(self.hints)}"
-            )
-        if len(set(self.hints)) < len(self.hints):
-            raise ValueError("hints must not repeat a stage end")
+    def _check_hints(self) -> FitnetSettings:
+        if self.hints != "all":
+            require_stage_ends("hints", self.hints)
         return self

@@ -14,7 +14,9 @@ class KdSettings(MethodSettings):
     method: ClassVar[str] = "stages.methods.kd:Kd"
 
     name: Literal["kd"]
-    temperature: float = setting(4.0, "softens both distributions; the loss carries T^2", gt=0.0)
+    temperature: float = setting(
+        4.0, "divisor of the logits of both networks; the loss is multiplied by its square", gt=0.0
+    )
     logit_standardisation: bool = setting(
-        False, "bring each image's logits to mean 0 and deviation 1 first (Sun et al., 2024)"
+        False, "first scale each image's logits to mean 0 and deviation 1 (Sun et al., 2024)"
     )

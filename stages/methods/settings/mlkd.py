@@ -7,6 +7,7 @@ from typing import ClassVar, Literal
 from pydantic import model_validator
 
 from stages.fields import setting
+from stages.methods.parts.argument_checks import require_positive_weight, require_temperatures
 from stages.methods.settings.base import MethodSettings
 
 
@@ -18,17 +19,19 @@ class MlkdSettings(MethodSettings):
     name: Literal["mlkd"]
     temperatures: list[float] = setting(
         lambda: [2.0, 3.0, 4.0, 5.0, 6.0],
-        "each softens both distributions; their losses are added",
+        "divisors of the logits of both networks; the losses of all temperatures are added",
         min_length=1,
     )
     instance_weight: float = setting(1.0, "weight of the divergence in each image", ge=0.0)
-    batch_weight: float = setting(1.0, "weight of the likeness between images", ge=0.0)
-    class_weight: float = setting(1.0, "weight of the likeness between classes", ge=0.0)
+    batch_weight: float = setting(1.0, "weight of the similarity between images", ge=0.0)
+    class_weight: float = setting(1.0, "weight of the similarity between classes", ge=0.0)
 
     @model_validator(mode="after")
-    def _says_something(self) -> MlkdSettings:
-        if min(self.temperatures) <= 0.0:
-            raise ValueError(f"temperatures must be above 0, found {min(self.temperatures)}")
-        if self.instance_weight == 0.0 and self.batch_weight == 0.0 and self.class_weight == 0.0:
-            raise ValueError("all three weights are 0: the method would do nothing")
+    def _check_temperatures_and_weights(self) -> MlkdSettings:
+        require_temperatures(self.temperatures)
+        require_positive_weight(
+            instance_weight=self.instance_weight,
+            batch_weight=self.batch_weight,
+            class_weight=self.class_weight,
+        )
         return self

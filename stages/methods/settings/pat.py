@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import math
 from typing import ClassVar, Literal
 
 from pydantic import model_validator
 
 from stages.fields import setting
+from stages.methods.parts.argument_checks import require_square_queries
 from stages.methods.settings.base import MethodSettings
 
-MOST_ENDS = 4
-"""The queries are shared out among so many stage ends."""
+MAX_STAGE_ENDS = 4
+"""The queries are divided evenly among this number of stage ends."""
 
 
 class PatSettings(MethodSettings):
@@ -25,23 +25,16 @@ class PatSettings(MethodSettings):
     )
     width: int = setting(512, "channels of a token", unit="channels", ge=1)
     heads: int = setting(8, "attention heads; a divisor of the width", ge=1)
-    lambda_kd: float = setting(1.0, "weight of the KD term with the unprompted teacher", ge=0.0)
+    lambda_kd: float = setting(1.0, "weight of the KD term with the teacher without prompts", ge=0.0)
     lambda_features: float = setting(1.0, "weight of the distance to the prompted teacher's maps", gt=0.0)
     lambda_prompt: float = setting(
-        1.0, "weight of the term that keeps the prompted teacher's answers near the unprompted one's", ge=0.0
+        1.0, "weight of the KD term between the teacher with and without prompts", ge=0.0
     )
-    temperature: float = setting(1.0, "softens the distributions of both KL terms; they carry T^2", gt=0.0)
-
-    @property
-    def grid(self) -> int:
-        """Tokens per axis of one stage end."""
-        return math.isqrt(self.queries // MOST_ENDS)
+    temperature: float = setting(
+        1.0, "divisor of the logits in both KD terms, which are multiplied by its square", gt=0.0
+    )
 
     @model_validator(mode="after")
-    def _divides(self) -> PatSettings:
-        if MOST_ENDS * self.grid**2 != self.queries:
-            near = ", ".join(str(MOST_ENDS * side**2) for side in (self.grid, self.grid + 1))
-            raise ValueError(f"queries must be four times a square, found {self.queries}; near are {near}")
-        if self.width % self.heads:
-            raise ValueError(f"heads ({self.heads}) must divide width ({self.width})")
+    def _check_queries_and_heads(self) -> PatSettings:
+        require_square_queries(self.queries, self.width, self.heads, stage_ends=MAX_STAGE_ENDS)
         return self

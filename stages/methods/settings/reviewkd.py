@@ -17,5 +17,5 @@ class ReviewkdSettings(MethodSettings):
     channels: int = setting(512, "most channels of the fused maps", unit="channels", ge=1)
     pooled_vector: bool = setting(True, "match the pooled vectors too, as the deepest level")
     student_before_activation: bool = setting(
-        False, "take the student's maps, too, before the activation that ends them"
+        False, "read the student's maps, too, before the activation that ends them"
     )

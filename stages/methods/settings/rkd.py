@@ -7,6 +7,7 @@ from typing import ClassVar, Literal
 from pydantic import model_validator
 
 from stages.fields import setting
+from stages.methods.parts.argument_checks import require_positive_weight
 from stages.methods.settings.base import MethodSettings
 
 
@@ -20,7 +21,6 @@ class RkdSettings(MethodSettings):
     angle_weight: float = setting(50.0, "weight of the angles among three images", ge=0.0)
 
     @model_validator(mode="after")
-    def _says_something(self) -> RkdSettings:
-        if self.distance_weight == 0.0 and self.angle_weight == 0.0:
-            raise ValueError("distance_weight and angle_weight are both 0: the method would do nothing")
+    def _check_weights(self) -> RkdSettings:
+        require_positive_weight(distance_weight=self.distance_weight, angle_weight=self.angle_weight)
         return self

@@ -15,8 +15,8 @@ class RsdSettings(MethodSettings):
 
     name: Literal["rsd"]
     kappa: float = setting(
-        1.0, "weight of the correlations between different channels, against those of equal ones", ge=0.0
+        1.0, "weight of the correlations between different channels, relative to equal ones", ge=0.0
     )
     expansion: float = setting(
-        2.0, "width between expander and adaptor, as a multiple of the student's embedding", gt=0.0
+        2.0, "width between expander and adaptor, as a multiple of the student's pooled vector", gt=0.0
     )

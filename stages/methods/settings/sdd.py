@@ -7,6 +7,7 @@ from typing import ClassVar, Literal
 from pydantic import model_validator
 
 from stages.fields import setting
+from stages.methods.parts.argument_checks import require_grids, require_positive_weight
 from stages.methods.settings.base import MethodSettings
 
 
@@ -17,20 +18,21 @@ class SddSettings(MethodSettings):
 
     name: Literal["sdd"]
     grids: list[int] = setting(
-        lambda: [1, 2, 4], "parts per axis at each scale; cut to the smaller map", min_length=1
+        lambda: [1, 2, 4], "parts per axis at each scale, limited to the smaller map", min_length=1
     )
     inner: Literal["kd", "dkd"] = setting("kd", "the loss of each part's logits")
-    temperature: float = setting(4.0, "softens both distributions; the loss carries T^2", gt=0.0)
+    temperature: float = setting(
+        4.0, "divisor of the logits of both networks; the loss is multiplied by its square", gt=0.0
+    )
     alpha: float = setting(1.0, "inner dkd: weight of the true class against all others", ge=0.0)
     beta: float = setting(8.0, "inner dkd: weight of the distribution among the other classes", ge=0.0)
     complementary_weight: float = setting(
-        2.0, "weight of parts where the teacher is right and on the whole image wrong, or the reverse", ge=0.0
+        2.0, "weight of parts where the teacher is right and wrong on the whole image, or the reverse", ge=0.0
     )
 
     @model_validator(mode="after")
-    def _says_something(self) -> SddSettings:
-        if min(self.grids) < 1:
-            raise ValueError(f"grids must be at least 1, found {min(self.grids)}")
-        if self.inner == "dkd" and self.alpha == 0.0 and self.beta == 0.0:
-            raise ValueError("alpha and beta are both 0: the method would do nothing")
+    def _check_grids_and_weights(self) -> SddSettings:
+        require_grids(self.grids)
+        if self.inner == "dkd":
+            require_positive_weight(alpha=self.alpha, beta=self.beta)
         return self

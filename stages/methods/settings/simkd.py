@@ -9,11 +9,11 @@ from stages.methods.settings.base import MethodSettings
 
 
 class SimkdSettings(MethodSettings):
-    """SimKD: the student answers with the teacher's classifier, behind a projector that is deployed too."""
+    """SimKD: the student uses the teacher's classifier, after a projector that is deployed too."""
 
     method: ClassVar[str] = "stages.methods.simkd:Simkd"
 
     name: Literal["simkd"]
     reduction: int = setting(
-        2, "the projector's inner channels are the teacher's, divided by this; higher is smaller", ge=1
+        2, "the teacher's channels divided by the projector's inner channels; higher is smaller", ge=1
     )

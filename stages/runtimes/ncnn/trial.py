@@ -15,6 +15,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+from pipeline.child_process import last_line
 from pipeline.heartbeat import Hung, Silence
 from stages.runtimes.base import Source
 from stages.runtimes.probe import run_module, run_module_while_alive
@@ -53,7 +54,7 @@ def _why_not(done: subprocess.CompletedProcess[str]) -> str:
         return f"ncnn has no layer {', '.join(missing)}"
     if done.returncode < 0:
         return f"ncnn crashed ({signal.Signals(-done.returncode).name})"
-    return (done.stderr.strip().splitlines() or ["ncnn gave no reason"])[-1]
+    return last_line(done.stderr) or "ncnn gave no reason"
 
 
 def main(words: list[str]) -> int:

@@ -18,6 +18,7 @@ from contextlib import suppress
 from importlib.util import find_spec
 from typing import Any
 
+from pipeline.child_process import last_line
 from stages.runtimes.probe import cuda_device, run_module
 
 TIMEOUT_S = 180.0
@@ -36,7 +37,7 @@ def ask(provider: str) -> dict[str, Any]:
         with suppress(ValueError):
             told = json.loads(line)
     if done.returncode != 0 or not told:
-        last = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]
+        last = last_line(done.stderr) or "it wrote nothing to standard error"
         return {"device": {}, **told, "error": f"ONNX Runtime ended with status {done.returncode}: {last}"}
     if "error" not in told and told["found"] != provider:
         reason = reason_in_log(done.stderr)

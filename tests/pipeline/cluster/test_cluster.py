@@ -20,7 +20,7 @@ import pytest
 
 from pipeline.cluster import folders as cluster_folders
 from pipeline.cluster.cluster import Cluster, resources
-from pipeline.cluster.folders import marker, unseen, wait_for
+from pipeline.cluster.folders import marked, wait_for, why_not_shared
 from pipeline.errors import Fault, GateMissed, KdpipeError, ProfileError, StageError, UsageError
 from pipeline.profile.loading import load
 from pipeline.running.runner import in_process, prepare_run, run, run_stages
@@ -65,12 +65,12 @@ def test_a_marker_is_seen_on_the_same_file_system_only(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(cluster_folders, "SEEN_WITHIN_S", 0.0)
-    with marker(tmp_path) as mark:
-        assert unseen(mark) == ""
+    with marked(tmp_path) as mark:
+        assert why_not_shared(mark) == ""
         assert list(tmp_path.iterdir()) == []
-        assert "No such file" in unseen(mark)
+        assert "No such file" in why_not_shared(mark)
         mark.path.write_text("of another machine")
-        assert "another file" in unseen(mark)
+        assert "another file" in why_not_shared(mark)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -114,13 +114,13 @@ def test_a_cluster_of_its_own(home: Path) -> None:
     assert list(scratch.iterdir()) == []
 
     here = document(call(home, "run", PROFILE, "--json", "--store", "other", program=SMALL))
-    digests = [[stage["digest"] for stage in found["stages"]] for found in (here, document(first))]
+    digests = [[stage["digest"] for stage in answer["stages"]] for answer in (here, document(first))]
     assert digests[0] == digests[1]
 
 
 @pytest.fixture(scope="module")
-def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, str]]:
-    """A running cluster: its own address, and that for clients."""
+def head() -> Iterator[tuple[str, str]]:
+    """Start a cluster; yield its own address and the address for clients."""
     gcs, client = _free_port(), _free_port()
     with tempfile.TemporaryDirectory(prefix="kdr", ignore_cleanup_errors=True) as folder:
         words = ["start", "--head", "--block", f"--port={gcs}", f"--ray-client-server-port={client}"]
@@ -146,16 +146,16 @@ def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, str]]:
 
 
 def _free_port() -> int:
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return int(one.getsockname()[1])
+    with socket.socket() as free_socket:
+        free_socket.bind(("127.0.0.1", 0))
+        return int(free_socket.getsockname()[1])
 
 
 def _wait_for_port(port: int, process: subprocess.Popen[bytes]) -> None:
     for _ in range(600):
         assert process.poll() is None, "ray start has ended"
-        with socket.socket() as one:
-            if one.connect_ex(("127.0.0.1", port)) == 0:
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)) == 0:
                 return
         time.sleep(0.1)
     pytest.fail("the cluster did not come up")
@@ -239,15 +239,15 @@ def test_gpus_and_cores_are_those_that_one_node_has(tmp_path: Path) -> None:
     profile = small_profile(tmp_path, compute={"device": "auto", "devices": 4, "threads": None})
     stage = Stage("train", "", "", 1, (), ("compute",))
 
-    def asked(*nodes: dict[str, float], **compute: object) -> dict[str, float]:
+    def requested(*nodes: dict[str, float], **compute: object) -> dict[str, float]:
         changed = profile.edited(compute={**profile.sections["compute"], **compute})
         return resources(stage, changed, [{"Alive": True, "Resources": node} for node in nodes])
 
-    assert asked({"CPU": 8}, {"CPU": 4}) == {"num_cpus": 8, "num_gpus": 0}
-    assert asked({"CPU": 8}, {"CPU": 4, "GPU": 2}) == {"num_cpus": 4, "num_gpus": 2}
-    assert asked({"CPU": 16, "GPU": 4}, devices=1) == {"num_cpus": 4, "num_gpus": 1}
-    assert asked({"CPU": 16, "GPU": 4}, device="cpu", threads=2) == {"num_cpus": 2, "num_gpus": 0}
-    assert asked({}) == {"num_cpus": 1, "num_gpus": 0}
+    assert requested({"CPU": 8}, {"CPU": 4}) == {"num_cpus": 8, "num_gpus": 0}
+    assert requested({"CPU": 8}, {"CPU": 4, "GPU": 2}) == {"num_cpus": 4, "num_gpus": 2}
+    assert requested({"CPU": 16, "GPU": 4}, devices=1) == {"num_cpus": 4, "num_gpus": 1}
+    assert requested({"CPU": 16, "GPU": 4}, device="cpu", threads=2) == {"num_cpus": 2, "num_gpus": 0}
+    assert requested({}) == {"num_cpus": 1, "num_gpus": 0}
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ import re
 import sys
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import TextIO
 
@@ -233,7 +234,7 @@ class TestErrors:
 class TestPlainProgress:
     def test_lines_at_tenths_with_rate_and_time_to_go(self) -> None:
         console, out, err = plain_console()
-        with ConsoleListener(console, NAMES, QUICK) as listener:
+        with ConsoleListener(console, NAMES, replace(QUICK, plain_s=60.0)) as listener:
             listener.started(stale("train"))
             progress = listener.progress("train")
             for done in range(0, 1001):
@@ -365,7 +366,7 @@ class TestLiveProgress:
         console = Console(io.StringIO(), terminal.stream, {"TERM": "xterm"})
         # Another writer holds the lock while the timer and the end of the run come together.
         with console._lock, ConsoleListener(console, NAMES, QUICK):
-            timer = wait_for_thread("_tell_preparing")
+            timer = wait_for_thread("_draw_preparing")
         timer.join(timeout=10)
         assert terminal.text() == ""
 
@@ -383,28 +384,28 @@ class TestPace:
     def test_rate_and_time_to_go(self) -> None:
         pace = Pace()
         for second in range(11):
-            pace.see(float(second), (100.0 * second, 2000.0, "images", {}))
+            pace.add(float(second), (100.0 * second, 2000.0, "images", {}))
         assert pace.rate == pytest.approx(100.0)
-        assert pace.to_go_s((1000.0, 2000.0, "images", {})) == pytest.approx(10.0)
+        assert pace.remaining_s((1000.0, 2000.0, "images", {})) == pytest.approx(10.0)
 
     def test_going_on_from_a_checkpoint_does_not_count_what_was_there(self) -> None:
         pace = Pace()
-        pace.see(0.0, (5000.0, 6000.0, "images", {}))
-        pace.see(1.0, (5010.0, 6000.0, "images", {}))
+        pace.add(0.0, (5000.0, 6000.0, "images", {}))
+        pace.add(1.0, (5010.0, 6000.0, "images", {}))
         assert pace.rate == pytest.approx(10.0)
 
     def test_a_new_phase_begins_anew(self) -> None:
         pace = Pace()
-        pace.see(0.0, (0.0, 10.0, "epochs", {}))
-        pace.see(1.0, (10.0, 10.0, "epochs", {}))
-        pace.see(2.0, (0.0, 10.0, "epochs", {}))
+        pace.add(0.0, (0.0, 10.0, "epochs", {}))
+        pace.add(1.0, (10.0, 10.0, "epochs", {}))
+        pace.add(2.0, (0.0, 10.0, "epochs", {}))
         assert pace.rate is None
-        pace.see(3.0, (5.0, 10.0, "epochs", {}))
+        pace.add(3.0, (5.0, 10.0, "epochs", {}))
         assert pace.rate == pytest.approx(5.0)
 
     def test_only_the_last_seconds_count(self) -> None:
         pace = Pace()
         for second in range(200):
             done = float(second) if second < 100 else 100.0 + 50.0 * (second - 100)
-            pace.see(float(second), (done, 1e6, "steps", {}))
+            pace.add(float(second), (done, 1e6, "steps", {}))
         assert pace.rate == pytest.approx(50.0)

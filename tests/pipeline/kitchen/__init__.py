@@ -61,7 +61,7 @@ STAGES: tuple[Stage, ...] = (
         version=1,
         inputs=("refine", "judge"),
         reads=("name",),
-        tells_history=True,
+        reads_history=True,
     ),
 )
 NAMES = tuple(stage.name for stage in STAGES)

@@ -9,7 +9,7 @@ import pytest
 
 from pipeline.errors import ProfileError, UsageError
 from pipeline.profile.loading import load, shipped_profiles
-from tests.pipeline.profile_texts import BASE, ROOT, faults, one, write
+from tests.pipeline.profile_texts import BASE, ROOT, faults, only_fault, write
 
 pytestmark = pytest.mark.usefixtures("in_a_folder_of_its_own")
 
@@ -52,7 +52,7 @@ def test_what_changes_no_artefact_is_not_keyed() -> None:
     assert keyed["train"] == loaded.sections["train"]
 
 
-def test_places_tell_where_a_value_was_set() -> None:
+def test_places_show_where_a_value_was_set() -> None:
     write(BASE, "base.yaml")
     loaded = load(write("extends: base.yaml\ntrain:\n  epochs: 3\n"), ["seed=7", "distill.epochs=2"])
     assert loaded.place("train.epochs") == "p.yaml:3:3"
@@ -145,8 +145,8 @@ def test_a_group_whose_name_changes_is_replaced() -> None:
 
 def test_faults_of_an_extended_file_point_into_it() -> None:
     write(BASE + "train:\n  epochs: -3\n  epocs: 2\n", "base.yaml")
-    found = faults(write("extends: base.yaml\nseed: x\n"))
-    assert [fault.place for fault in found] == ["p.yaml:2:7", "base.yaml:6:11", "base.yaml:7:3"]
+    all_faults = faults(write("extends: base.yaml\nseed: x\n"))
+    assert [fault.place for fault in all_faults] == ["p.yaml:2:7", "base.yaml:6:11", "base.yaml:7:3"]
 
 
 def test_profiles_that_extend_each_other_name_the_chain() -> None:
@@ -179,8 +179,8 @@ def test_a_base_may_be_shared_by_many() -> None:
     ],
 )
 def test_files_that_are_no_profiles(text: str, place: str, words: str) -> None:
-    found, message, _ = one(text)
-    assert found == place
+    where, message, _ = only_fault(text)
+    assert where == place
     assert words in message
 
 
@@ -213,7 +213,7 @@ def test_overrides_set_values_anywhere() -> None:
 
 
 @pytest.mark.parametrize("flip", [False, True])
-def test_an_overridden_kind_empties_its_group_wherever_its_name_stands(flip: bool) -> None:
+def test_an_overridden_kind_empties_its_group_wherever_its_name_is(flip: bool) -> None:
     overrides = ["data.name=idx", "data.root=/there"]
     text = BASE.replace("name: digits", "name: torchvision").replace("torchvision", "mnist\n  download: true")
     loaded = load(write(text), overrides[::-1] if flip else overrides)
@@ -233,10 +233,10 @@ def test_an_overridden_kind_empties_its_group_wherever_its_name_stands(flip: boo
         ("targets.7=x", "--set targets.7", "a list of 2"),
         ("targets.x=y", "--set targets.x", "a list of 2"),
         ("seed=[", "--set seed", "not YAML"),
-        ("seed={a: 1, a: 2}", "--set seed", "said twice"),
+        ("seed={a: 1, a: 2}", "--set seed", "appears twice"),
         ("extends=x", "--set extends", "cannot be set here"),
         ("seed=\udcff", "--set seed", "not UTF-8"),
-        ("se\udcff=1", "--set se\udcff", "is no key"),
+        ("se\udcff=1", "--set se\udcff", "is not a key"),
     ],
 )
 def test_faults_of_an_override_name_it(override: str, where: str, words: str) -> None:

@@ -11,7 +11,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from pipeline.profile.loading import load
-from tests.pipeline.profile_texts import BASE, faults, one, told, write
+from tests.pipeline.profile_texts import BASE, fault_lines, faults, only_fault, write
 
 METHODS = (
     "msdcrd, dcd, lfcc, kd, dkd, dist, mlkd, sdd, rkd, crd, fitnet, reviewkd, simkd, rsd, ofa, uhkd, pat, fbt"
@@ -32,7 +32,7 @@ def test_all_faults_at_once_in_order_of_place() -> None:
         "seed: 1.0\n"
         "seed: 2\n"
     )
-    assert told(text, "export.opset=1") == [
+    assert fault_lines(text, "export.opset=1") == [
         ("p.yaml:6:3", "unknown key 'epocs' in train", "did you mean 'epochs'?"),
         ("p.yaml:7:3", "unknown key 'pad' in train", "'pad' belongs under train.augment or distill.augment"),
         (
@@ -57,7 +57,7 @@ def test_all_faults_at_once_in_order_of_place() -> None:
             "seed: found 1.0, expected a whole number of at least 0 and below 2147483648",
             "write 1",
         ),
-        ("p.yaml:13:1", "the key 'seed' is said twice; first in line 12", ""),
+        ("p.yaml:13:1", "the key 'seed' appears twice; first in line 12", ""),
         ("--set export.opset", "export.opset: found 1, expected a whole number from 18 to 23", ""),
     ]
 
@@ -123,14 +123,14 @@ def test_all_faults_at_once_in_order_of_place() -> None:
             "build: {batch_min: 4}\n"
             "measure: {batch_sizes: [4, 2, 8]}",
             "p.yaml:6:20",
-            "build.batch_min 4 is above 2 of measure.batch_sizes: tensorrt-fp16 could not be timed there; "
+            "build.batch_min 4 is above 2 of measure.batch_sizes: tensorrt-fp16 cannot run these; "
             "set build.batch_min to 2, or measure.batch_sizes to batches of at least 4",
             "",
         ),
         (
             "targets: [openvino-fp32, openvino-fp32]",
             "p.yaml:5:10",
-            "targets name openvino-fp32 more than once",
+            "targets has openvino-fp32 more than once",
             "",
         ),
         (
@@ -141,12 +141,10 @@ def test_all_faults_at_once_in_order_of_place() -> None:
         ),
     ],
 )
-def test_a_fault_says_what_was_found_and_what_is_expected(
-    lines: str, place: str, message: str, hint: str
-) -> None:
-    found, said, help_ = one(BASE + lines)
-    assert found == place
-    assert said.startswith(message)
+def test_a_fault_has_the_value_and_what_is_expected(lines: str, place: str, message: str, hint: str) -> None:
+    where, text, help_ = only_fault(BASE + lines)
+    assert where == place
+    assert text.startswith(message)
     assert hint in help_
     assert bool(hint) == bool(help_)
 
@@ -164,7 +162,8 @@ def test_a_smallest_batch_that_nothing_measured_is_below_is_no_fault(lines: str)
 
 def test_missing_keys_point_at_the_group_that_lacks_them() -> None:
     assert [
-        (place, message.partition(" is missing")[0]) for place, message, _ in told("teacher: {stem: small}")
+        (place, message.partition(" is missing")[0])
+        for place, message, _ in fault_lines("teacher: {stem: small}")
     ] == [
         ("p.yaml:1:1", "data"),
         ("p.yaml:1:1", "student"),
@@ -173,20 +172,20 @@ def test_missing_keys_point_at_the_group_that_lacks_them() -> None:
 
 
 def test_an_unknown_kind_of_data_lists_the_known_ones() -> None:
-    place, message, hint = one(BASE.replace("digits", "digts"))
+    place, message, hint = only_fault(BASE.replace("digits", "digts"))
     assert place == "p.yaml:2:9"
     assert message.startswith("data.name: found 'digts', expected one of digits, idx, npz")
     assert hint == "did you mean 'digits'?"
 
 
-def test_a_key_of_another_kind_says_so() -> None:
-    place, message, hint = one(BASE.replace("digits", "digits\n  root: x"))
+def test_a_key_of_another_kind_is_reported_so() -> None:
+    place, message, hint = only_fault(BASE.replace("digits", "digits\n  root: x"))
     assert (place, message) == ("p.yaml:3:3", "unknown key 'root' in data")
     assert hint.startswith("'root' belongs under data with name idx, npz")
 
 
 def test_a_misspelt_extends_is_one_fault() -> None:
-    assert one("extnds: resnet_to_mobilenet\n")[2] == "did you mean 'extends'?"
+    assert only_fault("extnds: resnet_to_mobilenet\n")[2] == "did you mean 'extends'?"
 
 
 def _keys(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:

@@ -47,7 +47,7 @@ def test_a_remembered_profile_needs_neither_pydantic_nor_yaml(tmp_path: Path) ->
     assert in_a_process(path, memo, "train.epochs=9") == "9 --set pydantic yaml"
 
 
-def test_an_installed_kdpipe_brings_its_profiles_and_forgets_what_another_version_said(
+def test_an_installed_kdpipe_brings_its_profiles_and_forgets_what_another_version_cached(
     tmp_path: Path,
 ) -> None:
     installed = tmp_path / "site-packages"
@@ -57,9 +57,9 @@ def test_an_installed_kdpipe_brings_its_profiles_and_forgets_what_another_versio
     place = installed / "pipeline" / "profiles" / "resnet_to_mobilenet.yaml"
     heavy = " pydantic yaml"
     for expected in (heavy, ""):
-        said = in_a_process("profiles/resnet_to_mobilenet.yaml", tmp_path / "memo", source=installed)
-        assert said.split(" ", 1)[1].startswith(f"{place}:")
-        assert said.endswith(heavy) == bool(expected)
+        output = in_a_process("profiles/resnet_to_mobilenet.yaml", tmp_path / "memo", source=installed)
+        assert output.split(" ", 1)[1].startswith(f"{place}:")
+        assert output.endswith(heavy) == bool(expected)
     declarations = installed / "stages" / "data" / "settings.py"
     declarations.write_text(declarations.read_text() + "# changed\n")
     assert in_a_process("resnet_to_mobilenet", tmp_path / "memo", source=installed).endswith(heavy)
@@ -69,7 +69,7 @@ def memos(folder: Path) -> list[Path]:
     return sorted(folder.glob("*"))
 
 
-def test_a_memo_says_the_same_as_reading(tmp_path: Path) -> None:
+def test_a_memo_equals_reading(tmp_path: Path) -> None:
     first = load("resnet_to_mobilenet", ["seed=3"], tmp_path / "memo")
     (memo,) = memos(tmp_path / "memo")
     written = memo.stat().st_mtime_ns

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.profile.loading import load
-from tests.pipeline.profile_texts import BASE, one, write
+from tests.pipeline.profile_texts import BASE, only_fault, write
 
 pytestmark = pytest.mark.usefixtures("in_a_folder_of_its_own")
 
@@ -70,9 +70,9 @@ def test_installed_kinds_and_methods_are_known(packages: Path, tmp_path: Path) -
     assert type(settings.data).__name__ == "Moons"
     assert type(settings.distill.methods[0]).__name__ == "KdSettings"
     assert not (tmp_path / "memo").exists()  # what a package adds is not remembered
-    place, message, _ = one(MINE.replace("noise: 0.3", "noise: x"))
+    place, message, _ = only_fault(MINE.replace("noise: 0.3", "noise: x"))
     assert (place, message) == ("p.yaml:3:10", "data.noise: found 'x', expected a number")
-    assert one(MINE.replace("moons\n  noise: 0.3", "mons"))[2] == "did you mean 'moons'?"
+    assert only_fault(MINE.replace("moons\n  noise: 0.3", "mons"))[2] == "did you mean 'moons'?"
 
 
 @pytest.mark.parametrize(
@@ -86,7 +86,7 @@ def test_installed_kinds_and_methods_are_known(packages: Path, tmp_path: Path) -
 )
 def test_a_broken_plugin_is_one_fault(packages: Path, value: str, words: str) -> None:
     install(packages, f"[kdpipe.data]\nmoons = {value}\n")
-    place, message, _ = one(BASE.replace("digits", "moons"))
+    place, message, _ = only_fault(BASE.replace("digits", "moons"))
     assert place == "p.yaml:2:9"
     assert "kdpipe-moons 1.2" in message
     assert words in message

@@ -1,3 +1,5 @@
+"""The generated schema and reference, and profiles as `show` prints them."""
+
 from __future__ import annotations
 
 import json
@@ -26,42 +28,40 @@ def _in_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_the_schema_file_is_up_to_date() -> None:
-    assert (ROOT / "kdpipe.schema.json").read_text("utf-8") == schema_text(), (
-        "run python -m pipeline.profile.reference"
-    )
+    assert (ROOT / "kdpipe.schema.json").read_text("utf-8") == schema_text(), "run make schema"
 
 
 def test_the_reference_page_is_up_to_date() -> None:
-    assert (ROOT / "docs" / "profile.md").read_text("utf-8") == profile_reference(), (
-        "run python -m pipeline.profile.reference"
+    assert (ROOT / "docs" / "reference" / "profile.md").read_text("utf-8") == profile_reference(), (
+        "run make schema"
     )
 
 
 def test_the_schema_names_every_section_its_defaults_and_units() -> None:
-    made = schema()
+    generated = schema()
     loaded = load("resnet_to_mobilenet")
-    assert made["$schema"] == "https://json-schema.org/draft/2020-12/schema"
-    assert set(made["properties"]) == {"extends", *loaded.sections}
-    assert made["then"]["required"] == ["data", "teacher", "student"]
-    assert made["then"]["properties"]["teacher"] == {"required": ["model"]}
-    train = made["$defs"]["TrainSettings"]["properties"]
+    assert generated["$schema"] == "https://json-schema.org/draft/2020-12/schema"
+    assert set(generated["properties"]) == {"extends", *loaded.sections}
+    assert generated["then"]["required"] == ["data", "teacher", "student"]
+    assert generated["then"]["properties"]["teacher"] == {"required": ["model"]}
+    train = generated["$defs"]["TrainSettings"]["properties"]
     assert train["epochs"]["unit"] == "epochs"
     assert train["decay_epochs"]["default"] == []
-    assert "default" not in made["properties"]["name"]
+    assert "default" not in generated["properties"]["name"]
     text = schema_text()
     assert '"keyed"' not in text
     assert '"discriminator"' not in text
-    assert "] [" not in text  # a unit is told once
+    assert "] [" not in text  # each unit is there once
 
 
-def test_every_key_of_a_profile_stands_in_the_reference() -> None:
+def test_every_key_of_a_profile_is_in_the_reference() -> None:
     page = profile_reference()
-    made = schema()
-    for definition in made["$defs"].values():
+    generated = schema()
+    for definition in generated["$defs"].values():
         full = definition["anyOf"][-1] if "anyOf" in definition else definition
-        for key, told in full["properties"].items():
+        for key, described in full["properties"].items():
             assert f"`{key}`" in page
-            help_ = told.get("description", "").partition(" [")[0]
+            help_ = described.get("description", "").partition(" [")[0]
             assert help_.replace("|", "\\|") in page
     for name in ("digits", "idx", "npz", "image_folder", "cifar10"):
         assert f"### data: {name}" in page
@@ -92,7 +92,7 @@ def test_a_shown_profile_loads_to_the_same(path: Path) -> None:
     assert list(again.sections) == list(loaded.sections)
 
 
-def test_what_differs_from_its_default_says_where_it_was_set() -> None:
+def test_what_differs_from_its_default_shows_where_it_was_set() -> None:
     Path("base.yaml").write_text(
         "data:\n  name: digits\nteacher: {model: a}\nstudent: {model: b}\n"
         "train:\n  epochs: 20\n  momentum: 0.5\n"

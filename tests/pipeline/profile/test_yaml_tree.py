@@ -1,10 +1,12 @@
+"""YAML as trees with places, and the faults of what is not YAML."""
+
 from __future__ import annotations
 
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from pipeline.profile.yaml_tree import Place, Unreadable, parse
+from pipeline.profile.yaml_tree import SourcePlace, Unreadable, parse
 
 
 def plain(text: str) -> object:
@@ -45,17 +47,17 @@ def refusal(text: str | bytes) -> tuple[str, str]:
     ],
 )
 def test_scalars_follow_yaml_1_2(text: str, value: object) -> None:
-    found = plain(f"a: {text}")
-    assert found == {"a": value}
-    assert isinstance(found, dict)
-    assert type(found["a"]) is type(value)
+    values = plain(f"a: {text}")
+    assert values == {"a": value}
+    assert isinstance(values, dict)
+    assert type(values["a"]) is type(value)
 
 
 def test_keys_are_text() -> None:
     assert plain("1: a\ntrue: b\non: c") == {"1": "a", "true": "b", "on": "c"}
 
 
-def test_every_key_and_value_knows_its_place() -> None:
+def test_every_key_and_value_has_its_place() -> None:
     tree, _ = parse("é: {ü: [1,\n  2]}\nb:\n  c: x\n", "p.yaml")
     places = {path: (str(inner.set_at), str(inner.place)) for path, inner in tree.walk()}
     assert places[("é",)] == ("p.yaml:1:1", "p.yaml:1:4")
@@ -75,19 +77,19 @@ def test_anchors_aliases_and_merge_keys() -> None:
 
 
 def test_text_in_no_file_has_one_place() -> None:
-    tree, _ = parse("[1, {a: 2}]", "--set x", at=Place("--set x"))
+    tree, _ = parse("[1, {a: 2}]", "--set x", at=SourcePlace("--set x"))
     assert {str(inner.place) for _, inner in tree.walk()} == {"--set x"}
 
 
 @pytest.mark.parametrize(
     ("text", "place", "words"),
     [
-        ("a: 1\nb:\n  c: 1\n  c: 2\n", "p.yaml:4:3", "'c' is said twice; first in line 3"),
+        ("a: 1\nb:\n  c: 1\n  c: 2\n", "p.yaml:4:3", "'c' appears twice; first in line 3"),
         ("a: .inf", "p.yaml:1:4", ".inf is not a finite number"),
         ("a: 1e999", "p.yaml:1:4", "1e999 is not a finite number"),
         ("a: " + "9" * 5000, "p.yaml:1:4", "5000 digits"),
-        ("a: !!python/object:os.system x", "p.yaml:1:4", "!!python/object:os.system means nothing"),
-        ("a: !mine [1]", "p.yaml:1:4", "!mine means nothing"),
+        ("a: !!python/object:os.system x", "p.yaml:1:4", "!!python/object:os.system is not supported"),
+        ("a: !mine [1]", "p.yaml:1:4", "!mine is not supported"),
         ("[1]: 2", "p.yaml:1:1", "a key must be text"),
         ("<<: 5", "p.yaml:1:5", "<< takes a group"),
         ("a: !!int x", "p.yaml:1:4", "does not fit"),
@@ -115,9 +117,11 @@ def test_faults_that_leave_the_rest_readable(text: str, place: str, words: str) 
         ("a: " + "x" * (1 << 20), "p.yaml:1:1", "more than 1 MiB"),
     ],
 )
-def test_what_cannot_be_read_says_where_and_why(text: str | bytes, place: str, words: str) -> None:
-    found, message = refusal(text)
-    assert found == place
+def test_what_cannot_be_read_is_reported_with_place_and_reason(
+    text: str | bytes, place: str, words: str
+) -> None:
+    where, message = refusal(text)
+    assert where == place
     assert words in message
 
 

@@ -83,8 +83,8 @@ def read(parser: str, texts: list[str]) -> dict[str, Any]:
         env=environment(),
         check=True,
     )
-    found: dict[str, Any] = json.loads(done.stdout)
-    return found
+    output: dict[str, Any] = json.loads(done.stdout)
+    return output
 
 
 @pytest.mark.skipif(not yaml.__with_libyaml__, reason="PyYAML has no libyaml here")
@@ -93,13 +93,13 @@ def test_both_parsers_give_the_same_trees_and_marks() -> None:
     texts = [*(file.read_text(encoding="utf-8") for file in FILES), *TEXTS]
     of_c, of_python = read("c", texts), read("python", texts)
     assert (of_c["libyaml"], of_python["libyaml"]) == (True, False)
-    for text, one, other in zip(texts, of_c["found"], of_python["found"], strict=True):
-        assert one == other, text
+    for text, of_libyaml, other in zip(texts, of_c["found"], of_python["found"], strict=True):
+        assert of_libyaml == other, text
 
 
 def test_half_of_a_surrogate_pair_is_refused_without_libyaml() -> None:
-    [found] = read("python", ['a: "\\ud800"'])["found"]
-    assert found["unreadable"].startswith("p.yaml:1:")
+    [facts] = read("python", ['a: "\\ud800"'])["found"]
+    assert facts["unreadable"].startswith("p.yaml:1:")
 
 
 def test_the_command_line_works_without_libyaml(home: Path) -> None:

@@ -1,3 +1,5 @@
+"""Decisions of the plan: what is cached, and the reasons for what is not."""
+
 from __future__ import annotations
 
 import json
@@ -12,7 +14,7 @@ import pytest
 
 from pipeline.console.json_documents import reason_in_words
 from pipeline.errors import DataError, UsageError
-from pipeline.running.plan import Decision, Reason, decide, make_plan, needed, to_keep
+from pipeline.running.plan import Decision, Reason, artefacts_to_keep, decide, make_plan, needed_stages
 from pipeline.running.runner import in_process, run
 from pipeline.stage import Conditional, Context, Metrics, Stage
 from pipeline.store.cleaning import clean
@@ -35,7 +37,7 @@ def profile(tmp_path: Path) -> SmallProfile:
 
 @pytest.fixture
 def done(profile: SmallProfile, store: Store) -> Store:
-    """A store where the profile is up to date."""
+    """Return a store where the profile is up to date."""
     run(profile, store, Notebook(), stages=STAGES)
     return store
 
@@ -77,7 +79,7 @@ def test_all_is_there(profile: SmallProfile, done: Store) -> None:
         assert decision.seconds_estimate is not None
 
 
-def test_every_changed_key_is_told_with_old_and_new(profile: SmallProfile, done: Store) -> None:
+def test_every_changed_key_is_reported_with_old_and_new(profile: SmallProfile, done: Store) -> None:
     edited = profile.edited(
         refine__rounds=9, refine__steps=[{"name": "mix", "weight": 0.5, "more": True}], seed=8
     )
@@ -95,7 +97,7 @@ def test_every_changed_key_is_told_with_old_and_new(profile: SmallProfile, done:
     assert plan["aside"].status == "hit"
 
 
-def test_a_removed_key_is_told(profile: SmallProfile, done: Store) -> None:
+def test_a_removed_key_is_reported(profile: SmallProfile, done: Store) -> None:
     sections = dict(profile.sections)
     sections["aside"] = {}
     plan = planned(SmallProfile(profile.path, sections), done)
@@ -107,7 +109,7 @@ def test_what_does_not_count_costs_nothing(profile: SmallProfile, done: Store) -
     assert set(statuses(planned(edited, done)).values()) == {"hit"}
 
 
-def test_where_data_lies_does_not_count_but_its_content_does(
+def test_the_path_of_data_does_not_count_but_its_content_does(
     profile: SmallProfile, done: Store, tmp_path: Path
 ) -> None:
     data = tmp_path / "data"
@@ -134,7 +136,7 @@ def test_a_file_that_the_profile_names_counts_by_content(
     assert planned(elsewhere, done)["gather"].status == "hit"
 
 
-def test_a_file_that_is_not_there_is_told_with_its_place(profile: SmallProfile, store: Store) -> None:
+def test_a_file_that_is_not_there_is_reported_with_its_place(profile: SmallProfile, store: Store) -> None:
     with pytest.raises(UsageError) as caught:
         planned(profile.edited(gather__recipe="/nowhere/recipe.txt"), store)
     assert caught.value.where == f"{profile.path}:gather.recipe"
@@ -147,21 +149,21 @@ def test_missing_data_is_a_data_error(profile: SmallProfile, store: Store) -> No
     assert not store.root.exists()
 
 
-def test_another_machine_is_told_where_it_counts(profile: SmallProfile, done: Store) -> None:
+def test_another_machine_is_reported_where_it_counts(profile: SmallProfile, done: Store) -> None:
     other = profile.edited(judge__machine="there")
     plan = planned(other, done)
     assert Reason("machine", "machine", "here", "there") in plan["judge"].reasons
     assert plan["refine"].status == "hit"
 
 
-def test_another_version_is_told(profile: SmallProfile, done: Store) -> None:
+def test_another_version_is_reported(profile: SmallProfile, done: Store) -> None:
     newer = tuple(replace(stage, version=2) if stage.name == "refine" else stage for stage in STAGES)
     plan = planned(profile, done, stages=newer)
     assert plan["refine"].reasons == (Reason("version", "version", 1, 2),)
 
 
 def with_libraries(*names: str, patch_releases: bool = True) -> tuple[Stage, ...]:
-    """The kitchen, whose stage refine says that these distributions shape its output."""
+    """Return the kitchen with these distributions as libraries of its stage refine."""
     return tuple(
         replace(stage, libraries=names, patch_releases=patch_releases) if stage.name == "refine" else stage
         for stage in STAGES
@@ -176,7 +178,7 @@ def install(folder: Path, monkeypatch: pytest.MonkeyPatch, **versions: str) -> N
     monkeypatch.syspath_prepend(str(folder))
 
 
-def test_another_version_of_a_library_is_told(
+def test_another_version_of_a_library_is_reported(
     profile: SmallProfile, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stages = with_libraries("stove", "oven-glove", "no-such-thing")
@@ -198,7 +200,7 @@ def test_another_version_of_a_library_is_told(
     assert plan["gather"].status == plan["aside"].status == "hit"
 
 
-def test_patch_releases_count_only_where_the_stage_says_so(
+def test_patch_releases_count_only_where_the_stage_declares_it(
     profile: SmallProfile, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stages = with_libraries("stove", patch_releases=False)
@@ -211,7 +213,7 @@ def test_patch_releases_count_only_where_the_stage_says_so(
     assert reason == Reason("library", "stove", "2.14", "2.15")
 
 
-def test_an_artefact_from_before_libraries_counted_says_that_kdpipe_changed(
+def test_an_artefact_from_before_libraries_counted_shows_that_kdpipe_changed(
     profile: SmallProfile, done: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     install(tmp_path / "installed", monkeypatch, stove="2.14.1")
@@ -238,7 +240,7 @@ def test_a_section_that_another_kdpipe_reads_is_no_change_of_the_profile(
 
 
 def with_condition() -> tuple[Stage, ...]:
-    """The kitchen, whose stage refine reads `aside` and needs a library if it works for 9 rounds."""
+    """Return the kitchen; its stage refine reads `aside` and needs a library if it works for 9 rounds."""
     more = Conditional("tests.pipeline.kitchen.machine:many_rounds", reads=("aside",), libraries=("pytest",))
     return tuple(replace(stage, conditional=more) if stage.name == "refine" else stage for stage in STAGES)
 
@@ -271,7 +273,7 @@ def test_a_stage_is_given_no_section_that_is_not_keyed(profile: SmallProfile, st
     assert given == {4: {"seed", "refine"}, 9: {"seed", "refine", "aside"}}
 
 
-def test_damage_is_told_and_left_alone(profile: SmallProfile, done: Store) -> None:
+def test_damage_is_reported_and_left_alone(profile: SmallProfile, done: Store) -> None:
     path = planned(profile, done)["refine"].path
     assert path
     (path / "sum.txt").unlink()
@@ -291,7 +293,7 @@ def test_an_artefact_of_a_newer_kdpipe_is_absent(profile: SmallProfile, done: St
     )
 
 
-def test_what_is_forced_says_so(profile: SmallProfile, done: Store) -> None:
+def test_what_is_forced_is_reported_as_forced(profile: SmallProfile, done: Store) -> None:
     plan = planned(profile, done, force=["gather"])
     assert plan["gather"].reasons == (Reason("forced"),)
     assert plan["refine"].reasons[0].kind == "input"
@@ -310,13 +312,13 @@ def test_until_and_only(profile: SmallProfile, store: Store) -> None:
     assert tuple(planned(profile, store)) == NAMES
     assert tuple(planned(profile, store, until="aside")) == ("gather", "refine", "aside")
     assert tuple(planned(profile, store, only="judge")) == ("gather", "refine", "judge")
-    assert [stage.name for stage in needed("tell", STAGES)] == ["gather", "refine", "judge", "tell"]
+    assert [stage.name for stage in needed_stages("tell", STAGES)] == ["gather", "refine", "judge", "tell"]
 
 
 def test_an_unknown_stage_gets_a_suggestion(profile: SmallProfile, store: Store) -> None:
     with raises(UsageError, what="did you mean 'refine'"):
         planned(profile, store, until="refin")
-    with raises(UsageError, what="takes no part"):
+    with raises(UsageError, what="which is not part of this run"):
         planned(profile, store, until="gather", force=["tell"])
 
 
@@ -325,14 +327,14 @@ def test_what_a_plan_reaches_is_kept(profile: SmallProfile, done: Store) -> None
     run(edited, done, Notebook(), stages=STAGES)
     assert len(done.manifests("refine")) == 2
     half_known = profile.edited(refine__rounds=60)
-    keep = to_keep(make_plan(half_known, done, stages=STAGES), half_known, done)
+    keep = artefacts_to_keep(make_plan(half_known, done, stages=STAGES), half_known, done)
     clean(done, keep=keep)
     assert len(done.manifests("gather")) == 1
     assert len(done.manifests("refine")) == 0, "its key is known, and is another"
     assert len(done.manifests("judge")) == 1, "its key is not known: the newest stays"
 
 
-def test_decide_alone(profile: SmallProfile, done: Store) -> None:
+def test_decide_on_its_own(profile: SmallProfile, done: Store) -> None:
     plan = planned(profile, done)
     gather = plan["gather"].digest
     assert decide(STAGES[1], profile, done, {"gather": gather}).status == "hit"

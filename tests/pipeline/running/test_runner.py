@@ -1,3 +1,5 @@
+"""Runs of a small pipeline: results, errors, damage, kills and waiting."""
+
 from __future__ import annotations
 
 import contextlib
@@ -59,7 +61,7 @@ def failing(profile: SmallProfile, store: Store, **more: Any) -> tuple[BaseExcep
 
 
 def ended(profile: SmallProfile, store: Store) -> tuple[BaseException, Notebook, list[StageResult]]:
-    """The error that ends a run, and the results that its state holds afterwards."""
+    """Return the error that ends a run, and the results that its state holds afterwards."""
     notebook = Notebook()
     state = prepare_run(profile, Store(store.root), notebook, stages=STAGES)
     error: BaseException | None
@@ -139,7 +141,7 @@ def test_a_forced_stage_runs_and_forgets_its_checkpoints(
     assert second.created > first.created
 
 
-def test_the_history_is_told_to_who_wants_it(profile: SmallProfile, store: Store) -> None:
+def test_the_history_is_given_to_a_stage_that_reads_it(profile: SmallProfile, store: Store) -> None:
     bring(profile, store, until="refine")
     assert bring(profile, store)[-1].metrics["history"] == [
         ["gather", "hit", True],
@@ -172,9 +174,9 @@ def test_data_that_changes_while_a_stage_runs_is_not_cached(
         ("refuse early", UsageError, "refine cannot do this"),
         ("refuse late", UsageError, "refine cannot do this after all"),
         ("no checkpoint", StageError, "refine gives up"),
-        ("link", StageError, "left something that cannot be kept"),
-        ("hard link", StageError, "left something that cannot be kept"),
-        ("manifest", StageError, "left something that cannot be kept"),
+        ("link", StageError, "that cannot be stored"),
+        ("hard link", StageError, "that cannot be stored"),
+        ("manifest", StageError, "that cannot be stored"),
     ],
 )
 def test_a_failing_stage_leaves_the_store_as_it_was(
@@ -223,7 +225,7 @@ def test_the_first_stages_failure_makes_no_store(profile: SmallProfile, store: S
     ], "of a crash the log alone is left"
 
 
-def test_a_crash_is_told_with_its_traceback_in_a_log(profile: SmallProfile, store: Store) -> None:
+def test_a_crash_is_reported_with_its_traceback_in_a_log(profile: SmallProfile, store: Store) -> None:
     caught, _ = failing(profile.edited(refine__fault="crash"), store)
     assert isinstance(caught, StageError)
     assert caught.why == "ZeroDivisionError: no such luck"
@@ -247,7 +249,7 @@ def test_checkpoints_outlive_a_failure_and_an_interrupt(profile: SmallProfile, s
     assert listing(store.root / "work") == []
 
 
-def test_what_the_machine_cannot_build_is_told_at_the_end_and_each_time(
+def test_what_the_machine_cannot_build_is_reported_at_the_end_and_each_time(
     profile: SmallProfile, store: Store
 ) -> None:
     needy = profile.edited(judge__cannot=["tensorrt-fp16", "tensorrt-int8"])
@@ -338,8 +340,8 @@ def drive(profile: SmallProfile, store: Store) -> subprocess.Popen[str]:
 def answer(process: subprocess.Popen[str]) -> dict[str, Any]:
     output, errors = process.communicate(timeout=120)
     assert process.returncode == 0, errors
-    found: dict[str, Any] = json.loads(output)
-    return found
+    answers: dict[str, Any] = json.loads(output)
+    return answers
 
 
 @contextlib.contextmanager
@@ -363,9 +365,9 @@ def test_a_killed_run_leaves_no_half_artefact_and_goes_on_from_its_checkpoint(
     assert not [path for path in left if path.startswith("artefacts/refine")]
     assert bool([path for path in left if path.startswith("tmp/")]) == (number == signal.SIGKILL)
 
-    found = answer(drive(profile, store))
-    assert found["status"] == {**dict.fromkeys(NAMES, "ran"), "gather": "hit"}
-    assert found["metrics"]["refine"]["resumed"] is True
+    report = answer(drive(profile, store))
+    assert report["status"] == {**dict.fromkeys(NAMES, "ran"), "gather": "hit"}
+    assert report["metrics"]["refine"]["resumed"] is True
     assert listing(store.root / "tmp") == listing(store.root / "work") == listing(store.root / "locks") == []
     fresh = bring(profile, Store(tmp_path / "fresh"))
     cached = bring(profile, store)
@@ -379,17 +381,15 @@ def test_of_two_runs_at_once_one_works_and_the_other_waits(
     first = drive(slow, store)
     with until_true(lambda: list(store.root.glob("work/refine-*/checkpoint.txt"))):
         second = drive(slow, store)
-    one, two = answer(first), answer(second)
-    assert one["status"]["refine"] == "ran"
-    assert two["status"]["refine"] == "hit"
+    first_report, second_report = answer(first), answer(second)
+    assert first_report["status"]["refine"] == "ran"
+    assert second_report["status"]["refine"] == "hit"
     assert runs_of(tmp_path) == ["gather", "refine"]
-    (waited,) = [wait for wait in two["waits"] if wait[0] == "refine"]
+    (waited,) = [wait for wait in second_report["waits"] if wait[0] == "refine"]
     assert f"process {first.pid} on {os.uname().nodename}" in waited[1]
 
 
-def test_who_waited_for_a_killed_run_does_its_work(
-    profile: SmallProfile, store: Store, tmp_path: Path
-) -> None:
+def test_who_waited_for_a_killed_run_does_its_work(profile: SmallProfile, store: Store) -> None:
     first = drive(profile.edited(refine__pause_s=300.0), store)
     with until_true(lambda: list(store.root.glob("work/refine-*/checkpoint.txt"))):
         second = drive(profile.edited(refine__pause_s=300.0), store)
@@ -397,16 +397,16 @@ def test_who_waited_for_a_killed_run_does_its_work(
     assert second.poll() is None
     first.kill()
     first.communicate()
-    found = answer(second)
-    assert found["status"]["refine"] == "ran"
-    assert found["metrics"]["refine"]["resumed"] is True
+    report = answer(second)
+    assert report["status"]["refine"] == "ran"
+    assert report["metrics"]["refine"]["resumed"] is True
 
 
 def test_a_cached_run_is_light(profile: SmallProfile, store: Store) -> None:
     bring(profile, store)
-    found = answer(drive(profile, store))
-    assert set(found["status"].values()) == {"hit"}
-    assert not set(found["modules"]) & {"torch", "numpy", "pydantic", "onnx", "fsspec"}
+    report = answer(drive(profile, store))
+    assert set(report["status"].values()) == {"hit"}
+    assert not set(report["modules"]) & {"torch", "numpy", "pydantic", "onnx", "fsspec"}
 
 
 # What the plan says is what the run does
@@ -434,7 +434,7 @@ HARM = st.sampled_from([None, None, *NAMES])
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
 )
 @given(story=st.lists(st.tuples(EDITS, HARM), min_size=2, max_size=4))
-def test_what_the_plan_says_is_what_the_run_does(story: list[tuple[dict[str, Any], str | None]]) -> None:
+def test_what_the_plan_lists_is_what_the_run_does(story: list[tuple[dict[str, Any], str | None]]) -> None:
     with tempfile.TemporaryDirectory() as folder:
         store = Store(Path(folder) / "store")
         for edits, harmed in story:

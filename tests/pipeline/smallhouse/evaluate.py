@@ -1,4 +1,4 @@
-"""Leaves the metrics that docs/artefacts.md tells of."""
+"""Leaves the metrics that docs/reference/artefacts.md tells of."""
 
 from __future__ import annotations
 

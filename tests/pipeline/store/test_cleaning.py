@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.errors import UsageError
-from pipeline.store.cleaning import Item, clean, usage
+from pipeline.store.cleaning import StoreItem, clean, usage
 from pipeline.store.keys import sha256_of
 from pipeline.store.locks import this_process
 from pipeline.store.store import Store
@@ -23,7 +23,7 @@ def dead_owner_name() -> str:
 
 
 def test_the_scratch_folders_of_the_dead_are_swept_up(store: Store) -> None:
-    with store.scratch() as mine:
+    with store.scratch() as own:
         dead = store.root / "tmp" / dead_owner_name()
         far = store.root / "tmp" / "1.1.00ff.other.host"
         stranger = store.root / "tmp" / "stranger"
@@ -36,13 +36,13 @@ def test_the_scratch_folders_of_the_dead_are_swept_up(store: Store) -> None:
                 "1.1.00ff.other.host/output",
                 "stranger",
                 "stranger/output",
-                mine.name,
-                f"{mine.name}.lock",
+                own.name,
+                f"{own.name}.lock",
             ]
         )
 
 
-def kinds(items: list[Item]) -> list[tuple[str, str]]:
+def kinds(items: list[StoreItem]) -> list[tuple[str, str]]:
     return sorted((item.kind, item.stage) for item in items)
 
 
@@ -86,7 +86,7 @@ def test_usage_lists_everything_with_sizes(full: Store) -> None:
 LEFT_OVER = [("damaged", "distill"), ("lock", "train"), ("log", "train"), ("tmp", "")]
 
 
-def test_clean_alone_takes_the_leftovers(full: Store) -> None:
+def test_plain_clean_deletes_the_leftovers(full: Store) -> None:
     assert kinds(clean(full)) == LEFT_OVER
     assert kinds(clean(full)) == []
     assert len(usage(full)) == 5
@@ -124,11 +124,11 @@ def test_clean_of_everything_leaves_strangers_and_the_marker(full: Store) -> Non
     assert put(full).key
 
 
-def test_a_dry_run_only_tells(full: Store) -> None:
+def test_a_dry_run_only_lists(full: Store) -> None:
     before = listing(full.root)
-    told = clean(full, everything=True, dry_run=True)
+    items = clean(full, everything=True, dry_run=True)
     assert listing(full.root) == before
-    assert kinds(told) == kinds(clean(full, everything=True))
+    assert kinds(items) == kinds(clean(full, everything=True))
 
 
 def test_clean_keeps_out_of_a_run(full: Store) -> None:
@@ -153,6 +153,6 @@ def test_clean_does_not_follow_a_link_out_of_the_store(tmp_path: Path, store: St
     (store.root / "work").rename(outside) if (store.root / "work").exists() else outside.mkdir()
     (outside / f"train-{sha256_of(1)}").mkdir()
     (store.root / "work").symlink_to(outside)
-    with raises(UsageError, what="lies elsewhere"):
+    with raises(UsageError, what="outside its folder"):
         clean(store, everything=True)
     assert listing(outside) == [f"train-{sha256_of(1)}"]

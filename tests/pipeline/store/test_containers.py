@@ -54,7 +54,7 @@ print(len(store.sweep()) if sys.argv[2] == "sweep" else len(clean(store, everyth
 
 @contextmanager
 def writer(store: Store, how: str = "alone") -> Iterator[subprocess.Popen[str]]:
-    """A process that is writing into a scratch folder."""
+    """Start a process that is writing into a scratch folder."""
     process = subprocess.Popen(
         [sys.executable, "-c", WRITER, str(store.root), how],
         stdin=subprocess.PIPE,
@@ -91,7 +91,7 @@ def test_a_held_lock_keeps_the_folder_of_a_process_that_is_not_visible(store: St
     store.release()
     folder = store.root / "tmp" / dead_owner_name()
     (folder / "output").mkdir(parents=True)
-    with hold(lock_of(folder), lambda holder: None):
+    with hold(lock_of(folder), lambda _holder: None):
         assert store.sweep() == []
         assert [item.kind for item in clean(store, everything=True)] == []
         assert [item.path for item in usage(store)] == [folder]
@@ -115,7 +115,7 @@ def test_a_lock_file_without_its_folder_is_swept_up(store: Store, how: str) -> N
     store.release()
     lock = lock_of(store.root / "tmp" / dead_owner_name())
     lock.parent.mkdir()
-    with hold(lock, lambda holder: None):
+    with hold(lock, lambda _holder: None):
         store.sweep()
         assert lock.exists()
     lock.touch()
@@ -132,7 +132,7 @@ def test_another_host_s_folder_goes_after_a_day_unless_its_lock_is_held(store: S
         folder.mkdir(parents=True)
         lock_of(folder).touch()
     os.utime(old, (0, 0))
-    with hold(lock_of(old), lambda holder: None):
+    with hold(lock_of(old), lambda _holder: None):
         assert clean(store) == []
     lock_of(old).touch()
     assert store.sweep() == []

@@ -1,3 +1,5 @@
+"""Cached digests of files."""
+
 from __future__ import annotations
 
 import hashlib
@@ -14,7 +16,7 @@ from pipeline.store.digests import DigestMemo
 
 @pytest.fixture
 def old_file(tmp_path: Path) -> Path:
-    """A file that has not changed for longer than a coarse clock's tick."""
+    """Return a file that has not changed for longer than a coarse clock's tick."""
     path = tmp_path / "data.bin"
     path.write_bytes(b"content")
     time.sleep(2.1)

@@ -1,3 +1,5 @@
+"""Canonical JSON, keys, and the differences between two of them."""
+
 from __future__ import annotations
 
 import copy
@@ -40,7 +42,7 @@ def leaf_paths(value: Any, at: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
 
 
 def with_leaf(value: Any, path: tuple[Any, ...], leaf: Any) -> tuple[Any, Any]:
-    """A copy with one leaf replaced, and what was there."""
+    """Return a copy with one leaf replaced, and the leaf that it had before."""
     changed = copy.deepcopy(value)
     place = changed
     for step in path[:-1]:
@@ -63,7 +65,7 @@ def test_survives_being_written_and_read(value: Any) -> None:
 
 @FEW
 @given(value=mappings, leaf=leaves, data=st.data())
-def test_any_changed_leaf_changes_the_key_and_is_told(value: Any, leaf: Any, data: st.DataObject) -> None:
+def test_any_changed_leaf_changes_the_key_and_is_reported(value: Any, leaf: Any, data: st.DataObject) -> None:
     path = data.draw(st.sampled_from(leaf_paths(value)))
     changed, before = with_leaf(value, path, leaf)
     same = type(before) is type(leaf) and repr(before) == repr(leaf)
@@ -73,7 +75,7 @@ def test_any_changed_leaf_changes_the_key_and_is_told(value: Any, leaf: Any, dat
 
 @FEW
 @given(old=mappings, new=mappings)
-def test_differences_are_told_exactly_where_keys_differ(old: Any, new: Any) -> None:
+def test_differences_are_listed_exactly_where_keys_differ(old: Any, new: Any) -> None:
     assert bool(differences(old, new)) == (sha256_of(old) != sha256_of(new))
 
 
@@ -107,8 +109,8 @@ def test_differences_name_added_removed_and_nested_keys() -> None:
     ]
 
 
-def test_content_digest_depends_on_names_and_content_alone() -> None:
-    one = content_digest({"a": "1" * 64, "b/c": "2" * 64})
-    assert one == content_digest({"b/c": "2" * 64, "a": "1" * 64})
-    assert one != content_digest({"a": "2" * 64, "b/c": "1" * 64})
-    assert one != content_digest({"a": "1" * 64})
+def test_content_digest_depends_on_names_and_content_only() -> None:
+    digest = content_digest({"a": "1" * 64, "b/c": "2" * 64})
+    assert digest == content_digest({"b/c": "2" * 64, "a": "1" * 64})
+    assert digest != content_digest({"a": "2" * 64, "b/c": "1" * 64})
+    assert digest != content_digest({"a": "1" * 64})

@@ -1,3 +1,5 @@
+"""Locks that end with their process, and the owners of scratch folders."""
+
 from __future__ import annotations
 
 import os
@@ -17,7 +19,7 @@ import os, sys, time
 from pathlib import Path
 from pipeline.store.locks import hold
 
-with hold(Path(sys.argv[1]), lambda holder: None):
+with hold(Path(sys.argv[1]), lambda _holder: None):
     if sys.argv[2] == "fork":
         reading, writing = os.pipe()
         if os.fork() == 0:
@@ -46,17 +48,17 @@ def test_the_holder_is_named_and_the_lock_dies_with_it(tmp_path: Path) -> None:
     path = tmp_path / "a.lock"
     process = holder(path)
     assert is_held(path)
-    told: list[str] = []
+    texts: list[str] = []
 
     def waiting(text: str) -> None:
-        told.append(text)
+        texts.append(text)
         process.kill()
 
     with hold(path, waiting):
         assert is_held(path)
     process.wait()
-    assert len(told) == 1
-    assert f"process {process.pid} on {os.uname().nodename}, since " in told[0]
+    assert len(texts) == 1
+    assert f"process {process.pid} on {os.uname().nodename}, since " in texts[0]
     assert not path.exists()
 
 
@@ -79,7 +81,7 @@ def test_only_one_at_a_time_among_many(tmp_path: Path, monkeypatch: pytest.Monke
     def work() -> None:
         nonlocal inside, most
         for _ in range(100):
-            with hold(path, lambda holder: None):
+            with hold(path, lambda _holder: None):
                 inside += 1
                 most = max(most, inside)
                 threading.Event().wait(0.0002)
@@ -94,16 +96,16 @@ def test_only_one_at_a_time_among_many(tmp_path: Path, monkeypatch: pytest.Monke
     assert not path.exists()
 
 
-def test_owners_are_told_from_names(tmp_path: Path) -> None:
+def test_owners_are_read_from_names(tmp_path: Path) -> None:
     assert owner_of(tmp_path / own_name()) == this_process()
     assert not this_process().is_gone()
     assert owner_of(tmp_path / "somebody's folder") is None
 
 
-def test_an_owner_is_gone_when_its_process_is(tmp_path: Path) -> None:
+def test_an_owner_is_gone_when_its_process_is() -> None:
     me = this_process()
     assert Owner(me.host, me.pid, "1").is_gone()  # the id is used again by a later process
-    assert not Owner("elsewhere", me.pid, "1").is_gone()  # of other hosts we know nothing
+    assert not Owner("elsewhere", me.pid, "1").is_gone()  # processes of other hosts cannot be checked
     process = subprocess.Popen(["true"])
     process.wait()
     assert Owner(me.host, process.pid, "1").is_gone()

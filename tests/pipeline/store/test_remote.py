@@ -1,3 +1,5 @@
+"""A store that machines share: pull, push, damage, and remotes that fail."""
+
 from __future__ import annotations
 
 import json
@@ -44,15 +46,15 @@ def files(url: str) -> dict[str, bytes]:
 
 
 def test_a_fleet_shares_one_cache(profile: SmallProfile, tmp_path: Path, url: str) -> None:
-    status, made, notes = bring(profile, tmp_path / "one", Remote(url))
+    status, pushed, notes = bring(profile, tmp_path / "one", Remote(url))
     assert status == dict.fromkeys(NAMES, "ran")
     assert notes == [f"{name}: pushed to {url}" for name in NAMES]
 
     status, pulled, notes = bring(profile, tmp_path / "two", Remote(url))
     assert status == dict.fromkeys(NAMES, "hit")
     assert notes == [f"{name}: pulled from {url}" for name in NAMES]
-    assert [result.digest for result in pulled] == [result.digest for result in made]
-    assert [result.metrics for result in pulled] == [result.metrics for result in made]
+    assert [result.digest for result in pulled] == [result.digest for result in pushed]
+    assert [result.metrics for result in pulled] == [result.metrics for result in pushed]
     assert runs_of(tmp_path) == ["gather", "refine"]
 
     (tmp_path / "offline").mkdir()
@@ -97,8 +99,8 @@ def spoil(url: str, ending: str, text: bytes | None) -> str:
 def test_a_damaged_remote_artefact_is_refused_named_and_put_right(
     profile: SmallProfile, tmp_path: Path, url: str, text: bytes | None, what: str
 ) -> None:
-    _, made, _ = bring(profile, tmp_path / "one", Remote(url))
-    refine = made[1]
+    _, pushed, _ = bring(profile, tmp_path / "one", Remote(url))
+    refine = pushed[1]
     assert refine.key
     manifest = Store(tmp_path / "one").find("refine", refine.key)
     assert manifest
@@ -107,9 +109,12 @@ def test_a_damaged_remote_artefact_is_refused_named_and_put_right(
 
     status, results, notes = bring(profile, tmp_path / "two", Remote(url))
     assert status == {**dict.fromkeys(NAMES, "hit"), "refine": "ran"}
-    assert [result.digest for result in results] == [result.digest for result in made]
+    assert [result.digest for result in results] == [result.digest for result in pushed]
     if what == "file" or text is not None:
         assert any(f"remote artefact refine/{refine.key} is damaged" in note for note in notes)
+    if what == "file":
+        problem = "sum.txt is missing" if text is None else "sum.txt has SHA-256 "
+        assert any(problem in note for note in notes)
     assert f"refine: pushed to {url}" in notes
     assert listing(tmp_path / "two" / "tmp") == []
 
@@ -123,12 +128,12 @@ def test_what_is_damaged_here_is_not_pushed(profile: SmallProfile, tmp_path: Pat
     assert path
     assert key
     (path / "count.txt").write_text("?")
-    told: list[str] = []
+    notes: list[str] = []
     store = Store(tmp_path / "one")
     remote = Remote(url)
     remote.check()
-    assert not remote.push("gather", key, store, told.append)
-    assert "count.txt" in told[0]
+    assert not remote.push("gather", key, store, notes.append)
+    assert "count.txt" in notes[0]
     assert not [name for name in files(url) if name.endswith(MANIFEST)]
 
 
@@ -138,7 +143,7 @@ def test_what_is_forced_is_not_pulled(profile: SmallProfile, tmp_path: Path, url
     assert status == {**dict.fromkeys(NAMES, "hit"), "refine": "ran"}
 
 
-def test_a_remote_that_fails_later_is_told_once_and_work_goes_on(
+def test_a_remote_that_fails_later_is_reported_once_and_work_goes_on(
     profile: SmallProfile, tmp_path: Path
 ) -> None:
     place = tmp_path / "remote"
@@ -161,7 +166,7 @@ def test_a_remote_that_fails_later_is_told_once_and_work_goes_on(
 
 
 class Faulty(MemoryFileSystem):  # type: ignore[misc,unused-ignore]
-    """Files in memory as `faulty://`, where some operations are refused."""
+    """A file system in memory, `faulty://`, where some operations are refused."""
 
     protocol = "faulty"
     fault = ""
@@ -174,8 +179,8 @@ class Faulty(MemoryFileSystem):  # type: ignore[misc,unused-ignore]
     def cat_file(self, path: str, *arguments: Any, **options: Any) -> bytes:
         if self.fault == "gone" or (self.fault == "unreadable" and path.endswith(MANIFEST)):
             raise ConnectionError(f"{self.fault}: cat_file")
-        found: bytes = super().cat_file(path, *arguments, **options)
-        return found
+        content: bytes = super().cat_file(path, *arguments, **options)
+        return content
 
 
 @pytest.fixture

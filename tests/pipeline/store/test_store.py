@@ -1,3 +1,5 @@
+"""Artefacts in a store: publish, inspect, verify, set aside, undo."""
+
 from __future__ import annotations
 
 import json
@@ -29,15 +31,15 @@ def test_making_and_asking_a_store_touches_nothing(store: Store, tmp_path: Path)
 
 
 def test_what_is_published_is_found_whole(store: Store) -> None:
-    made = put(store, metrics={"top1": 97.5, "loss": float("nan"), "list": (1, 2)})
-    found = Store(store.root).find("train", made.key)
-    assert found == made
-    assert made.key == sha256_of({"stage": "train", "tag": 1})
-    assert made.metrics == {"top1": 97.5, "loss": None, "list": [1, 2]}
-    assert set(made.files) == {"model.bin", "deep/card.json"}
-    assert made.files["model.bin"]["size"] == 7
-    assert made.host == this_process().host
-    folder = store.artefact_path("train", made.key)
+    manifest = put(store, metrics={"top1": 97.5, "loss": float("nan"), "list": (1, 2)})
+    stored = Store(store.root).find("train", manifest.key)
+    assert stored == manifest
+    assert manifest.key == sha256_of({"stage": "train", "tag": 1})
+    assert manifest.metrics == {"top1": 97.5, "loss": None, "list": [1, 2]}
+    assert set(manifest.files) == {"model.bin", "deep/card.json"}
+    assert manifest.files["model.bin"]["size"] == 7
+    assert manifest.host == this_process().host
+    folder = store.artefact_path("train", manifest.key)
     assert listing(folder) == ["artefact.json", "deep", "deep/card.json", "model.bin"]
     assert listing(store.root / "tmp") == []
 
@@ -96,10 +98,10 @@ def test_a_damaged_artefact_is_named_and_set_aside(
     key = put(store).key
     damage(store.artefact_path("train", key))
     store = Store(store.root)
-    found = store.inspect("train", key)
-    assert found.damage
-    assert found.damage.file == file
-    assert store.verify("train", key) == found.damage
+    inspection = store.inspect("train", key)
+    assert inspection.damage
+    assert inspection.damage.file == file
+    assert store.verify("train", key) == inspection.damage
     assert store.artefact_path("train", key).exists(), "asking changes nothing"
     assert store.find("train", key) is None
     assert not store.artefact_path("train", key).exists()
@@ -110,7 +112,7 @@ def test_a_damaged_artefact_is_named_and_set_aside(
     assert f"train-{key}.2" in listing(store.root / "damaged")
 
 
-def test_rot_that_stat_does_not_see_is_seen_when_read_anew(store: Store, tmp_path: Path) -> None:
+def test_rot_that_stat_does_not_see_is_seen_when_read_anew(store: Store) -> None:
     key = put(store).key
     memo = Store(store.root).digests
     path = store.artefact_path("train", key) / "model.bin"
@@ -126,22 +128,22 @@ def test_rot_that_stat_does_not_see_is_seen_when_read_anew(store: Store, tmp_pat
 
 @pytest.mark.parametrize("path", ["../outside", "/etc/passwd", "a/../../b", "a//b", "", "./a"])
 def test_a_manifest_that_names_files_outside_is_refused(store: Store, path: str) -> None:
-    made = put(store)
+    manifest = put(store)
     files = {path: {"sha256": "0" * 64, "size": 1}}
     digest = content_digest({path: "0" * 64})
-    forged = replace(made, files=files, digest=digest).sealed()
-    (store.artefact_path("train", made.key) / "artefact.json").write_text(forged.as_text())
-    found = store.inspect("train", made.key)
-    assert found.damage
-    assert "outside" in str(found.damage)
+    forged = replace(manifest, files=files, digest=digest).sealed()
+    (store.artefact_path("train", manifest.key) / "artefact.json").write_text(forged.as_text())
+    inspection = store.inspect("train", manifest.key)
+    assert inspection.damage
+    assert "outside" in str(inspection.damage)
 
 
 def test_an_artefact_in_a_newer_format_is_no_hit_and_no_damage(store: Store) -> None:
     key = put(store).key
     manifest = store.artefact_path("train", key) / "artefact.json"
     manifest.write_text(json.dumps({"schema_version": 2, "unheard": "of"}))
-    found = Store(store.root).inspect("train", key)
-    assert (found.manifest, found.damage, found.newer) == (None, None, 2)
+    inspection = Store(store.root).inspect("train", key)
+    assert (inspection.manifest, inspection.damage, inspection.newer) == (None, None, 2)
     assert store.manifests("train") == []
 
 
@@ -170,7 +172,7 @@ def fifo(folder: Path) -> None:
 def test_links_are_not_accepted(store: Store, mischief: Callable[[Path], None]) -> None:
     with store.scratch() as folder:
         mischief(folder)
-        with raises(StageError, what="cannot be kept"):
+        with raises(StageError, what="cannot be stored"):
             store.publish(
                 folder,
                 stage="s",
@@ -207,10 +209,10 @@ def test_replacing_takes_the_place_of_what_is_there(store: Store) -> None:
 
 def test_the_newest_of_the_same_profile_comes_first(store: Store) -> None:
     put(store, tag=1)
-    mine = put(store, tag=2)
+    own = put(store, tag=2)
     namesake = put(store, tag=3, profile={"path": "/elsewhere/a.yaml", "name": "a"})
     stranger = put(store, tag=4, profile={"path": "/profiles/b.yaml", "name": "b"})
-    assert store.newest("train", PROFILE) == mine
+    assert store.newest("train", PROFILE) == own
     assert store.newest("train", {"path": "/third/a.yaml", "name": "a"}) == namesake
     assert store.newest("train", {"path": "/third/c.yaml", "name": "c"}) == stranger
     assert store.newest("distill", PROFILE) is None
@@ -255,14 +257,14 @@ def test_a_file_is_no_store(tmp_path: Path) -> None:
 def test_undo_takes_away_just_what_was_made(tmp_path: Path, store: Store) -> None:
     store.prepare()
     store.open_work("train", "k")
-    with store.scratch(), store.lock("train", "k", lambda holder: None):
+    with store.scratch(), store.lock("train", "k", lambda _holder: None):
         pass
     store.close_work("train", "k", done=False)
     store.undo()
     store.release()
     assert listing(tmp_path) == []
 
-    made = put(store)
+    manifest = put(store)
     before = listing(tmp_path)
     again = Store(store.root)
     again.prepare()
@@ -271,10 +273,10 @@ def test_undo_takes_away_just_what_was_made(tmp_path: Path, store: Store) -> Non
     again.undo()
     again.release()
     assert listing(tmp_path) == before
-    assert again.find("train", made.key) == made
+    assert again.find("train", manifest.key) == manifest
 
 
-def test_undo_leaves_a_store_that_another_run_is_in(tmp_path: Path, store: Store) -> None:
+def test_undo_leaves_a_store_that_another_run_is_in(store: Store) -> None:
     other = Store(store.root)
     store.prepare()
     other.prepare()

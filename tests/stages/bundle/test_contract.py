@@ -182,12 +182,12 @@ def test_every_way_gives_the_same_logits(kind: str, shipped: Shipped, tmp_path: 
     facts = shipped.card["preprocessing"]
     pixels = decode(file, Form(facts["image_size"], facts["channels"], facts["resize"]))[np.newaxis]
     expected = reference_logits(shipped.network, pixels, shipped.card)
-    found: dict[str, np.ndarray] = {}
+    outputs: dict[str, np.ndarray] = {}
 
     session = onnxruntime.InferenceSession(
         str(shipped.folder / "export" / "student.onnx"), providers=["CPUExecutionProvider"]
     )
-    found["the exported file"] = session.run(["logits"], {"input": feed(pixels, shipped.card)})[0]
+    outputs["the exported file"] = session.run(["logits"], {"input": feed(pixels, shipped.card)})[0]
     program = _program(shipped.bundle)
     manifest = json.loads((shipped.bundle / "manifest.json").read_text(encoding="utf-8"))
     decoded = program.read_images(file, manifest["preprocessing"])
@@ -202,9 +202,9 @@ def test_every_way_gives_the_same_logits(kind: str, shipped: Shipped, tmp_path: 
     )
     for name in TARGETS:
         runtime = registry.check_target(name)
-        found[name] = runtime.load(shipped.folder / "build" / "student" / name, source, 1).logits(pixels)
-        found[f"predict.py with {name}"] = program.run(manifest, name, decoded, 1)
-    for way, logits in found.items():
+        outputs[name] = runtime.load(shipped.folder / "build" / "student" / name, source, 1).logits(pixels)
+        outputs[f"predict.py with {name}"] = program.run(manifest, name, decoded, 1)
+    for way, logits in outputs.items():
         difference = float(np.abs(logits - expected).max()) / shipped.spread
         assert difference < TOLERANCE, f"{way}: {difference:.3g} of the logits' standard deviation"
 
@@ -216,8 +216,8 @@ def test_the_ways_would_not_agree_on_other_pixels(shipped: Shipped, tmp_path: Pa
     pixels = decode(file, Form(SIZE, 3, "bilinear"))[np.newaxis]
     expected = reference_logits(shipped.network, pixels, shipped.card)
     for wrong in (pixels[..., ::-1], np.rot90(pixels, axes=(1, 2))):
-        found = reference_logits(shipped.network, np.ascontiguousarray(wrong), shipped.card)
-        assert np.abs(found - expected).max() > 10 * TOLERANCE * shipped.spread
+        outputs = reference_logits(shipped.network, np.ascontiguousarray(wrong), shipped.card)
+        assert np.abs(outputs - expected).max() > 10 * TOLERANCE * shipped.spread
 
 
 def test_on_the_device_one_line_labels_a_jpeg(shipped: Shipped, tmp_path: Path) -> None:

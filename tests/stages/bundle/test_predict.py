@@ -50,9 +50,9 @@ def test_every_kind_of_image_is_read_as_training_reads_it(
     file = tmp_path / f"image.{suffix}"
     _picture(mode, *size).save(file)
     contract = {"image_size": 16, "channels": channels, "resize": resize}
-    found = predict.read_images(file, contract)
+    images = predict.read_images(file, contract)
     expected = decode(file, Form(image_size=16, channels=channels, resize=resize))
-    np.testing.assert_array_equal(found[0], expected)
+    np.testing.assert_array_equal(images[0], expected)
 
 
 def test_a_turned_photograph_is_turned_upright(tmp_path: Path) -> None:
@@ -61,8 +61,8 @@ def test_a_turned_photograph_is_turned_upright(tmp_path: Path) -> None:
     exif = image.getexif()
     exif[0x0112] = 6
     image.save(file, exif=exif)
-    found = predict.read_images(file, {"image_size": 16, "channels": 3, "resize": "bilinear"})
-    np.testing.assert_array_equal(found[0], decode(file, Form(16, 3, "bilinear")))
+    images = predict.read_images(file, {"image_size": 16, "channels": 3, "resize": "bilinear"})
+    np.testing.assert_array_equal(images[0], decode(file, Form(16, 3, "bilinear")))
 
 
 def test_normalisation_by_hand() -> None:
@@ -72,9 +72,9 @@ def test_normalisation_by_hand() -> None:
 
 
 def test_softmax_is_finite_for_large_logits() -> None:
-    found = predict.softmax(np.array([[1000.0, 999.0], [-1000.0, -1000.0]], dtype=np.float32))
-    np.testing.assert_allclose(found.sum(axis=1), 1.0, rtol=1e-6)
-    assert found[0, 0] == pytest.approx(1 / (1 + np.exp(-1.0)), rel=1e-5)
+    probabilities = predict.softmax(np.array([[1000.0, 999.0], [-1000.0, -1000.0]], dtype=np.float32))
+    np.testing.assert_allclose(probabilities.sum(axis=1), 1.0, rtol=1e-6)
+    assert probabilities[0, 0] == pytest.approx(1 / (1 + np.exp(-1.0)), rel=1e-5)
 
 
 def test_arrays_of_another_shape_are_refused(tmp_path: Path) -> None:

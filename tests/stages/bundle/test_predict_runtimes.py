@@ -64,11 +64,11 @@ def test_ncnn_gives_the_probabilities_of_the_source(
     images = natural_images(source.image_shape, 5)
     done = _predict(tmp_path, images)
     assert done.returncode == 0, done.stderr
-    told: list[list[dict[str, Any]]] = json.loads(done.stdout)["predictions"]
+    predictions: list[list[dict[str, Any]]] = json.loads(done.stdout)["predictions"]
     expected = predict.softmax(parity.source_logits(source.onnx, source, images))
-    for row, wanted in zip(told, expected, strict=True):
-        found = {int(entry["label"]): entry["probability"] for entry in row}
-        np.testing.assert_allclose([found[label] for label in range(CLASSES)], wanted, atol=1e-3)
+    for row, row_expected in zip(predictions, expected, strict=True):
+        by_label = {int(entry["label"]): entry["probability"] for entry in row}
+        np.testing.assert_allclose([by_label[label] for label in range(CLASSES)], row_expected, atol=1e-3)
 
 
 @pytest.mark.parametrize("images", [1, 8, 11])
@@ -83,9 +83,9 @@ def test_a_file_for_larger_batches_is_given_none_that_is_smaller(images: int, tm
     pixels = natural_images(source.image_shape, images)
     done = _predict(tmp_path, pixels)
     assert done.returncode == 0, done.stderr
-    told: list[list[dict[str, Any]]] = json.loads(done.stdout)["predictions"]
+    predictions: list[list[dict[str, Any]]] = json.loads(done.stdout)["predictions"]
     expected = parity.source_logits(source.onnx, source, pixels).argmax(axis=1)
-    assert [int(row[0]["label"]) for row in told] == expected.tolist()
+    assert [int(row[0]["label"]) for row in predictions] == expected.tolist()
 
 
 @pytest.mark.skipif(

@@ -151,7 +151,7 @@ def test_a_self_test_without_limits_to_compare_with_fails(bundle: Bundle) -> Non
 def test_an_unknown_target_is_a_usage_error_that_lists_the_targets(words: list[str], bundle: Bundle) -> None:
     done = bundle.run(*words, "--target", "onnxruntime-fp23")
     assert done.returncode == 2
-    assert f"no target 'onnxruntime-fp23' in this bundle; there are: {GOOD}, {OTHER}" in done.stderr
+    assert f"this bundle has no target 'onnxruntime-fp23'; it has: {GOOD}, {OTHER}" in done.stderr
 
 
 @pytest.mark.parametrize("word", ["--selftest", "images.npy"])

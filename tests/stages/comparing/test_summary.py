@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from scipy import stats  # type: ignore[import-untyped]
 
-from stages.comparing.judging import Answers
+from stages.comparing.judging import Predictions
 from stages.comparing.summary import ALONE, comparison
 from stages.reporting.comparison import gain_chart, page
 from stages.statistics.crossed import gain
@@ -53,11 +53,11 @@ def made(
     *,
     reference: str = ALONE,
     more: tuple[dict[str, Any], ...] = (),
-) -> tuple[dict[str, Any], Answers]:
+) -> tuple[dict[str, Any], Predictions]:
     """A comparison of labels whose runs are right with these probabilities."""
     runs = [run(label, seed) for seed in range(seeds) for label in chances]
     best = [answered(chances[one["label"]], nth) for nth, one in enumerate(runs)]
-    answers = Answers(
+    answers = Predictions(
         classes=10,
         labels=LABELS,
         teacher=answered(0.95, 99),
@@ -147,7 +147,7 @@ def test_failed_runs_are_told_and_pairs_are_those_that_both_have() -> None:
 
 def test_a_reference_that_failed_leaves_nothing_to_compare() -> None:
     runs = [run(ALONE, 0, "it diverged"), run("kd", 0)]
-    answers = Answers(10, LABELS, LABELS, LABELS[None], LABELS[None], 5000)
+    answers = Predictions(10, LABELS, LABELS, LABELS[None], LABELS[None], 5000)
     found = comparison(runs, answers, {"split": "test", "reference": ALONE, "unfit": []})
     assert found["answer"]["verdict"] == "cannot tell"
     assert found["answer"]["method"] is None

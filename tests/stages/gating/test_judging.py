@@ -122,7 +122,7 @@ def test_a_slowdown_is_the_ratio_to_the_earlier_bundle_alone(measured: Measured)
         compared("reference", 1.1),
         compared("teacher", 0.2),
     ]
-    told = Measured(measured.folder, {**measured.scorecard, "comparisons": entries}, measured.judged)
+    told = Measured(measured.folder, {**measured.scorecard, "comparisons": entries}, measured.evaluation)
     int8 = judged(told, metric="slowdown", max=5)["onnxruntime-int8"]
     assert (int8["value"], int8["interval"], int8["status"]) == (10.0, [8.0, 13.0], "missed")
     assert int8["flags"] == ["contended"]

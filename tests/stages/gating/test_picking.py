@@ -117,7 +117,7 @@ def test_what_cannot_be_told_apart_in_speed_is_chosen_by_accuracy_then_size() ->
     ]
     found = pick(rows, float_top1=98.0)
     assert found["target"] == "c-fp32"
-    assert "cannot be told from the lowest" in found["reason"]
+    assert "cannot be distinguished from the lowest" in found["reason"]
     assert "less accurate: 97.50 % against 98.00 %" in why(found)["a-fp32"]
     assert "larger" in why(found)["b-fp32"]
     apart = [row("a-fp32", 97.5, 0.100), row("b-fp32", 98.0, 0.105)]
@@ -184,7 +184,7 @@ def test_of_several_proven_faster_the_one_with_the_least_ratio_counts_as_the_fas
     ]
     found = pick([rows[0], rows[1], rows[3]], float_top1=98.0, comparisons=turns)
     assert found["target"] == "openvino-fp32", "its p50 cannot be told from that of the fastest"
-    assert "cannot be told from the fastest's (as onnxruntime-int8)" in found["reason"]
+    assert "cannot be distinguished from that of the fastest (like onnxruntime-int8)" in found["reason"]
     assert "onnxruntime-int8 takes 0.60 times its p50" in why(found)["onnxruntime-fp32"]
     both = pick(rows[:3], float_top1=98.0, comparisons=turns)
     assert why(both)["onnxruntime-fp32"].endswith("takes 0.60 times its p50")
@@ -260,5 +260,5 @@ def test_batch_1_goes_first_and_what_ran_at_other_batches_alone_is_not_compared(
     found = pick(nothing_in_common, float_top1=98.0)
     assert found["target"] == "a-fp32"
     assert found["unmeasured"] == [
-        {"target": "ncnn-fp32", "why": "not measured at batch 8, as the others are"}
+        {"target": "ncnn-fp32", "why": "not measured at batch 8, unlike the others"}
     ]

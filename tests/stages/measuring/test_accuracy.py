@@ -76,7 +76,7 @@ def test_an_engine_for_larger_batches_is_given_none_that_is_smaller(
         images=tmp_path / "images.npy",
         work=tmp_path / "work",
     )
-    job = subject.job(MeasureSettings(accuracy_batch=batch), "accuracy", threads=1)
-    worker.accuracy(job, tmp_path, Beats(lambda line: None))
+    job = subject.worker_job(MeasureSettings(accuracy_batch=batch), "accuracy", threads=1)
+    worker.compute_logits(job, tmp_path, Beats(lambda line: None))
     logits = np.load(tmp_path / "logits.npy")
     np.testing.assert_array_equal(logits, pixels.reshape(images, -1)[:, :3])

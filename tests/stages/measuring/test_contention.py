@@ -39,26 +39,26 @@ def figures(**given: object) -> dict[str, object]:
         ({"steal_share": 0.05}, "steal"),
     ],
 )
-def test_each_sign_of_contention_is_named(found: dict[str, object], word: str) -> None:
-    (sign,) = watch.contention(figures(**found), 1)
+def test_each_sign_of_contention_is_named(changed: dict[str, object], word: str) -> None:
+    (sign,) = watch.contention_signs(figures(**changed), 1)
     assert word in sign
-    assert watch.contention(figures(), 1) == []
+    assert watch.contention_signs(figures(), 1) == []
 
 
 def test_a_runtimes_own_threads_that_change_on_one_core_are_no_contention() -> None:
     """OpenVINO hands every image to a thread of its own: hundreds of involuntary switches a second."""
-    assert watch.contention(figures(involuntary_switches_per_s=970.0, others_share=0.003), 1) == []
+    assert watch.contention_signs(figures(involuntary_switches_per_s=970.0, others_share=0.003), 1) == []
 
 
 def test_spinning_threads_are_no_contention() -> None:
-    assert watch.contention(figures(wall_over_cpu=1.4), 2) == []
+    assert watch.contention_signs(figures(wall_over_cpu=1.4), 2) == []
 
 
 def test_each_sign_of_throttling_is_named() -> None:
-    assert watch.throttling(figures()) == []
-    assert "3000 to 2100 MHz" in watch.throttling(figures(clock_mhz=[2100, 3000]))[0]
-    assert "4 thermal throttle" in watch.throttling(figures(throttle_events=4))[0]
-    assert watch.throttling(figures(clock_mhz=None, throttle_events=None)) == []
+    assert watch.throttle_signs(figures()) == []
+    assert "3000 to 2100 MHz" in watch.throttle_signs(figures(clock_mhz=[2100, 3000]))[0]
+    assert "4 thermal throttle" in watch.throttle_signs(figures(throttle_events=4))[0]
+    assert watch.throttle_signs(figures(clock_mhz=None, throttle_events=None)) == []
 
 
 def test_clock_temperature_and_throttle_counts_of_the_cores(tmp_path: Path) -> None:
@@ -75,10 +75,10 @@ def test_clock_temperature_and_throttle_counts_of_the_cores(tmp_path: Path) -> N
 def test_a_machine_that_tells_nothing_is_not_accused(tmp_path: Path) -> None:
     observer = watch.Watch((0,), 1, root=tmp_path)
     observer.begin()
-    found = observer.end(1.0)
-    assert found["clock_mhz"] is None
-    assert found["others_share"] is None
-    assert found["throttled_by"] == []
+    health = observer.end(1.0)
+    assert health["clock_mhz"] is None
+    assert health["others_share"] is None
+    assert health["throttled_by"] == []
 
 
 def test_a_clock_that_falls_while_watched_is_throttled(tmp_path: Path) -> None:
@@ -89,9 +89,9 @@ def test_a_clock_that_falls_while_watched_is_throttled(tmp_path: Path) -> None:
     write(tmp_path, clock, 1_800_000)
     observer.look()
     write(tmp_path, clock, 3_000_000)
-    found = observer.end(1.0)
-    assert found["clock_mhz"] == [1800, 3000]
-    assert "throttled" in found["flags"]
+    health = observer.end(1.0)
+    assert health["clock_mhz"] == [1800, 3000]
+    assert "throttled" in health["flags"]
 
 
 def test_ticks_of_the_watched_cores(tmp_path: Path) -> None:
@@ -109,10 +109,10 @@ def test_no_twin_is_chosen_while_there_are_others(tmp_path: Path) -> None:
     for core in range(4):
         twins = "0,2" if core in (0, 2) else "1,3"
         write(tmp_path, f"sys/devices/system/cpu/cpu{core}/topology/thread_siblings_list", twins)
-    assert pinning.choose(1, {0, 1, 2, 3}, tmp_path) == {3}
-    assert pinning.choose(2, {0, 1, 2, 3}, tmp_path) == {2, 3}
-    assert pinning.choose(3, {0, 1, 2, 3}, tmp_path) == {1, 2, 3}
-    assert pinning.choose(9, {0, 1, 2, 3}, tmp_path) == {0, 1, 2, 3}
+    assert pinning.choose_cores(1, {0, 1, 2, 3}, tmp_path) == {3}
+    assert pinning.choose_cores(2, {0, 1, 2, 3}, tmp_path) == {2, 3}
+    assert pinning.choose_cores(3, {0, 1, 2, 3}, tmp_path) == {1, 2, 3}
+    assert pinning.choose_cores(9, {0, 1, 2, 3}, tmp_path) == {0, 1, 2, 3}
     write(tmp_path, "sys/devices/system/cpu/cpu8/topology/thread_siblings_list", "8-9")
     assert pinning.siblings(8, tmp_path) == {8, 9}
 
@@ -134,10 +134,10 @@ def test_what_other_measured_processes_used_is_not_held_against_them(
         observer = watch.Watch((0,), 1, root=tmp_path)
         observer.begin()
         _stat(tmp_path, 58.0)
-        found = observer.end(1.0, watch.Usage(cpu_s=used_s, switches=30))
-        assert found["others_share"] == pytest.approx(share)
-        assert found["involuntary_switches_per_s"] == 3.0
-        assert ("contended" in found["flags"]) == (share > 0.1)
+        health = observer.end(1.0, watch.Usage(cpu_s=used_s, switches=30))
+        assert health["others_share"] == pytest.approx(share)
+        assert health["involuntary_switches_per_s"] == 3.0
+        assert ("contended" in health["flags"]) == (share > 0.1)
 
 
 def test_of_several_stretches_the_worst_counts_and_each_sign_is_told_once() -> None:
@@ -153,16 +153,16 @@ def test_of_several_stretches_the_worst_counts_and_each_sign_is_told_once() -> N
         return {**quiet, **given}
 
     noisy = {"contended_by": ["others"], "flags": ["contended"]}
-    found = watch.merged(
+    merged = watch.merge_health(
         [
             health(wall_over_cpu=1.5, others_share=None, **noisy),
             health(clock_mhz=[2000, 2900], load_average=[0.5, 3.0], others_share=0.3, **noisy),
         ]
     )
-    assert found["wall_over_cpu"] == 1.5
-    assert found["others_share"] == 0.3
-    assert found["clock_mhz"] == [2000, 3000]
-    assert found["load_average"] == [0.1, 3.0]
-    assert found["contended_by"] == ["others"]
-    assert found["flags"] == ["contended"]
-    assert watch.merged([health(wall_over_cpu=None)])["wall_over_cpu"] is None
+    assert merged["wall_over_cpu"] == 1.5
+    assert merged["others_share"] == 0.3
+    assert merged["clock_mhz"] == [2000, 3000]
+    assert merged["load_average"] == [0.1, 3.0]
+    assert merged["contended_by"] == ["others"]
+    assert merged["flags"] == ["contended"]
+    assert watch.merge_health([health(wall_over_cpu=None)])["wall_over_cpu"] is None

@@ -14,11 +14,15 @@ from stages.runtimes.on_gpu import GpuTiming, Phases
 
 
 def test_phases_by_hand() -> None:
-    found = gpu.summarise([Phases(0.1, float(index), 0.2) for index in range(1, 501)])
-    assert found["n"] == 500
-    assert (found["to_gpu_p50_ms"], found["inference_p50_ms"], found["from_gpu_p50_ms"]) == (0.1, 250.0, 0.2)
-    assert found["inference_p99_ms"] == 495.0
-    assert found["total_p50_ms"] == pytest.approx(250.3)
+    summary = gpu.summarise([Phases(0.1, float(index), 0.2) for index in range(1, 501)])
+    assert summary["n"] == 500
+    assert (summary["to_gpu_p50_ms"], summary["inference_p50_ms"], summary["from_gpu_p50_ms"]) == (
+        0.1,
+        250.0,
+        0.2,
+    )
+    assert summary["inference_p99_ms"] == 495.0
+    assert summary["total_p50_ms"] == pytest.approx(250.3)
     assert gpu.summarise([Phases(1, 2, 3)] * 100)["inference_p99_ms"] is None
 
 
@@ -34,12 +38,12 @@ def test_as_many_phases_as_a_p99_needs() -> None:
 
 
 def test_signs_of_throttling() -> None:
-    assert gpu.throttling([1950, 1980], []) == []
-    assert gpu.throttling(None, []) == []
-    (moved,) = gpu.throttling([1400, 1980], [])
+    assert gpu.throttle_signs([1950, 1980], []) == []
+    assert gpu.throttle_signs(None, []) == []
+    (moved,) = gpu.throttle_signs([1400, 1980], [])
     assert "between 1400 and 1980 MHz" in moved
     assert "--lock-gpu-clocks" in moved
-    assert gpu.throttling([1980, 1980], ["power cap"]) == ["the GPU reports: power cap"]
+    assert gpu.throttle_signs([1980, 1980], ["power cap"]) == ["the GPU reports: power cap"]
 
 
 NVML = """
@@ -81,10 +85,10 @@ def test_a_throttled_gpu_is_told_in_the_health(tmp_path: Path) -> None:
     assert health["gpu"]["sm_clock_mhz"] == [1200, 1980]
     assert health["gpu"]["temperature_c"] == [41, 43]
     assert "throttled" in health["flags"]
-    said = " ".join(health["throttled_by"])
-    assert "power cap" in said
-    assert "thermal slow-down by hardware" in said
-    assert "1200 and 1980" in said
+    signs = " ".join(health["throttled_by"])
+    assert "power cap" in signs
+    assert "thermal slow-down by hardware" in signs
+    assert "1200 and 1980" in signs
 
 
 def test_without_a_driver_it_says_so() -> None:

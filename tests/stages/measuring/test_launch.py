@@ -15,7 +15,7 @@ import pytest
 from pipeline import heartbeat
 from pipeline.errors import StageError
 from pipeline.heartbeat import Beat, Silence
-from stages.measure import Watched
+from stages.measure import TargetProgress
 from stages.measuring import launch, turns
 from stages.measuring.latency import WARMUP_CALLS
 from stages.measuring.settings import MeasureSettings
@@ -53,7 +53,7 @@ def test_an_accuracy_pass_may_last_longer_than_any_limit(
     target = slow_runtime.subject(tmp_path, monkeypatch, images=48, batch_s=0.5)
     heard: list[Beat] = []
     silence = Silence(step_s=10.0, load_s=10.0)
-    _, output = launch.run(target, QUICK, "accuracy", threads=1, silence=silence, heard=heard.append)
+    _, output = launch.run(target, QUICK, "accuracy", threads=1, silence=silence, on_beat=heard.append)
     assert np.load(output / "logits.npy").shape == (48, 4)
     assert [beat.done for beat in heard if beat.phase == "accuracy"] == [*range(0, 49, 2)]
     assert {beat.total for beat in heard if beat.phase == "accuracy"} == {48}
@@ -112,13 +112,13 @@ def test_progress_has_the_images_done_and_the_time_left(
 ) -> None:
     target = slow_runtime.subject(tmp_path, monkeypatch, images=24, batch_s=0.1)
     progress = Updates()
-    watched = Watched(progress, QUICK, target, done=1, total=3)
-    launch.run(target, QUICK, "accuracy", threads=1, heard=watched)
+    watched = TargetProgress(progress, QUICK, target, done=1, total=3)
+    launch.run(target, QUICK, "accuracy", threads=1, on_beat=watched)
     images = [(done, total) for done, total, unit, _ in progress.seen if unit == "images"]
     assert images == [(done, 24) for done in range(0, 25, 2)]
     progress.seen.clear()
     launch.run(
-        target, QUICK, "latency", threads=1, batch=4, heard=lambda beat: watched(beat, batch=4, threads=1)
+        target, QUICK, "latency", threads=1, batch=4, on_beat=lambda beat: watched(beat, batch=4, threads=1)
     )
     timed = {figures["phase"]: figures for _, _, unit, figures in progress.seen if unit == "%"}
     assert {"warm-up", "sampling"} <= set(timed)
@@ -146,9 +146,9 @@ def test_the_second_of_two_in_turns_starts_when_the_first_is_warm(
     assert before[1] > WARMUP_CALLS, "the first has loaded and made its warm-up calls by then"
     done = slow_runtime.events(first)
     loads = [index for index, (_, what) in enumerate(done) if what == "load"]
-    one, other = (done[index][0] for index in loads)
-    assert {pid for pid, _ in done[: loads[1]]} == {one}
-    warming = [pid for pid, _ in takewhile(lambda event: event[0] == other, done[loads[1] :])]
+    first_pid, second_pid = (done[index][0] for index in loads)
+    assert {pid for pid, _ in done[: loads[1]]} == {first_pid}
+    warming = [pid for pid, _ in takewhile(lambda event: event[0] == second_pid, done[loads[1] :])]
     assert len(warming) > WARMUP_CALLS, "the first waits while the second does the same"
 
 
@@ -188,6 +188,6 @@ def test_a_target_that_hangs_in_its_turn_is_ended_with_the_other(
 
 def test_turns_say_how_many_rounds_are_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     target = slow_runtime.subject(tmp_path, monkeypatch)
-    told: list[tuple[int, int]] = []
-    turns.run(target, target, QUICK, batch=1, threads=1, told=lambda done, total: told.append((done, total)))
-    assert told == [(done, 8) for done in range(1, 9)]
+    turns_done: list[tuple[int, int]] = []
+    turns.run(target, target, QUICK, batch=1, threads=1, on_turn=lambda *counts: turns_done.append(counts))
+    assert turns_done == [(done, 8) for done in range(1, 9)]

@@ -41,41 +41,41 @@ def served(service_ns: int, rate: float, count: int = 600) -> np.ndarray:
     """Rows as `serve` gives them, of a server that always takes the same time."""
     due = open_loop.schedule_ns(rate, count / rate, "poisson")
     rows, free = [], 0
-    for one in due.tolist():
-        started = max(one, free)
+    for due_at in due.tolist():
+        started = max(due_at, free)
         free = started + service_ns
-        rows.append((one, started, free))
+        rows.append((due_at, started, free))
     return np.array(rows)
 
 
 def test_latency_is_wait_and_service() -> None:
     rows = served(5_000_000, 120.0)
-    found = open_loop.summarise(rows, 600, rate_per_s=120.0, arrivals="poisson", resamples=100)
-    assert found["utilisation"] == pytest.approx(0.6)
-    assert found["service_p50_ms"] == 5.0
-    assert found["p50_ms"] == pytest.approx(np.sort(rows[:, 2] - rows[:, 0])[299] * 1e-6)
-    assert found["p99_ms"] > 10 > found["service_p50_ms"], "the queue is in the tail"
-    assert found["p99_ci_ms"][0] <= found["p99_ms"] <= found["p99_ci_ms"][1]
-    assert found["wait_p99_ms"] == pytest.approx(found["p99_ms"] - 5.0)
-    assert 0.4 < found["queued_share"] < 0.75, "with random arrivals, as often as the server is busy"
-    assert found["flags"] == []
+    entry = open_loop.summarise(rows, 600, rate_per_s=120.0, arrivals="poisson", resamples=100)
+    assert entry["utilisation"] == pytest.approx(0.6)
+    assert entry["service_p50_ms"] == 5.0
+    assert entry["p50_ms"] == pytest.approx(np.sort(rows[:, 2] - rows[:, 0])[299] * 1e-6)
+    assert entry["p99_ms"] > 10 > entry["service_p50_ms"], "the queue is in the tail"
+    assert entry["p99_ci_ms"][0] <= entry["p99_ms"] <= entry["p99_ci_ms"][1]
+    assert entry["wait_p99_ms"] == pytest.approx(entry["p99_ms"] - 5.0)
+    assert 0.4 < entry["queued_share"] < 0.75, "with random arrivals, as often as the server is busy"
+    assert entry["flags"] == []
 
 
 def test_an_overloaded_server_has_no_percentiles() -> None:
-    found = open_loop.summarise(
+    entry = open_loop.summarise(
         served(5_000_000, 250.0), 600, rate_per_s=250.0, arrivals="poisson", resamples=100
     )
-    assert found["flags"] == ["overloaded"]
-    assert found["p50_ms"] is None
-    assert found["wait_p50_ms"] is None
-    assert found["achieved_per_s"] == pytest.approx(200, rel=0.02)
+    assert entry["flags"] == ["overloaded"]
+    assert entry["p50_ms"] is None
+    assert entry["wait_p50_ms"] is None
+    assert entry["achieved_per_s"] == pytest.approx(200, rel=0.02)
 
 
 def test_a_hopeless_queue_is_given_up_and_told() -> None:
     due = open_loop.schedule_ns(1000.0, 0.1, "regular")
     rows = open_loop.serve(lambda: time.sleep(0.02), due)
     # A sleep may last longer on a busy machine, never shorter: no more than this many fit in before the end.
-    assert 1 <= len(rows) <= open_loop.CUT_OFF * 0.1 / 0.02 + 1
-    found = open_loop.summarise(rows, len(due), rate_per_s=1000.0, arrivals="regular", resamples=100)
-    assert found["unserved"] == 100 - len(rows) > 0
-    assert "overloaded" in found["flags"]
+    assert 1 <= len(rows) <= open_loop.MAX_SCHEDULE_LENGTHS * 0.1 / 0.02 + 1
+    entry = open_loop.summarise(rows, len(due), rate_per_s=1000.0, arrivals="regular", resamples=100)
+    assert entry["unserved"] == 100 - len(rows) > 0
+    assert "overloaded" in entry["flags"]

@@ -1,4 +1,4 @@
-"""Workers that cannot go on: their fault is told, and none of them is left behind."""
+"""Workers that end early: the error is reported, and no worker is left behind."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ def damaged(tmp_path: Path) -> Subject:
 def test_a_file_that_cannot_be_loaded_ends_the_turns_with_its_fault(damaged: Subject) -> None:
     with raises(StageError, what="cannot load a built target"):
         turns.run(damaged, damaged, MeasureSettings(), batch=1, threads=1)
-    told = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True).stdout
-    assert str(damaged.work) not in told, "no worker is left"
+    processes = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True).stdout
+    assert str(damaged.work) not in processes, "no worker is left"
 
 
 def test_a_file_that_cannot_be_loaded_ends_a_measurement_with_its_fault(damaged: Subject) -> None:
@@ -78,9 +78,9 @@ def busy_cores() -> Iterator[None]:
         subprocess.Popen([sys.executable, "-c", spin, str(core)]) for core in sorted(machine.allowed_cores())
     ]
     yield
-    for one in others:
-        one.kill()
-        one.wait()
+    for worker in others:
+        worker.kill()
+        worker.wait()
 
 
 def test_turns_on_busy_cores_are_told_to_be_contended(good: Subject, busy_cores: None) -> None:

@@ -36,7 +36,7 @@ class MadeTeacher:
     local_logits: Callable[[Tensor], Tensor]
     shown: Features | None = None
 
-    def again(self, changes: Mapping[int, Change]) -> Features:
+    def rerun_with_changed_maps(self, changes: Mapping[int, Change]) -> Features:
         assert self.shown is not None
         ends: list[Tensor] = []
         shift: Tensor | float = 0.0
@@ -123,7 +123,7 @@ def labels(images: int, seed: int = 0) -> Tensor:
 
 def method(student: Features, teacher: Features, **keys: Any) -> Msdcrd:
     torch.manual_seed(1)
-    return Msdcrd(settings(**keys), spec(student), spec(teacher))
+    return Msdcrd(spec(student), spec(teacher), **keys)
 
 
 def layers(method: Msdcrd) -> list[ContrastLayer]:

@@ -1,4 +1,4 @@
-"""MSDCRD written out loop by loop in float64 from the equations of docs/methods.md: slow, and plain.
+"""MSDCRD written loop by loop in float64 from the equations of docs/reference/methods.md: slow, and plain.
 
 Nothing of it is shared with the code it checks: windows are laid, pooled and compared here anew.
 """

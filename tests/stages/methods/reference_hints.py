@@ -1,4 +1,4 @@
-"""fitnet, reviewkd and simkd written out loop by loop in float64 from the equations of docs/methods.md.
+"""fitnet, reviewkd and simkd written loop by loop in float64 from the equations of docs/reference/methods.md.
 
 Arrays are numpy's, (B, C, H, W), but every sum is a loop over indices.
 """

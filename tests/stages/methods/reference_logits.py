@@ -1,5 +1,5 @@
 """The losses on logits and on pooled vectors written out loop by loop in float64 from the equations of
-docs/methods.md: slow, and plain. Nothing of it is shared with the code it checks."""
+docs/reference/methods.md: slow, and plain. Nothing of it is shared with the code it checks."""
 
 from __future__ import annotations
 

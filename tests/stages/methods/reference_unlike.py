@@ -1,4 +1,5 @@
-"""Losses of ofa, uhkd, pat and fbt written out in float64 from the equations of docs/methods.md: slow, plain.
+"""Losses of ofa, uhkd, pat and fbt written out in float64 from the equations of
+docs/reference/methods.md: slow, plain.
 
 Nothing of it is shared with the code it checks.
 """

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from pipeline.errors import ModelError
 from stages.data.load import load
-from stages.methods.crd import HIGHEST_DRAW, Crd, of_other_classes
+from stages.methods.crd import MAX_DRAW, Crd, rows_of_other_classes
 from stages.methods.settings import CrdSettings
 from stages.models.create import create
 from stages.models.features import Features
@@ -50,7 +50,7 @@ def pair(images: int = 4, step: int = 0) -> tuple[Features, Features]:
 def crd(labels: Tensor = TRAINING, **keys: Any) -> Crd:
     student, teacher = pair()
     torch.manual_seed(1)
-    method = Crd(CrdSettings(name="crd", **keys), made.spec(student), made.spec(teacher))
+    method = Crd(made.spec(student), made.spec(teacher), **keys)
     method.prepare(labels)
     return method
 
@@ -68,7 +68,7 @@ class Slow:
     """CRD image by image in float64, with banks by image rather than by place."""
 
     def __init__(self, method: Crd) -> None:
-        self.settings, self.labels = method.settings, TRAINING.tolist()
+        self.method, self.labels = method, TRAINING.tolist()
         self.order = by_class(self.labels)
         self.project = [module(method.student_projector), module(method.teacher_projector)]
         self.banks: list[dict[int, Vector]] = []
@@ -78,9 +78,9 @@ class Slow:
 
     def step(self, student: Features, teacher: Features, chosen: list[int], seed: int) -> float:
         most = max(self.labels.count(label) for label in self.labels)
-        k = min(self.settings.negatives, len(self.labels) - most)
+        k = min(self.method.negatives, len(self.labels) - most)
         torch.manual_seed(seed)
-        draws = torch.randint(HIGHEST_DRAW, (k,)).tolist()
+        draws = torch.randint(MAX_DRAW, (k,)).tolist()
         vectors = [
             [unit(project(v)) for v in seen.embedding.tolist()]
             for project, seen in zip(self.project, (student, teacher), strict=True)
@@ -89,7 +89,7 @@ class Slow:
         total, z = 0.0, []
         for anchors, bank in ((vectors[0], self.banks[1]), (vectors[1], self.banks[0])):
             powers = [
-                [math.exp(dot(a, bank[j]) / self.settings.temperature) for j in [i, *far]]
+                [math.exp(dot(a, bank[j]) / self.method.temperature) for j in [i, *far]]
                 for a, i, far in zip(anchors, chosen, negatives, strict=True)
             ]
             every = [power for row in powers for power in row]
@@ -101,14 +101,14 @@ class Slow:
                 total -= math.log(p / (p + c)) / len(chosen)
                 total -= sum(math.log(c / (power / constant + c)) for power in others) / len(chosen)
         self.z = self.z or z
-        share = self.settings.momentum
+        share = self.method.momentum
         for rows, bank in zip(vectors, self.banks, strict=True):
             for i, new in zip(chosen, rows, strict=True):
                 bank[i] = unit([share * a + (1 - share) * b for a, b in zip(bank[i], new, strict=True)])
         return total
 
     def negatives(self, draws: list[int], i: int) -> list[int]:
-        if self.settings.shared_negatives:
+        if self.method.shared_negatives:
             drawn = [self.order[draw % len(self.order)] for draw in draws]
             return [j for j in drawn if self.labels[j] != self.labels[i]]
         others = [j for j in self.order if self.labels[j] != self.labels[i]]
@@ -168,8 +168,8 @@ def test_negatives_are_even_over_the_other_classes() -> None:
     starts = sizes.cumsum(0) - sizes
     labels = torch.tensor([0, 1, 2])
     own = torch.tensor([1, 3, 11])[:, None]
-    draws = torch.randint(HIGHEST_DRAW, (90000,), generator=torch.Generator().manual_seed(0))
-    rows = of_other_classes(draws, own, starts[labels][:, None], sizes[labels][:, None], images)
+    draws = torch.randint(MAX_DRAW, (90000,), generator=torch.Generator().manual_seed(0))
+    rows = rows_of_other_classes(draws, own, starts[labels][:, None], sizes[labels][:, None], images)
     for image, label in enumerate(labels.tolist()):
         found = torch.bincount(rows[image], minlength=images)
         same = slice(int(starts[label]), int(starts[label] + sizes[label]))
@@ -181,8 +181,8 @@ def test_negatives_are_even_over_the_other_classes() -> None:
 
 
 def test_the_number_of_negatives_is_cut_to_the_images_of_other_classes() -> None:
-    assert crd().negatives == 7  # of 12 images the largest class has 5
-    assert crd(negatives=3).negatives == 3
+    assert crd().available_negatives == 7  # of 12 images the largest class has 5
+    assert crd(negatives=3).available_negatives == 3
 
 
 def test_what_is_saved_makes_the_next_step_the_same() -> None:

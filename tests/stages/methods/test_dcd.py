@@ -35,7 +35,7 @@ def pair(images: int = 4) -> tuple[Features, Features]:
 def dcd(**keys: Any) -> Dcd:
     student, teacher = pair()
     torch.manual_seed(1)
-    return Dcd(DcdSettings(name="dcd", **keys), made.spec(student), made.spec(teacher))
+    return Dcd(made.spec(student), made.spec(teacher), **keys)
 
 
 def loss(method: Dcd, student: Features, teacher: Features) -> Tensor:
@@ -64,9 +64,9 @@ def test_agrees_with_the_equations(images: int, keys: dict[str, Any]) -> None:
     method = dcd(**keys)
     s = [unit(module(method.student_projector)(v)) for v in student.embedding.tolist()]
     t = [unit(module(method.teacher_projector)(v)) for v in teacher.embedding.tolist()]
-    factor = min(method.settings.scale, method.settings.max_scale)
+    factor = min(method.scale, method.max_scale)
     scores = [[factor * dot(a, b) for b in t] for a in s]
-    expected = by_hand(scores, method.settings.consistency_weight, method.settings.symmetric)
+    expected = by_hand(scores, method.consistency_weight, method.symmetric)
     assert loss(method, student, teacher).item() == pytest.approx(expected, rel=1e-5, abs=1e-6)
 
 
@@ -94,8 +94,8 @@ def test_the_published_numbers_are_the_defaults() -> None:
     method = dcd()
     assert method.log_scale is not None
     assert method.log_scale.item() == 1.0
-    assert (method.settings.feat_dim, method.settings.max_scale) == (128, 10.0)
-    assert method.settings.consistency_weight == 0.5
+    assert (method.student_projector.out_features, method.max_scale) == (128, 10.0)
+    assert method.consistency_weight == 0.5
     assert method.offset is None
 
 

@@ -17,7 +17,7 @@ def shown(logits: Tensor) -> Features:
 
 def loss(student: Tensor, teacher: Tensor, **keys: float) -> Tensor:
     spec = made.spec(shown(student))
-    method = dist.Dist(DistSettings(name="dist", **keys), spec, spec)
+    method = dist.Dist(spec, spec, **keys)
     value: Tensor = method(shown(student), shown(teacher), made.batch(made.labels(len(student))))
     return value
 
@@ -34,7 +34,7 @@ def test_agrees_with_the_equation(images: int, beta: float, gamma: float, temper
     student, teacher = logits(images, 1), logits(images, 2)
     found = loss(student, teacher, beta=beta, gamma=gamma, temperature=temperature).item()
     ours, theirs = reference_logits.rows(student), reference_logits.rows(teacher)
-    expected = reference_logits.dist(ours, theirs, beta, gamma, temperature, dist.SHORTEST)
+    expected = reference_logits.dist(ours, theirs, beta, gamma, temperature, dist.MIN_DEVIATION)
     assert found == pytest.approx(expected, rel=1e-4, abs=1e-6)
 
 

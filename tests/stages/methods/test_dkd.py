@@ -23,8 +23,7 @@ def logits(seed: int, scale: float = 1.0) -> Tensor:
 @pytest.mark.parametrize(("alpha", "beta"), [(1.0, 8.0), (0.0, 1.0), (2.0, 0.0)])
 def test_agrees_with_the_equation(alpha: float, beta: float, temperature: float) -> None:
     student, teacher = made.features(made.maps(3, 4, 2, 2, 1)), made.features(made.maps(3, 6, 2, 2, 2))
-    settings = DkdSettings(name="dkd", alpha=alpha, beta=beta, temperature=temperature)
-    method = Dkd(settings, made.spec(student), made.spec(teacher))
+    method = Dkd(made.spec(student), made.spec(teacher), alpha=alpha, beta=beta, temperature=temperature)
     ours, theirs = reference_logits.rows(student.logits), reference_logits.rows(teacher.logits)
     expected = [
         reference_logits.dkd(ours[i], theirs[i], label, alpha, beta, temperature)

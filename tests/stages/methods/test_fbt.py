@@ -12,12 +12,12 @@ from torch import Tensor
 
 from pipeline.errors import ModelError
 from stages.methods.fbt import TAU_RANGE, Fbt
+from stages.methods.observed import ObservedTeacher
 from stages.methods.settings import FbtSettings
 from stages.models.create import create
 from stages.models.features import Features
 from stages.models.observer import Observer
 from stages.models.settings import ModelSettings
-from stages.training.tasks import RunningTeacher
 from tests.errors import raises
 from tests.stages.methods import made, reference_unlike
 
@@ -37,7 +37,7 @@ def pair(name: str, images: int = 3) -> tuple[Features, Features]:
 
 def method(student: Features, teacher: Features, **keys: Any) -> Fbt:
     torch.manual_seed(1)
-    return Fbt(FbtSettings(name="fbt", **keys), made.spec(student), made.spec(teacher))
+    return Fbt(made.spec(student), made.spec(teacher), **keys)
 
 
 def loss(made_method: Fbt, student: Features, teacher: Features) -> Tensor:
@@ -48,9 +48,9 @@ def loss(made_method: Fbt, student: Features, teacher: Features) -> Tensor:
     return value
 
 
-def expected(made_method: Fbt, student: Features, teacher: Features) -> float:
+def expected(made_method: Fbt, student: Features, teacher: Features, **keys: Any) -> float:
     """The equation; in the teacher of `made` a changed map shifts the last by the mean of the change."""
-    settings, double = made_method.settings, copy.deepcopy(made_method).double()
+    settings, double = FbtSettings(name="fbt", **keys), copy.deepcopy(made_method).double()
     labels = made.labels(len(student.map)).tolist()
     convolution, blocks = double.fusion[1:]
     height, width = teacher.ends[-2].shape[-2:]
@@ -93,7 +93,7 @@ def test_agrees_with_the_equation(name: str, keys: dict[str, Any]) -> None:
     made_method = method(student, teacher, **keys)
     found = loss(made_method, student, teacher)
     assert found.dtype == torch.float32
-    assert found.item() == pytest.approx(expected(made_method, student, teacher), rel=1e-4)
+    assert found.item() == pytest.approx(expected(made_method, student, teacher, **keys), rel=1e-4)
 
 
 def test_what_teaches_carries_no_gradient() -> None:
@@ -155,16 +155,15 @@ def test_the_fused_network_ends_in_the_teacher_s_last_stage(architecture: str) -
     torch.manual_seed(0)
     size = 160 if architecture == "test_vit" else 64
     facts = {"classes": 5, "channels": 3, "image_size": size}
-    settings = FbtSettings(name="fbt")
-    ours = Observer(create(ModelSettings(model="test_efficientnet"), **facts), Fbt.needs(settings))
+    ours = Observer(create(ModelSettings(model="test_efficientnet"), **facts), Fbt.needs())
     network = create(ModelSettings(model=architecture), **facts).requires_grad_(False).eval()
-    theirs = Observer(network, Fbt.needs(settings))
-    made_method = Fbt(settings, ours.spec(size, 3), theirs.spec(size, 3))
+    theirs = Observer(network, Fbt.needs())
+    made_method = Fbt(ours.spec(size, 3), theirs.spec(size, 3))
     images = made.maps(2, 3, size, size)
     student = ours(images)
     with torch.no_grad():
         teacher = theirs(images)
-    batch = replace(made.batch(made.labels(2)), teacher=RunningTeacher(theirs, images))
+    batch = replace(made.batch(made.labels(2)), teacher=ObservedTeacher(theirs, images))
     made_method(student, teacher, batch).backward()
     for name, parameter in made_method.named_parameters():
         assert parameter.grad is not None, name

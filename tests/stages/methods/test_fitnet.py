@@ -26,7 +26,7 @@ def shown(*ends: Tensor) -> Features:
 
 def method(student: Features, teacher: Features, **keys: Any) -> Fitnet:
     torch.manual_seed(3)
-    return Fitnet(settings(**keys), made.spec(student), made.spec(teacher)).train()
+    return Fitnet(made.spec(student), made.spec(teacher), **keys).train()
 
 
 def loss_of(student: Features, teacher: Features, **keys: Any) -> tuple[float, Fitnet]:

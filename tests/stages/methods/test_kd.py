@@ -4,8 +4,7 @@ import pytest
 import torch
 from hypothesis import given, strategies
 
-from stages.methods.kd import Kd, kd_loss, standardised
-from stages.methods.settings import KdSettings
+from stages.methods.kd import Kd, kd_loss, standardized_logits
 from stages.models.features import Features
 from tests.stages.methods import made, reference, reference_logits
 
@@ -15,8 +14,9 @@ def pair() -> tuple[Features, Features]:
 
 
 def method(seen: tuple[Features, Features], temperature: float, standardise: bool = False) -> Kd:
-    settings = KdSettings(name="kd", temperature=temperature, logit_standardisation=standardise)
-    return Kd(settings, made.spec(seen[0]), made.spec(seen[1]))
+    return Kd(
+        made.spec(seen[0]), made.spec(seen[1]), temperature=temperature, logit_standardisation=standardise
+    )
 
 
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 4.0])
@@ -40,15 +40,17 @@ def test_standardised_logits_agree_with_the_equation(temperature: float) -> None
 @given(scale=strategies.floats(0.1, 50.0), shift=strategies.floats(-50.0, 50.0))
 def test_standardised_logits_forget_their_scale_and_their_mean(scale: float, shift: float) -> None:
     logits = made.maps(3, 5, 1, 1).flatten(1)
-    assert torch.allclose(standardised(scale * logits + shift), standardised(logits), atol=2e-3)
+    assert torch.allclose(standardized_logits(scale * logits + shift), standardized_logits(logits), atol=2e-3)
 
 
 @pytest.mark.parametrize("value", [0.0, 7.3, 99999.9])
 def test_equal_logits_cannot_be_standardised_and_take_no_gradient(value: float) -> None:
     student = torch.full((2, 1000), value).requires_grad_()
-    loss = kd_loss(standardised(student), standardised(made.maps(2, 1000, 1, 1).flatten(1)), 2.0)
+    loss = kd_loss(
+        standardized_logits(student), standardized_logits(made.maps(2, 1000, 1, 1).flatten(1)), 2.0
+    )
     loss.backward()
-    assert torch.equal(standardised(student), torch.zeros(2, 1000))
+    assert torch.equal(standardized_logits(student), torch.zeros(2, 1000))
     assert loss.item() > 0.0
     assert student.grad is not None
     assert torch.equal(student.grad, torch.zeros(2, 1000))

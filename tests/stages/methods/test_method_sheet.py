@@ -1,4 +1,4 @@
-"""docs/methods.md says what every method may be told."""
+"""docs/reference/methods.md says what every method may be told."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 
 from stages.methods.settings import BUILT_IN, MethodSettings
 
-SHEET = (Path(__file__).parents[3] / "docs" / "methods.md").read_text(encoding="utf-8")
+SHEET = (Path(__file__).parents[3] / "docs" / "reference" / "methods.md").read_text(encoding="utf-8")
 SECTIONS = dict(re.findall(r"^## (\w+): .*?\n(.*?)(?=^## |\Z)", SHEET, re.M | re.S))
 
 

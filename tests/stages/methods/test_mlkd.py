@@ -19,7 +19,7 @@ def loss(student: Tensor, teacher: Tensor, temperatures: list[float], weights: t
     names = ("instance_weight", "batch_weight", "class_weight")
     keys = dict(zip(names, weights, strict=True))
     spec = made.spec(shown(student))
-    method = Mlkd(MlkdSettings(name="mlkd", temperatures=temperatures, **keys), spec, spec)
+    method = Mlkd(spec, spec, temperatures=temperatures, **keys)
     value: Tensor = method(shown(student), shown(teacher), made.batch(made.labels(len(student))))
     return value
 

@@ -68,19 +68,19 @@ def loss(method: Msdcrd, student: Features, teacher: Features, labels: Tensor) -
     return method(student, teacher, made.batch(labels, made.head(teacher.map.shape[1])))
 
 
-def expected(method: Msdcrd, student: Features, teacher: Features, labels: Tensor) -> float:
+def expected(method: Msdcrd, student: Features, teacher: Features, labels: Tensor, **keys: Any) -> float:
     head = reference.module(made.head(teacher.map.shape[1]))
     layers = [
         reference.Layer(
-            layer.place.of(student),
-            layer.place.of(teacher),
+            layer.location.map_in(student),
+            layer.location.map_in(teacher),
             reference.module(layer.student_projector),
             reference.module(layer.teacher_projector),
         )
         for layer in made.layers(method)
     ]
     judge = reference.Judge(teacher.map, teacher.logits, head)
-    return reference.msdcrd(method.settings, layers, labels.tolist(), judge, student.logits)
+    return reference.msdcrd(made.settings(**keys), layers, labels.tolist(), judge, student.logits)
 
 
 @pytest.mark.parametrize("keys", SWITCHES, ids=str)
@@ -91,7 +91,9 @@ def test_every_switch_agrees_with_the_equations(shape: str, keys: dict[str, Any]
     method = made.method(student, teacher, **keys)
     found = loss(method, student, teacher, labels)
     assert found.dtype == torch.float32
-    assert found.item() == pytest.approx(expected(method, student, teacher, labels), rel=2e-5, abs=1e-6)
+    assert found.item() == pytest.approx(
+        expected(method, student, teacher, labels, **keys), rel=2e-5, abs=1e-6
+    )
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -101,7 +103,7 @@ def test_every_shape_agrees_with_the_equations(shape: str) -> None:
     for keys in ({}, {"selection": "sdd", "window_stride": 0.5}):
         method = made.method(student, teacher, **keys)
         found = loss(method, student, teacher, labels).item()
-        assert found == pytest.approx(expected(method, student, teacher, labels), rel=2e-5, abs=1e-6)
+        assert found == pytest.approx(expected(method, student, teacher, labels, **keys), rel=2e-5, abs=1e-6)
 
 
 def test_layers_are_found_by_number_and_added() -> None:
@@ -116,27 +118,31 @@ def test_layers_are_found_by_number_and_added() -> None:
     labels = made.labels(3)
     for keys in ({"layers": [2, -1]}, {"layers": [2], "selection": "sdd"}):
         method = made.method(student, teacher, **keys)
-        assert method.needs(method.settings).stages == tuple(keys["layers"])
+        assert method.needs(**keys).stages == tuple(keys["layers"])
         found = loss(method, student, teacher, labels).item()
-        assert found == pytest.approx(expected(method, student, teacher, labels), rel=2e-5)
+        assert found == pytest.approx(expected(method, student, teacher, labels, **keys), rel=2e-5)
 
 
 def test_stage_ends_are_paired_from_the_deepest_and_added() -> None:
     student, teacher = ends_pair()
     labels = made.labels(3)
-    for keys in ({"layers": "ends"}, {"layers": "ends", "activation": "before", "selection": "sdd"}):
+    switches: list[dict[str, Any]] = [
+        {"layers": "ends"},
+        {"layers": "ends", "activation": "before", "selection": "sdd"},
+    ]
+    for keys in switches:
         method = made.method(student, teacher, **keys)
-        needs = method.needs(method.settings)
+        needs = method.needs(**keys)
         assert (needs.stages, needs.ends) == ((), True)
         assert needs.before_activation == ("activation" in keys)
-        places = [layer.place for layer in made.layers(method)]
-        assert [place.end for place in places] == [-2, -1]
+        locations = [layer.location for layer in made.layers(method)]
+        assert [location.end for location in locations] == [-2, -1]
         # What the first layer is given, said without the method: the second of three ends, the first of two.
         before = 0.5 if "activation" in keys else 0.0
-        assert torch.equal(places[0].of(student), student.ends[1] - before)
-        assert torch.equal(places[0].of(teacher), teacher.ends[0] - before)
+        assert torch.equal(locations[0].map_in(student), student.ends[1] - before)
+        assert torch.equal(locations[0].map_in(teacher), teacher.ends[0] - before)
         found = loss(method, student, teacher, labels).item()
-        assert found == pytest.approx(expected(method, student, teacher, labels), rel=2e-5)
+        assert found == pytest.approx(expected(method, student, teacher, labels, **keys), rel=2e-5)
 
 
 def ends_pair() -> tuple[Features, Features]:
@@ -154,13 +160,14 @@ def test_before_the_activation(selection: str) -> None:
     assert student.map_before is not None
     assert teacher.map_before is not None
     labels = made.labels(4)
-    method = made.method(student, teacher, activation="before", selection=selection, topk=3)
-    assert method.needs(method.settings).before_activation
-    assert made.layers(method)[0].place.of(student) is student.map_before
-    assert made.layers(method)[0].place.of(teacher) is teacher.map_before
+    keys: dict[str, Any] = {"activation": "before", "selection": selection, "topk": 3}
+    method = made.method(student, teacher, **keys)
+    assert method.needs(**keys).before_activation
+    assert made.layers(method)[0].location.map_in(student) is student.map_before
+    assert made.layers(method)[0].location.map_in(teacher) is teacher.map_before
     # The teacher's classifier still judges the map that it is made for.
     found = loss(method, student, teacher, labels).item()
-    assert found == pytest.approx(expected(method, student, teacher, labels), rel=2e-5)
+    assert found == pytest.approx(expected(method, student, teacher, labels, **keys), rel=2e-5)
     assert found != loss(made.method(student, teacher, selection=selection, topk=3), student, teacher, labels)
 
 
@@ -175,7 +182,7 @@ def test_projector_none_needs_equal_channels() -> None:
     assert list(method.parameters()) == []
     labels = made.labels(4)
     assert loss(method, student, teacher, labels).item() == pytest.approx(
-        expected(method, student, teacher, labels), rel=2e-5
+        expected(method, student, teacher, labels, projector="none"), rel=2e-5
     )
     with raises(ModelError, hint="student_linear"):
         made.method(*pair("teacher larger"), projector="none")
@@ -354,15 +361,15 @@ def test_a_selection_without_a_linear_head_is_refused() -> None:
     student, teacher = pair("alike")
     bent = made.spec(teacher).__class__(**{**vars(made.spec(teacher)), "head_is_linear_on_pooled": False})
     for selection in ("sdd", "topk"):
-        with raises(ModelError, hint="selection: dedup"):
-            Msdcrd(made.settings(selection=selection), made.spec(student), bent)
+        with raises(ModelError, what="selection: dedup"):
+            Msdcrd(made.spec(student), bent, selection=selection)
 
 
 def test_a_network_without_a_map_is_refused() -> None:
     student, teacher = pair("alike")
     blind = made.spec(teacher).__class__(**{**vars(made.spec(teacher)), "map": (0, 0, 0)})
     with raises(ModelError, what="teacher's architecture shows no map"):
-        Msdcrd(made.settings(), made.spec(student), blind)
+        Msdcrd(made.spec(student), blind)
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from stages.methods.ofa import Ofa, ofa_loss, ofa_targets
-from stages.methods.parts.blocks import MapBlocks
+from stages.methods.parts.map_transformer import MapTransformer
 from stages.methods.settings import OfaSettings
 from stages.models.features import Features
 from tests.stages.methods import made, reference_unlike
@@ -25,7 +25,7 @@ def shown(sizes: Sizes, images: int = 3, seed: int = 0) -> Features:
 
 def method(student: Features, teacher: Features, **keys: Any) -> Ofa:
     torch.manual_seed(1)
-    return Ofa(OfaSettings(name="ofa", **keys), made.spec(student), made.spec(teacher))
+    return Ofa(made.spec(student), made.spec(teacher), **keys)
 
 
 def teacher(images: int = 3) -> Features:
@@ -76,7 +76,7 @@ def test_the_logits_and_every_branch_learn_the_teacher_s_answer(sizes: Sizes, ke
     student, theirs, labels = shown(sizes), teacher(), made.labels(3)
     made_method = method(student, theirs, **keys)
     found = made_method(student, theirs, made.batch(labels)).item()
-    settings = made_method.settings
+    settings = OfaSettings(name="ofa", **keys)
     answers = [student.logits]
     for end, branch in zip(reversed(student.ends), reversed(made_method.branches), strict=False):
         answers.append(branch(end).detach())
@@ -102,7 +102,7 @@ def test_branches_halve_shrinking_maps_down_to_the_deepest() -> None:
 def test_maps_of_one_size_are_tokens() -> None:
     branches = method(shown(TOKENS), teacher()).branches
     counts = [
-        sum(len(part.blocks) for part in branch.modules() if isinstance(part, MapBlocks))
+        sum(len(part.blocks) for part in branch.modules() if isinstance(part, MapTransformer))
         for branch in branches
     ]
     assert counts == [3, 2, 1, 1]
@@ -118,8 +118,8 @@ def test_patches_are_merged_down_to_a_small_grid(grid: tuple[int, int], merged: 
 
 
 def test_without_branches_it_needs_no_maps() -> None:
-    assert not Ofa.needs(OfaSettings(name="ofa", branches=0)).ends
-    assert Ofa.needs(OfaSettings(name="ofa", branches=1)).ends
+    assert not Ofa.needs(branches=0).ends
+    assert Ofa.needs(branches=1).ends
 
 
 def test_the_teacher_gets_no_gradient() -> None:

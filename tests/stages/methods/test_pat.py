@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.errors import ModelError
+from stages.methods.observed import ObservedTeacher
 from stages.methods.parts.prompts import Prompt
 from stages.methods.parts.pyramid import pyramid_loss
 from stages.methods.parts.region_attention import RegionAttention
@@ -19,7 +20,6 @@ from stages.models.create import create
 from stages.models.features import Features
 from stages.models.observer import Observer
 from stages.models.settings import ModelSettings
-from stages.training.tasks import RunningTeacher
 from tests.errors import raises
 from tests.stages.methods import made, reference, reference_unlike
 
@@ -42,7 +42,7 @@ def pair(name: str, images: int = 3) -> tuple[Features, Features]:
 def method(student: Features, teacher: Features, beta: float = 300.0, **keys: Any) -> Pat:
     """With prompts that change the teacher's answers from the start."""
     torch.manual_seed(1)
-    made_method = Pat(PatSettings(name="pat", **SMALL, **keys), made.spec(student), made.spec(teacher))
+    made_method = Pat(made.spec(student), made.spec(teacher), **SMALL, **keys)
     for prompt in made_method.prompts:
         nn.init.constant_(cast(Prompt, prompt).beta, beta)
     return made_method
@@ -128,9 +128,9 @@ def test_a_prompt_starts_as_nothing_and_adds_by_beta() -> None:
 # --- the loss
 
 
-def expected(made_method: Pat, student: Features, teacher: Features) -> float:
+def expected(made_method: Pat, student: Features, teacher: Features, **keys: Any) -> float:
     """The equation, the teacher of `made` run by hand: what a prompt changes shifts what lies behind."""
-    settings, double = made_method.settings, copy.deepcopy(made_method).double()
+    settings, double = PatSettings(name="pat", **SMALL, **keys), copy.deepcopy(made_method).double()
     count = min(len(student.ends), len(teacher.ends))
     skipped = len(teacher.ends) - count
     aligned = double.attention([end.double() for end in student.ends[-count:]])
@@ -164,7 +164,7 @@ def test_agrees_with_the_equation(name: str, keys: dict[str, Any]) -> None:
     made_method = method(student, teacher, **keys)
     found = loss(made_method, student, teacher)
     assert found.dtype == torch.float32
-    assert found.item() == pytest.approx(expected(made_method, student, teacher), rel=1e-4)
+    assert found.item() == pytest.approx(expected(made_method, student, teacher, **keys), rel=1e-4)
 
 
 def test_before_the_prompts_have_learnt_the_teacher_is_the_unprompted_one() -> None:
@@ -229,16 +229,16 @@ def test_real_teachers_are_prompted(architecture: str) -> None:
     torch.manual_seed(0)
     size = 160 if architecture == "test_vit" else 64
     facts = {"classes": 5, "channels": 3, "image_size": size}
-    needs = Pat.needs(PatSettings(name="pat"))
+    needs = Pat.needs()
     ours = Observer(create(ModelSettings(model="test_efficientnet"), **facts), needs)
     network = create(ModelSettings(model=architecture), **facts).requires_grad_(False).eval()
     theirs = Observer(network, needs)
-    made_method = Pat(PatSettings(name="pat", **SMALL), ours.spec(size, 3), theirs.spec(size, 3))
+    made_method = Pat(ours.spec(size, 3), theirs.spec(size, 3), **SMALL)
     images = made.maps(2, 3, size, size)
     student = ours(images)
     with torch.no_grad():
         teacher = theirs(images)
-    batch = replace(made.batch(made.labels(2)), teacher=RunningTeacher(theirs, images))
+    batch = replace(made.batch(made.labels(2)), teacher=ObservedTeacher(theirs, images))
     for prompt in made_method.prompts:
         nn.init.constant_(cast(Prompt, prompt).beta, 0.1)
     made_method(student, teacher, batch).backward()

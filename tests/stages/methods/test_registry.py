@@ -48,7 +48,7 @@ def test_settings_import_no_torch() -> None:
 
 
 def test_the_plug_in_of_the_documentation_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    text = (ROOT / "docs" / "methods.md").read_text(encoding="utf-8")
+    text = (ROOT / "docs" / "reference" / "methods.md").read_text(encoding="utf-8")
     files = dict(re.findall(r"^`(\w+\.(?:py|toml))`:\n\n```\w+\n(.*?)^```", text, re.M | re.S))
     for name in ("cosine_settings.py", "cosine_method.py"):
         (tmp_path / name).write_text(files[name])
@@ -85,7 +85,7 @@ def test_the_plug_in_of_the_documentation_works(tmp_path: Path, monkeypatch: pyt
 
 @pytest.mark.parametrize(
     ("target", "word"),
-    [("", "names no method"), ("nowhere_at_all:Thing", "cannot be imported"), ("math:sqrt", "is no method")],
+    [("", "has no method"), ("nowhere_at_all:Thing", "cannot be imported"), ("math:sqrt", "is not a method")],
 )
 def test_a_plug_in_that_names_no_method_is_told_so(target: str, word: str) -> None:
     class Broken(MethodSettings):

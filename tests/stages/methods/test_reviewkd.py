@@ -8,7 +8,6 @@ from torch import Tensor, nn
 
 from pipeline.errors import ModelError
 from stages.methods.reviewkd import Fusion, Reviewkd
-from stages.methods.settings import ReviewkdSettings
 from stages.models.features import Features, Needs
 from tests.errors import raises
 from tests.stages.methods import made, reference_hints
@@ -29,8 +28,7 @@ def maps_of(channels: int, sizes: tuple[int, ...], seed: int, images: int = 3) -
 
 def method(student: Features, teacher: Features, **keys: Any) -> Reviewkd:
     torch.manual_seed(4)
-    settings = ReviewkdSettings(name="reviewkd", **keys)
-    built = Reviewkd(settings, made.spec(student), made.spec(teacher)).train()
+    built = Reviewkd(made.spec(student), made.spec(teacher), **keys).train()
     for fusion in fusions(built):
         if fusion.gates is not None:
             # Gates that differ from pixel to pixel, and from 1/2.
@@ -127,7 +125,7 @@ def test_a_deeper_level_reaches_the_shallower_ones() -> None:
 
 
 def test_the_teacher_is_read_before_its_activation_the_student_after() -> None:
-    assert Reviewkd.needs(ReviewkdSettings(name="reviewkd")) == Needs(ends=True, before_activation=True)
+    assert Reviewkd.needs() == Needs(ends=True, before_activation=True)
     student, teacher = maps_of(3, (4, 2), seed=1), maps_of(3, (4, 2), seed=9)
     built = method(student, teacher)
     plain = loss_of(built, student, teacher)

@@ -19,7 +19,7 @@ def shown(vectors: Tensor) -> Features:
 
 
 def loss(student: Tensor, teacher: Tensor, **keys: float) -> Tensor:
-    method = Rkd(RkdSettings(name="rkd", **keys), made.spec(shown(student)), made.spec(shown(teacher)))
+    method = Rkd(made.spec(shown(student)), made.spec(shown(teacher)), **keys)
     value: Tensor = method(shown(student), shown(teacher), made.batch(made.labels(len(student))))
     return value
 

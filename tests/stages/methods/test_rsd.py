@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 from stages.methods.rsd import BATCH_NORM_EPS, Rsd
-from stages.methods.settings import RsdSettings
 from stages.models.features import Features
 from tests.stages.methods import made
 from tests.stages.methods.reference import Vector, module
@@ -21,7 +20,7 @@ def pair(images: int = 5, teacher_channels: int = 6) -> tuple[Features, Features
 
 def rsd(student: Features, teacher: Features, **keys: Any) -> Rsd:
     torch.manual_seed(1)
-    return Rsd(RsdSettings(name="rsd", **keys), made.spec(student), made.spec(teacher))
+    return Rsd(made.spec(student), made.spec(teacher), **keys)
 
 
 def loss(method: Rsd, student: Features, teacher: Features) -> Tensor:
@@ -29,7 +28,7 @@ def loss(method: Rsd, student: Features, teacher: Features) -> Tensor:
 
 
 def expected(method: Rsd, student: Features, teacher: Features) -> float:
-    kappa = method.settings.kappa
+    kappa = method.kappa
     wide = [module(method.expander)(v) for v in student.embedding.tolist()]
     scale, shift = method.norm_scale.tolist(), method.norm_shift.tolist()
     activated = [[0.0] * len(scale) for _ in wide]

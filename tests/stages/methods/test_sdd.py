@@ -41,7 +41,7 @@ def pair(shape: str) -> tuple[Features, Features]:
 
 
 def made_method(seen: tuple[Features, Features], **keys: Any) -> Sdd:
-    return Sdd(SddSettings(name="sdd", **keys), made.spec(seen[0]), made.spec(seen[1]))
+    return Sdd(made.spec(seen[0]), made.spec(seen[1]), **keys)
 
 
 def loss(seen: tuple[Features, Features], labels: Tensor = LABELS, **keys: Any) -> Tensor:
@@ -91,7 +91,7 @@ def test_a_network_whose_head_cannot_judge_parts_is_refused(role: str) -> None:
     }
     specs[role] = dataclasses.replace(specs[role], head_is_linear_on_pooled=False)
     with raises(ModelError, what=f"with this {role}"):
-        Sdd(SddSettings(name="sdd"), **specs)
+        Sdd(specs["student"], specs["teacher"])
 
 
 def test_the_student_s_own_classifier_learns_and_the_teacher_s_does_not() -> None:

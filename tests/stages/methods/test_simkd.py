@@ -43,7 +43,7 @@ def build(*methods: MethodSettings) -> torch.nn.Module:
 def test_agrees_with_the_equation(size: tuple[int, int]) -> None:
     ours, theirs = made.maps(3, 5, *size, seed=1), made.maps(3, 5, 4, 4, seed=2)
     student, teacher = made.features(ours), made.features(theirs)
-    method = Simkd(SIMKD, made.spec(student), made.spec(teacher))
+    method = Simkd(made.spec(student), made.spec(teacher))
     found = method(student, teacher, made.batch(made.labels(3))).item()
     pooled = reference_hints.resized(reference_hints.array(theirs), size)
     assert found == pytest.approx(reference_hints.squared(reference_hints.array(ours), pooled), rel=1e-5)
@@ -52,7 +52,7 @@ def test_agrees_with_the_equation(size: tuple[int, int]) -> None:
 
 def test_equal_maps_lose_nothing_and_answer_alike() -> None:
     seen = made.features(made.maps(3, 5, 4, 4))
-    method = Simkd(SIMKD, made.spec(seen), made.spec(seen))
+    method = Simkd(made.spec(seen), made.spec(seen))
     assert method(seen, seen, made.batch(made.labels(3))).item() == 0.0
 
 
@@ -60,7 +60,7 @@ def test_equal_maps_lose_nothing_and_answer_alike() -> None:
 def test_a_student_without_the_projector_is_refused(channels: int, side: int) -> None:
     student, teacher = made.features(made.maps(2, channels, side, side)), made.features(made.maps(2, 5, 4, 4))
     with raises(ModelError, what="projector"):
-        Simkd(SIMKD, made.spec(student), made.spec(teacher))
+        Simkd(made.spec(student), made.spec(teacher))
 
 
 def test_only_a_method_that_asks_for_it_builds_the_student_anew() -> None:
@@ -78,7 +78,7 @@ class Odd(Method):
     name = "odd"
 
     @classmethod
-    def build_student(cls, settings: MethodSettings, student: torch.nn.Module, *_: Any, **__: Any) -> Any:
+    def build_student(cls, student: torch.nn.Module, *_: Any, **__: Any) -> Any:
         return torch.nn.Sequential(student)
 
     def forward(self, student: Any, teacher: Any, batch: Any) -> torch.Tensor:

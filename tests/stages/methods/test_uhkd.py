@@ -32,7 +32,7 @@ def pair(name: str, images: int = 3) -> tuple[Features, Features]:
 
 def method(student: Features, teacher: Features, **keys: Any) -> Uhkd:
     torch.manual_seed(1)
-    return Uhkd(UhkdSettings(name="uhkd", **keys), made.spec(student), made.spec(teacher))
+    return Uhkd(made.spec(student), made.spec(teacher), **keys)
 
 
 @pytest.mark.parametrize(
@@ -51,7 +51,7 @@ def method(student: Features, teacher: Features, **keys: Any) -> Uhkd:
 def test_agrees_with_the_equation(name: str, keys: dict[str, Any]) -> None:
     student, teacher = pair(name)
     made_method = method(student, teacher, **keys)
-    settings = made_method.settings
+    settings = UhkdSettings(name="uhkd", **keys)
     count = min(len(student.ends), len(teacher.ends), settings.ends)
     distances = [cast(SpectralDistance, one) for one in made_method.pairs]
     spectral = [

@@ -66,7 +66,9 @@ def test_equal_weights_give_equal_bytes_whatever_they_were_stored_as(tmp_path: P
 def test_the_file_is_as_documented(tmp_path: Path) -> None:
     save(tmp_path, network(), CARD)
     facts = json.loads((tmp_path / "model.json").read_text(encoding="utf-8"))
-    documented = (Path(__file__).parents[3] / "docs" / "artefacts.md").read_text(encoding="utf-8")
+    documented = (Path(__file__).parents[3] / "docs" / "reference" / "artefacts.md").read_text(
+        encoding="utf-8"
+    )
     example = documented.split("`model.json`:\n\n```json\n")[1].split("```")[0]
     assert list(facts) == list(json.loads(example))
     assert facts["classes"] == ["zero", "eins", "zwölf"]

@@ -30,13 +30,13 @@ def _calibration(layers: list[dict[str, str]]) -> dict[str, Any]:
 def test_what_stayed_in_float_is_counted_by_reason_and_named() -> None:
     layers = [{"layer": f"{name}/Conv", "why": "sensitivity"} for name in "ab"]
     (row,) = int8_rows(_calibration([*layers, {"layer": "head/Gemm", "why": "quantize.exclude"}]))
-    assert row["stayed"] == "2 (sensitivity), 1 (quantize.exclude): a/Conv, b/Conv, head/Gemm"
+    assert row["float_layers"] == "2 (sensitivity), 1 (quantize.exclude): a/Conv, b/Conv, head/Gemm"
     assert row["missed"]
     assert row["cells"] == ["97.2", "98.0", "0.0812", "-1.50", "-2.25 to -0.75"]
     (many,) = int8_rows(_calibration([{"layer": f"l{index}", "why": "sensitivity"} for index in range(15)]))
-    assert many["stayed"].endswith("l11 and 3 more")
+    assert many["float_layers"].endswith("l11 and 3 more")
     (none,) = int8_rows(_calibration([]))
-    assert none["stayed"] == "none"
+    assert none["float_layers"] == "none"
 
 
 @pytest.mark.parametrize(

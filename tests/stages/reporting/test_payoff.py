@@ -61,7 +61,7 @@ def _found(
         ("faster", 0, "pays"),
         ("faster", 40, "faster and less accurate"),
         ("slower", 0, "does not pay: slower"),
-        ("cannot tell", 0, "does not pay: no faster, as far as can be told"),
+        ("cannot tell", 0, "does not pay: not measurably faster"),
         ("slower", 40, "does not pay: slower and less accurate"),
     ],
 )
@@ -79,7 +79,7 @@ def test_the_verdict(verdict: str, wrong: int, pays: str, tmp_path: Path) -> Non
 def test_without_turns_nobody_can_tell(tmp_path: Path) -> None:
     found = _found(tmp_path, in_turns=False)
     assert found["speed"]["ratio"] == 0.5
-    assert found["pays"].startswith("does not pay: no faster")
+    assert found["pays"].startswith("does not pay: not measurably faster")
     assert payoff.table([found])[0]["cells"][1] == "not timed in turns"
 
 
@@ -130,7 +130,7 @@ LAYERS = {
             "int8+fp32",
             ["is not known: only a machine with a GPU can"],
         ),
-        ("unknown-int8", {}, "int8", ["unknown does not tell which layers run in int8"]),
+        ("unknown-int8", {}, "int8", ["unknown does not report which layers run in int8"]),
     ],
 )
 def test_the_reasons(target: str, facts: dict[str, Any], effective: str, parts: list[str]) -> None:

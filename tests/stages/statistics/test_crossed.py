@@ -47,9 +47,9 @@ def test_the_images_alone_would_promise_too_much() -> None:
     for _ in range(200):
         chance = np.clip(0.9 + 0.02 * random.standard_normal((3, 1)), 0, 1)
         method = random.random((3, 2000)) < chance
-        found = gain(method, random.random((3, 2000)) < 0.9)
-        held["crossed"] += found.interval[0] <= 0.0 <= found.interval[1]
-        held["images"] += found.images_interval[0] <= 0.0 <= found.images_interval[1]
+        result = gain(method, random.random((3, 2000)) < 0.9)
+        held["crossed"] += result.interval[0] <= 0.0 <= result.interval[1]
+        held["images"] += result.images_interval[0] <= 0.0 <= result.images_interval[1]
     assert held["crossed"] >= 180
     assert held["images"] < 150
 
@@ -59,8 +59,8 @@ def test_the_interval_by_hand() -> None:
     by_seeds = np.var([0.5, 0.0, 1.0], ddof=1) / 3
     by_images = np.var([2 / 3, 1 / 3], ddof=1) / 2
     half = np.sqrt(stats.t.ppf(0.975, 2) ** 2 * by_seeds + stats.t.ppf(0.975, 1) ** 2 * by_images)
-    found, _ = crossed_gain(differences)
-    assert found == pytest.approx((0.5 - half, 0.5 + half))
+    interval, _ = crossed_gain(differences)
+    assert interval == pytest.approx((0.5 - half, 0.5 + half))
 
 
 @given(st.integers(0, 10_000), st.floats(-0.3, 0.3))
@@ -76,10 +76,10 @@ def test_the_p_value_is_the_interval_s(seed: int, shift: float) -> None:
 
 def test_equal_students_gain_nothing() -> None:
     same = np.ones((3, 50), dtype=bool)
-    found = gain(same, same)
-    assert (found.mean, found.interval, found.p_value) == (0.0, (0.0, 0.0), 1.0)
-    assert (found.seeds_interval, found.seeds_p) == ((0.0, 0.0), 1.0)
-    assert found.images_interval == (0.0, 0.0)
+    result = gain(same, same)
+    assert (result.mean, result.interval, result.p_value) == (0.0, (0.0, 0.0), 1.0)
+    assert (result.seeds_interval, result.seeds_p) == ((0.0, 0.0), 1.0)
+    assert result.images_interval == (0.0, 0.0)
 
 
 @given(st.lists(st.floats(-5, 5), min_size=2, max_size=9).filter(lambda values: np.std(values) > 1e-3))
@@ -93,11 +93,11 @@ def test_the_t_test_is_scipy_s(values: list[float]) -> None:
 def test_one_seed_has_the_images_alone() -> None:
     random = np.random.default_rng(2)
     method, other = random.random((1, 300)) < 0.9, random.random((1, 300)) < 0.8
-    found = gain(method, other)
-    assert found.interval == found.images_interval == paired_bootstrap(method[0], other[0])
-    assert found.p_value == mcnemar(method[0], other[0])
-    assert found.seeds_interval is None
-    assert found.seeds_p is None
+    result = gain(method, other)
+    assert result.interval == result.images_interval == paired_bootstrap(method[0], other[0])
+    assert result.p_value == mcnemar(method[0], other[0])
+    assert result.seeds_interval is None
+    assert result.seeds_p is None
 
 
 def test_the_bootstrap_is_that_of_resampled_images() -> None:
@@ -129,7 +129,7 @@ def test_holm_by_hand() -> None:
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=8))
 def test_holm_is_monotone_and_never_smaller(p_values: list[float]) -> None:
     adjusted = holm(p_values)
-    assert all(one >= p for one, p in zip(adjusted, p_values, strict=True))
+    assert all(larger >= p for larger, p in zip(adjusted, p_values, strict=True))
     ordered = [adjusted[index] for index in np.argsort(p_values, kind="stable")]
     assert ordered == sorted(ordered)
 

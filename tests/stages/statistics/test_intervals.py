@@ -55,9 +55,9 @@ def test_results_that_never_differ_have_no_interval() -> None:
 
 @given(st.integers(0, 60), st.integers(0, 60))
 def test_mcnemar_is_the_exact_binomial_test(gained: int, lost: int) -> None:
-    found = mcnemar(*_results(gained, lost, 5))
+    p_value = mcnemar(*_results(gained, lost, 5))
     expected = binomtest(gained, gained + lost).pvalue if gained + lost else 1.0
-    assert found == pytest.approx(expected, abs=1e-12)
+    assert p_value == pytest.approx(expected, abs=1e-12)
 
 
 def test_mcnemar_takes_a_whole_imagenet() -> None:

@@ -9,16 +9,21 @@ import numpy as np
 import pytest
 
 from stages.statistics import percentiles
-from stages.statistics.percentiles import bootstrap_ci_ns, draw, percentile_ns, resampled_percentiles
+from stages.statistics.percentiles import (
+    bootstrap_ci_ns,
+    draw_block_counts,
+    percentile_ns,
+    resampled_percentiles,
+)
 
 
 def test_resampled_percentiles_are_those_of_the_samples_drawn() -> None:
     rng = np.random.default_rng(0)
     blocks = [rng.integers(0, 10**6, size=size) for size in (7, 12, 5, 9)]
-    counts = draw(rng, 4, 6, 50)
+    counts = draw_block_counts(rng, 4, 6, 50)
     assert (counts.sum(axis=1) == 6).all()
-    found = resampled_percentiles(blocks, counts, (50, 90, 99))
-    for row, times in zip(found, counts, strict=True):
+    resampled = resampled_percentiles(blocks, counts, (50, 90, 99))
+    for row, times in zip(resampled, counts, strict=True):
         drawn = np.sort(np.concatenate([np.tile(b, t) for b, t in zip(blocks, times, strict=True)]))
         assert row.tolist() == [percentile_ns(drawn, percent) for percent in (50, 90, 99)]
 
@@ -26,8 +31,8 @@ def test_resampled_percentiles_are_those_of_the_samples_drawn() -> None:
 def test_many_samples_are_ranked_finely_enough() -> None:
     rng = np.random.default_rng(1)
     ns = rng.lognormal(math.log(1e6), 0.3, size=30_000).astype(np.int64)
-    found = resampled_percentiles([ns], np.ones((1, 1)), (50, 90, 99))[0]
-    for value, percent in zip(found, (50, 90, 99), strict=True):
+    by_percent = resampled_percentiles([ns], np.ones((1, 1)), (50, 90, 99))[0]
+    for value, percent in zip(by_percent, (50, 90, 99), strict=True):
         at_or_below = (ns <= value).mean() * 100
         assert at_or_below == pytest.approx(percent, abs=0.15)
 

@@ -30,9 +30,12 @@ from tests.stages.runtimes.networks import WithPreprocessing, source_of
 
 RUNTIME = registry.get("ncnn")
 
-pytestmark = pytest.mark.skipif(
-    not RUNTIME.ability_to_build().can, reason=RUNTIME.ability_to_build().why_not or "ncnn"
-)
+pytestmark = [
+    pytest.mark.process,  # pnnx converts in a process of its own
+    pytest.mark.skipif(
+        not RUNTIME.ability_to_build().can, reason=RUNTIME.ability_to_build().why_not or "ncnn"
+    ),
+]
 
 
 def _built(source: Source, folder: Path) -> tuple[dict[str, Any], Session]:

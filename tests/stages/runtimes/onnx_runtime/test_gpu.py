@@ -59,6 +59,7 @@ def test_a_provider_that_the_package_does_not_have_is_an_error(provider: str) ->
 
 
 @only_cpu_package
+@pytest.mark.process
 @pytest.mark.parametrize("runtime", ["onnxruntime_cuda", "onnxruntime_tensorrt"])
 def test_the_build_stage_says_what_is_missing_and_what_to_install(runtime: str, tmp_path: Path) -> None:
     (tmp_path / "output").mkdir()

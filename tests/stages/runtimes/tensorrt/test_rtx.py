@@ -33,6 +33,8 @@ from tests.stages.runtimes.networks import exported, source_of
 
 pytest.importorskip("tensorrt_rtx")
 
+pytestmark = pytest.mark.process  # the builder and every question to it run in processes of their own
+
 HAS_GPU = not probe.cuda_device().get("error")
 SETTINGS = BuildSettings(batch_min=1, batch_opt=2, batch_max=8, workspace_mb=256)
 
