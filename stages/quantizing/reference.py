@@ -126,7 +126,8 @@ def _split_logits(
 
 def model_bytes(model: onnx.ModelProto) -> bytes:
     """Return the bytes of a model; equal models give equal bytes."""
-    return model.SerializeToString(deterministic=True)
+    content: bytes = model.SerializeToString(deterministic=True)
+    return content
 
 
 def top1(logits: np.ndarray, labels: np.ndarray) -> float:

@@ -84,7 +84,7 @@ def create_optimizer(
     if name in ("sgd", "nesterov") and momentum == 0.0:
         options["nesterov"] = False  # PyTorch refuses Nesterov's form without momentum
     # timm passes the momentum only to those optimisers that have one.
-    return create_optimizer_v2(
+    created: torch.optim.Optimizer = create_optimizer_v2(
         module,
         opt=name,
         lr=learning_rate,
@@ -93,3 +93,4 @@ def create_optimizer(
         filter_bias_and_bn=not decay_norms,
         **options,
     )
+    return created

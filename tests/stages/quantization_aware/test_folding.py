@@ -82,7 +82,8 @@ class _ReadTwice(nn.Module):
 
     def forward(self, shown: Tensor) -> Tensor:
         convolved = self.conv(shown)
-        return (convolved + self.norm(convolved)).mean((2, 3))
+        summed: torch.Tensor = convolved + self.norm(convolved)
+        return summed.mean((2, 3))
 
 
 class _NormFirst(nn.Module):

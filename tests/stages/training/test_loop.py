@@ -145,7 +145,8 @@ def _answers(network: nn.Module, data: DataSet) -> np.ndarray:
     images = data.validation.images.batch(np.arange(len(data.validation.labels)))
     shown = (images.astype(np.float32) * facts.scale - facts.mean[0]) / facts.std[0]
     with torch.no_grad():
-        return network.eval()(torch.from_numpy(shown).permute(0, 3, 1, 2).float()).argmax(1).numpy()
+        logits: torch.Tensor = network.eval()(torch.from_numpy(shown).permute(0, 3, 1, 2).float())
+    return np.asarray(logits.argmax(1).numpy())
 
 
 def test_the_average_is_what_is_judged_and_kept(data: DataSet) -> None:
