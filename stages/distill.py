@@ -22,7 +22,7 @@ from stages.methods import registry
 from stages.models import card as cards
 from stages.models.create import create
 from stages.models.features import Needs
-from stages.models.feeding import fed
+from stages.models.network_input import network_preprocessing
 from stages.models.observer import Observer
 from stages.training import artefact, checks
 from stages.training.checkpoint import Checkpoints, identity_of, weights_digest
@@ -108,7 +108,7 @@ def _distill(fabric: Fabric, context: Context) -> Metrics:
             more_follows=recipe.baseline and name == "student",
         )
 
-    preprocessing = fed(settings.student, data.preprocessing)
+    preprocessing = network_preprocessing(settings.student, data.preprocessing)
     student = _create_student(settings, data, seed)
     task: Task = SupervisedTask(student, preprocessing)
     if recipe.methods:

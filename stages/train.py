@@ -9,7 +9,7 @@ from lightning_fabric import Fabric
 from pipeline.stage import Context, Metrics
 from stages.data.load import load
 from stages.models.create import create
-from stages.models.feeding import fed
+from stages.models.network_input import network_preprocessing
 from stages.training import artefact, checks
 from stages.training.checkpoint import Checkpoints, identity_of, weights_digest
 from stages.training.fabric import launch, resolve
@@ -37,7 +37,7 @@ def _train(fabric: Fabric, context: Context) -> Metrics:
     data = load(settings.data)
     for note in data.notes:
         context.progress.note(note)
-    preprocessing = fed(settings.teacher, data.preprocessing)
+    preprocessing = network_preprocessing(settings.teacher, data.preprocessing)
     teacher = create(
         settings.teacher,
         classes=len(data.classes),

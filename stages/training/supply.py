@@ -10,11 +10,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from stages.data import feed
+from stages.data import batching
 from stages.data.load import DataSet, Split
 from stages.data.preprocessing import Preprocessing
 from stages.data.splits import stratified
-from stages.models.feeding import resize_to
+from stages.models.network_input import resize_to
 
 RESIDENT_BYTES = 1 << 30
 """Largest split that is kept in memory as one tensor on a CPU; on a GPU a quarter of its free memory."""
@@ -83,7 +83,7 @@ class Supply:
     ) -> Iterator[tuple[Tensor, Tensor]]:
         chosen = self._chosen if order is None else self._chosen[order]
         cuda = self.device.type == "cuda"
-        source = iter(feed.batches(self._split, batch_size, order=chosen, drop_last=drop_last))
+        source = iter(batching.batches(self._split, batch_size, order=chosen, drop_last=drop_last))
         while True:
             started = time.perf_counter()
             batch = next(source, None)

@@ -47,7 +47,7 @@ def test_the_artefact_is_as_documented(trained: Path) -> None:
     assert card.parameters == sum(parameter.numel() for parameter in network.parameters())
 
 
-def test_metrics_tell_what_was_reached_and_how_fast(tmp_path: Path) -> None:
+def test_metrics_report_accuracy_and_speed(tmp_path: Path) -> None:
     metrics = train.run(tiny.context(tmp_path, tiny.settings("train", train={"epochs": 1})))
     assert metrics["best_epoch"] == 1
     assert metrics["device"] == "cpu"
@@ -137,20 +137,20 @@ from stages import train
 from stages.training import checkpoint
 from tests.stages.training import tiny
 
-checkpoint.EVERY_S = 0.0  # a checkpoint after every epoch, though each takes but a moment
+checkpoint.EVERY_S = 0.0  # a checkpoint after every epoch, although epochs are short
 
-class Told:
+class Printing:
     def update(self, done, total, unit="", **figures):
         print(figures["epoch"], flush=True)
     def note(self, text):
         pass
 
-train.run(tiny.context(Path(sys.argv[1]), tiny.settings("train", train={"epochs": 9}), progress=Told()))
+train.run(tiny.context(Path(sys.argv[1]), tiny.settings("train", train={"epochs": 9}), progress=Printing()))
 """
 
 
 def test_a_killed_run_goes_on_to_the_same_end(tmp_path: Path) -> None:
-    """A real process and SIGKILL; then the stage is run again over the same work folder."""
+    """Kill a real process with SIGKILL, then run the stage again with the same work folder."""
     root = Path(train.__file__).parent.parent
     folder = tmp_path / "killed"
     process = subprocess.Popen(
