@@ -1,13 +1,12 @@
-"""Distils the student: it learns from the labels and, by the methods, from the frozen teacher.
+"""The stage distill: the student learns from the labels and, by the methods, from the frozen teacher.
 
-Without a method it learns from the labels alone, and the teacher is not looked at. What is left is
-the student alone: no projector, no parameter of a loss, nothing of the teacher, unless a method
-builds the student with them (`Method.build_student`).
+Without a method it learns only from the labels, and the teacher's weights are not read. The result is
+only the student: no projector, no parameter of a loss, nothing of the teacher, unless a method builds
+the student with them (`Method.build_student`).
 """
 
 from __future__ import annotations
 
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -25,34 +24,38 @@ from stages.models.create import create
 from stages.models.features import Needs
 from stages.models.network_input import network_preprocessing
 from stages.models.observer import Observer
-from stages.training import batches, before, loop, result
+from stages.training import artefact, checks
 from stages.training.checkpoint import Checkpoints, identity_of, weights_digest
 from stages.training.fabric import launch, resolve
+from stages.training.loop import fit
+from stages.training.outcome import Outcome
+from stages.training.progress import ProgressSlice, images_seen
+from stages.training.recipe import recipe_arguments
 from stages.training.supply import Supply, training_supply
-from stages.training.tasks import Alone, Distillation, Task, needs_of
+from stages.training.tasks import Distillation, SupervisedTask, Task, needs_of
 
 
 def check(settings: SimpleNamespace) -> None:
-    """Raises UsageError or MachineCannot for what the student cannot be distilled with."""
-    own, size = settings.student.image_size, settings.data.image_size
-    if own not in (None, size):
+    """Raise UsageError or MachineCannot for settings with which the student cannot be distilled."""
+    student_size, size = settings.student.image_size, settings.data.image_size
+    if student_size not in (None, size):
         raise UsageError(
-            f"A student of {own} pixels cannot be fed from images of {size}",
+            f"A student of {student_size} pixels cannot take images of {size}",
             where="student.image_size",
-            why="its files take the data's images as they are; a teacher alone may see them at another size",
-            hint=f"--set data.image_size={own}, or leave student.image_size out",
+            why="its files take the data's images unchanged; only a teacher may take them at another size",
+            hint=f"--set data.image_size={student_size}, or leave student.image_size out",
         )
-    before.check(settings, settings.student, settings.distill, section="distill")
+    checks.check(settings, settings.student, settings.distill, section="distill")
     recipe = settings.distill
     needs, builds = needs_of(recipe.methods), registry.builds_student(recipe.methods)
     if builds and not recipe.epochs:
         raise UsageError(
-            "With distill.epochs: 0 what the methods add to the student keeps its random weights",
+            "With distill.epochs: 0 the layers that the methods add to the student keep random weights",
             where="distill.epochs",
             hint="--set distill.epochs=20",
         )
     if needs != Needs() or builds:
-        # The maps that a method names must be there; their number is known without weights.
+        # The maps that a method names must exist; their number does not depend on the weights.
         bare = settings.student.model_copy(update={"pretrained": False, "checkpoint": None})
         with torch.random.fork_rng(devices=[]):
             network = create(bare, classes=2, channels=3, image_size=size)
@@ -61,9 +64,10 @@ def check(settings: SimpleNamespace) -> None:
 
 
 def run(context: Context) -> Metrics:
-    """Leaves the student's `model.safetensors`, `model.json` and `history.csv`, in `last/` the last
-    epoch's weights and card, and with `baseline: true` the first three of the student that was
-    trained alone. Reads `train`.
+    """Write the student's `model.safetensors`, `model.json` and `history.csv`. Reads `train`.
+
+    `last/` has weights and card of the last epoch. With `baseline: true`, `baseline/` has the three files
+    of the student that learned only from the labels.
     """
     return launch(_distill, context)
 
@@ -73,12 +77,13 @@ def _distill(fabric: Fabric, context: Context) -> Metrics:
     recipe = settings.distill
     data = load(settings.data)
     teacher_card = cards.read_card(context.inputs["train"])
-    _same_images(teacher_card, data)
-    training = training_supply(data, recipe, split_seed=settings.data.split_seed, device=fabric.device)
+    _refuse_other_images(teacher_card, data)
+    training = training_supply(
+        data, fabric.device, fraction=recipe.fraction, split_seed=settings.data.split_seed
+    )
     validation = Supply(data.validation, fabric.device)
-    batches.refuse_large_batch(recipe, training.count, "distill")
-    one = loop.images_seen(recipe, training.count)
-    total = 2 * one if recipe.baseline else one
+    images = images_seen(recipe.epochs, recipe.batch_size, training.count)
+    total = 2 * images if recipe.baseline else images
     seed = settings.seed if recipe.seed is None else recipe.seed
     identity = identity_of(
         settings,
@@ -87,24 +92,25 @@ def _distill(fabric: Fabric, context: Context) -> Metrics:
         card=str(teacher_card.as_json()),
     )
 
-    def learn(task: Task, name: str, nth: int) -> loop.Outcome:
-        return loop.fit(
+    def train(task: Task, name: str, before: int) -> Outcome:
+        return fit(
             fabric,
             task,
-            recipe,
             training,
             validation,
+            **recipe_arguments(recipe),
+            channels_last=settings.compute.channels_last,
+            compile=settings.compute.compile,
             seed=seed,
-            compute=settings.compute,
             section="distill",
-            told=loop.Told(context.progress, before=nth * one, total=total),
+            progress=ProgressSlice(context.progress, before=before, total=total),
             checkpoints=Checkpoints(context.work / name, f"{name} {identity}", context.progress),
-            more_follows=recipe.baseline and nth == 0,
+            more_follows=recipe.baseline and name == "student",
         )
 
     preprocessing = network_preprocessing(settings.student, data.preprocessing)
-    student = _student(settings, data, seed)
-    task: Task = Alone(student, preprocessing)
+    student = _create_student(settings, data, seed)
+    task: Task = SupervisedTask(student, preprocessing)
     if recipe.methods:
         teacher, _ = cards.load(context.inputs["train"])
         student = registry.build_student(
@@ -122,29 +128,38 @@ def _distill(fabric: Fabric, context: Context) -> Metrics:
             label_weight=recipe.label_weight,
             labels=torch.from_numpy(training.labels),
         )
-    _forget_peak(fabric.device)
-    outcome = learn(task, "student", 0)
-    metrics = result.metrics(outcome, student, resolve(settings.compute))
-    metrics["method_parameters"] = result.parameters(task) - metrics["parameters"]
-    metrics["peak_memory_bytes"] = _peak_bytes(fabric.device)
+    _reset_peak_memory(fabric.device)
+    outcome = train(task, "student", before=0)
+    metrics = artefact.training_metrics(outcome, student, resolve(settings.compute))
+    metrics["method_parameters"] = artefact.count_parameters(task) - metrics["parameters"]
+    metrics["peak_memory_bytes"] = _peak_memory_bytes(fabric.device)
     if fabric.global_rank == 0:
-        result.write(context.output, student, "student", settings.student, data, recipe, outcome)
-        result.write_last(context.output, student, outcome)
+        artefact.write_network(
+            context.output, student, "student", settings.student, data, recipe.epochs, outcome
+        )
+        artefact.write_last_epoch(context.output, student, outcome)
     if recipe.baseline:
-        # Same first weights, order and views: what differs is what the teacher gave.
-        alone = _student(settings, data, seed)
-        alone_outcome = learn(Alone(alone, preprocessing), "baseline", 1)
+        # Same first weights, order and views: only the teacher makes the difference.
+        baseline = _create_student(settings, data, seed)
+        baseline_outcome = train(SupervisedTask(baseline, preprocessing), "baseline", before=images)
         if fabric.global_rank == 0:
-            folder: Path = context.output / "baseline"
-            result.write(folder, alone, "baseline", settings.student, data, recipe, alone_outcome)
-        metrics["baseline_val_top1"] = round(alone_outcome.val_top1, 4)
-        metrics["baseline_best_epoch"] = alone_outcome.best_epoch
-    result.note_bottleneck(outcome, context.progress, fabric)
+            artefact.write_network(
+                context.output / "baseline",
+                baseline,
+                "baseline",
+                settings.student,
+                data,
+                recipe.epochs,
+                baseline_outcome,
+            )
+        metrics["baseline_val_top1"] = round(baseline_outcome.val_top1, 4)
+        metrics["baseline_best_epoch"] = baseline_outcome.best_epoch
+    artefact.note_bottleneck(outcome, context.progress, fabric)
     return metrics
 
 
-def _student(settings: Any, data: DataSet, seed: int) -> nn.Module:
-    """The student as it starts: equal settings give equal weights, whatever was drawn before."""
+def _create_student(settings: Any, data: DataSet, seed: int) -> nn.Module:
+    """Return the student with its starting weights: equal settings and seeds give equal weights."""
     torch.manual_seed(seed)
     return create(
         settings.student,
@@ -154,25 +169,27 @@ def _student(settings: Any, data: DataSet, seed: int) -> nn.Module:
     )
 
 
-def _forget_peak(device: torch.device) -> None:
+def _reset_peak_memory(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
 
 
-def _peak_bytes(device: torch.device) -> int | None:
-    """The most that lay on the GPU at once; None on a CPU, where other things share the process's memory."""
+def _peak_memory_bytes(device: torch.device) -> int | None:
+    """Return the GPU's peak memory; None on a CPU, where other objects share the process's memory."""
     return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None
 
 
-def _same_images(card: cards.ModelCard, data: DataSet) -> None:
-    """The teacher has its own constants and its own size, but must be fed from images of this form."""
-    mine, its = data.preprocessing, card.preprocessing
-    found = (its.image_size, its.channels, tuple(card.classes))
-    wanted = (mine.image_size, mine.channels, tuple(data.classes))
-    if found != wanted:
+def _refuse_other_images(card: cards.ModelCard, data: DataSet) -> None:
+    """Raise StageError if the teacher was trained on images of another size, channels or classes.
+
+    Its constants and its network size may differ.
+    """
+    teacher = (card.preprocessing.image_size, card.preprocessing.channels, tuple(card.classes))
+    student = (data.preprocessing.image_size, data.preprocessing.channels, tuple(data.classes))
+    if teacher != student:
         raise StageError(
             "The teacher was trained on other images than the student is to learn from",
             where="distill",
-            why=f"image size, channels and classes are {found} for the teacher, {wanted} for the data",
+            why=f"image size, channels and classes are {teacher} for the teacher, {student} for the data",
             hint="run the train stage with this profile's data first",
         )

@@ -21,8 +21,9 @@ from stages.data.load import load
 from stages.models import card as cards
 from stages.models.macs import macs
 from stages.statistics.intervals import mcnemar, paired_bootstrap, verdict, wilson_interval
-from stages.training import fabric, judge
+from stages.training import fabric
 from stages.training.calibration import expected_calibration_error
+from stages.training.evaluation import predict_logits_by_card
 from stages.training.supply import Supply
 
 DIGITS = 6
@@ -50,13 +51,13 @@ def run(context: Context) -> Metrics:
         test = Supply(data.test, compute.device)
         for nth, (role, folder) in enumerate(folders.items()):
             network, card = cards.load(folder)
-            logits = judge.logits_by_card(
+            logits = predict_logits_by_card(
                 network,
                 card,
                 test,
                 compute,
                 batch_size=settings.evaluate.batch_size,
-                tell=progress_from(nth * len(labels), role),
+                on_progress=progress_from(nth * len(labels), role),
             )
             results[role] = _figures(logits, labels, data.classes, settings.evaluate.ece_bins)
             results[role]["parameters"] = card.parameters

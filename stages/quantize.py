@@ -1,4 +1,4 @@
-"""The stage quantize: the student's float ONNX file becomes INT8 files, one a recipe."""
+"""The stage quantize: the student's float ONNX file becomes INT8 files, one for each recipe."""
 
 from __future__ import annotations
 
@@ -22,43 +22,46 @@ from stages.onnx_files.calibration import audit, divide, doubts, provenance
 from stages.onnx_files.quantizing import RECIPES, Recipe, prepare
 from stages.onnx_files.ranges import Method, Ranges, find_ranges, float_activations
 from stages.quantization_aware.condition import may_run
-from stages.quantization_aware.recovering import recovered
-from stages.quantizing.bench import Bench, open_bench, top1
-from stages.quantizing.exclusion import relieved
-from stages.quantizing.making import Judged, Made, judge
-from stages.quantizing.proving import figures_of, tell
-from stages.quantizing.reasons import kept_by_the_profile
-from stages.quantizing.settings import SECTION, QuantizeSettings, recipe_of
-from stages.quantizing.sweeping import calibrated, methods_of
+from stages.quantization_aware.recovery import recover_accuracy
+from stages.quantizing.calibration_sweep import choose_calibration, methods_to_try
+from stages.quantizing.exclusion import leave_layers_in_float
+from stages.quantizing.proof import note_warnings, write_and_check
+from stages.quantizing.quantized_file import QuantizedFile, ValidationResult, validate
+from stages.quantizing.reasons import profile_float_nodes
+from stages.quantizing.reference import FloatReference, create_reference, top1
+from stages.quantizing.settings import SECTION, QuantizeSettings, fine_tune_recipe
 from stages.runtimes import registry
 from stages.runtimes.settings import TargetSettings
-from stages.training import batches
+from stages.training.batch_size import refuse_large_batch, refuse_unequal_shares
 
 
 def check(settings: SimpleNamespace) -> None:
-    """Raises UsageError for batches of the fine-tune that cannot be made of the training images.
+    """Raise UsageError for a batch size of the fine-tune that the training images do not fill.
 
-    Only what the profile says of the fine-tune itself counts, unless it surely runs: what it takes over from
-    `distill` was looked at there, and a fine-tune that is never needed refuses no profile.
+    Only settings of the fine-tune itself count, unless it surely runs: the recipe of `distill` is checked
+    there, and a fine-tune that is never needed refuses no profile.
     """
     own = settings.quantize.distill
-    said = own.batch_size is not None or own.fraction is not None or own.when == "always"
-    if not said or not may_run(settings) or not needed_recipes(settings.targets):
+    has_own_batches = own.batch_size is not None or own.fraction is not None or own.when == "always"
+    if not has_own_batches or not may_run(settings) or not needed_recipes(settings.targets):
         return
-    recipe = recipe_of(own, settings.distill)
-    batches.refuse_unequal_shares(recipe, settings.compute.devices, SECTION)
+    recipe = fine_tune_recipe(own, settings.distill)
+    refuse_unequal_shares(recipe.batch_size, settings.compute.devices, SECTION)
     if not (settings.data.name in SETS and needs_download(settings.data)):
         count = round(len(load_data(settings.data).train) * recipe.fraction)
-        batches.refuse_large_batch(recipe, count, SECTION)
+        refuse_large_batch(recipe.batch_size, count, SECTION)
 
 
 def run(context: Context) -> Metrics:
-    """Writes the INT8 files that the targets need, and `calibration.json`.
+    """Write the INT8 files that the targets need, and `calibration.json`.
 
-    Ranges come from training images alone, and what is chosen is chosen on others of them; every file is
-    then compared with the float file on the validation images, and one that loses too much is made again of
-    the student fine-tuned under its rounding. Raises UsageError for a pattern of `quantize.exclude` that
-    matches no node, StageError if calibration cannot find usable ranges or a file does not pass its proof.
+    Ranges come only from training images, and other training images choose between methods. Every file is
+    then compared with the float file on the validation images. One that loses too much is quantized again
+    from the student that was fine-tuned under its rounding.
+
+    Raises:
+        UsageError: A pattern of `quantize.exclude` matches no node.
+        StageError: Calibration has no usable range, or a file does not pass its proof.
     """
     recipes = needed_recipes(context.settings.targets)
     if not recipes:
@@ -68,32 +71,32 @@ def run(context: Context) -> Metrics:
         return {"files": 0}
     card = json.loads((context.inputs["export"] / "student.json").read_text(encoding="utf-8"))
     source = prepare(onnx.load(context.inputs["export"] / "student.onnx"))
-    kept_float = kept_by_the_profile(source, context.settings.quantize.exclude)
-    bench, images = _bench(context, card)
-    found = _ranges(source, recipes, kept_float, bench)
+    float_reasons = profile_float_nodes(source, context.settings.quantize.exclude)
+    reference, images = _reference(context, card)
+    ranges = _ranges(source, recipes, float_reasons, reference)
 
     report: dict[str, Any] = {
         "needed": True,
-        "settings": bench.settings.model_dump(),
+        "settings": reference.settings.model_dump(),
         "images": images,
         "ranges": {},
-        "constant_tensors": next(iter(found.values())).constant(),
-        "float_nodes": kept_float,
-        "validation_images": len(bench.labels),
-        "float_top1": top1(bench.float_validation, bench.labels),
+        "constant_tensors": next(iter(ranges.values())).constant(),
+        "float_nodes": float_reasons,
+        "validation_images": len(reference.labels),
+        "float_top1": top1(reference.float_validation, reference.labels),
         "files": {},
     }
     metrics: Metrics = {"files": len(recipes), "float_top1": report["float_top1"]}
     for recipe in recipes:
-        made, calibration = calibrated(source, found, recipe, kept_float, bench)
-        made, judged, sensitivity = relieved(made, judge(made, bench), bench)
-        report["ranges"][calibration["method"]] = _told(made.ranges)
-        made, judged, tuned = recovered(made, judged, bench, context)
-        figures = _leave(made, judged, bench, context)
+        file, calibration = choose_calibration(source, ranges, recipe, float_reasons, reference)
+        file, validation, sensitivity = leave_layers_in_float(file, validate(file, reference), reference)
+        report["ranges"][calibration["method"]] = _ranges_as_json(file.ranges)
+        file, validation, fine_tune = recover_accuracy(file, validation, reference, context)
+        figures = _write_file(file, validation, reference, context)
         figures |= {
             "calibration": calibration,
             "sensitivity": sensitivity,
-            "quantization_aware": tuned,
+            "quantization_aware": fine_tune,
         }
         report["files"][recipe.name] = figures
         metrics[f"{recipe.name}_size_bytes"] = figures["size_bytes"]
@@ -104,16 +107,17 @@ def run(context: Context) -> Metrics:
 
 
 def needed_recipes(targets: Sequence[TargetSettings]) -> list[Recipe]:
-    """The recipes of the runtimes that are to run INT8, x86 first; none if no target is INT8.
+    """Return the recipes of the runtimes that run INT8, x86 first; none if no target is INT8.
 
-    Raises UsageError for a runtime that nobody offers.
+    Raises:
+        UsageError: No installed package has the runtime.
     """
-    wanted = {registry.get(target.runtime).recipe for target in targets if target.precision == "int8"}
-    return [recipe for name, recipe in RECIPES.items() if name in wanted]
+    names = {registry.get(target.runtime).recipe for target in targets if target.precision == "int8"}
+    return [recipe for name, recipe in RECIPES.items() if name in names]
 
 
-def _bench(context: Context, card: Mapping[str, Any]) -> tuple[Bench, dict[str, Any]]:
-    """What files are made with and judged on, and what was found when the images were looked at."""
+def _reference(context: Context, card: Mapping[str, Any]) -> tuple[FloatReference, dict[str, Any]]:
+    """Return the images and float logits that files are compared with, and the audit of the images."""
     settings = context.settings.quantize
     data: DataSet = load_data(context.settings.data)
     calibration, holdout = divide(
@@ -123,7 +127,7 @@ def _bench(context: Context, card: Mapping[str, Any]) -> tuple[Bench, dict[str, 
         raise StageError(
             "There are too few training images to quantize.",
             where="stage quantize, calibration",
-            why=f"the {len(data.train)} training images hold no class twice, so that none can be held out",
+            why=f"no class has two of the {len(data.train)} training images, so none can be held out",
             hint="give more training images, or drop the int8 targets",
         )
     images = audit(data.train.images, data.train.labels, calibration, data.classes, card["preprocessing"])
@@ -134,7 +138,7 @@ def _bench(context: Context, card: Mapping[str, Any]) -> tuple[Bench, dict[str, 
     images["doubts"] = [*doubts(images), *_too_few(settings, calibration, holdout)]
     for doubt in images["doubts"]:
         context.progress.note(doubt)
-    bench = open_bench(
+    reference = create_reference(
         context.inputs["export"] / "student.onnx",
         card,
         data,
@@ -143,41 +147,49 @@ def _bench(context: Context, card: Mapping[str, Any]) -> tuple[Bench, dict[str, 
         calibration=calibration,
         holdout=holdout,
     )
-    return bench, images
+    return reference, images
 
 
 def _too_few(settings: QuantizeSettings, calibration: np.ndarray, holdout: np.ndarray) -> list[str]:
-    """What to say if there are fewer training images than were asked for."""
+    """Return a sentence if there are fewer training images than the profile sets."""
     if len(calibration) == settings.images and len(holdout) == settings.holdout:
         return []
     return [
-        f"{len(calibration)} images are calibrated with and {len(holdout)} held out, not {settings.images} "
-        f"and {settings.holdout}: the training set has no more."
+        f"{len(calibration)} images are used for calibration and {len(holdout)} are held out, not "
+        f"{settings.images} and {settings.holdout}: the training set has no more."
     ]
 
 
 def _ranges(
-    source: onnx.ModelProto, recipes: Sequence[Recipe], kept_float: Mapping[str, str], bench: Bench
+    source: onnx.ModelProto,
+    recipes: Sequence[Recipe],
+    float_reasons: Mapping[str, str],
+    reference: FloatReference,
 ) -> dict[Method, Ranges]:
-    """By method. One calibration for all recipes: what they do with the ranges differs, not the ranges."""
+    """Return ranges by method; all recipes share them, and only use them differently."""
     op_types = sorted({kind for recipe in recipes for kind in recipe.op_types})
-    tensors = float_activations(source, op_types, set(kept_float))
-    methods = methods_of(bench.settings)
-    return find_ranges(source, tensors, lambda: bench.calibration_feeds(bench.settings.method), methods)
+    tensors = float_activations(source, op_types, set(float_reasons))
+    method = reference.settings.method
+    methods = methods_to_try(reference.settings)
+    return find_ranges(source, tensors, lambda: reference.calibration_feeds(method), methods)
 
 
-def _leave(made: Made, judged: Judged, bench: Bench, context: Context) -> dict[str, Any]:
-    """Writes and proves a finished file; returns its figures."""
-    figures, fault = figures_of(made, judged, context.output / made.recipe.file, bench)
-    if fault and bench.settings.prove:
+def _write_file(
+    file: QuantizedFile, validation: ValidationResult, reference: FloatReference, context: Context
+) -> dict[str, Any]:
+    """Write and check a finished file; return its figures."""
+    figures, fault = write_and_check(file, validation, context.output / file.recipe.file, reference)
+    if fault and reference.settings.prove:
         raise fault
     if fault:
-        context.progress.note(f"{fault.what} {fault.why}; written all the same (quantize.prove: false)")
-    tell(made.recipe, figures, context.progress)
+        context.progress.note(
+            f"{fault.what} {fault.why}; the file is written all the same (quantize.prove: false)"
+        )
+    note_warnings(file.recipe, figures, context.progress)
     return figures
 
 
-def _told(ranges: Ranges) -> dict[str, list[float]]:
+def _ranges_as_json(ranges: Ranges) -> dict[str, list[float]]:
     return {
         name: [float(f"{low:.7g}"), float(f"{high:.7g}")]
         for name, low, high in zip(ranges.tensors, ranges.low, ranges.high, strict=True)

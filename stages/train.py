@@ -1,4 +1,4 @@
-"""Train the teacher from random weights, a checkpoint or pretrained weights."""
+"""The stage train: the teacher, from random weights, from a checkpoint or from pretrained weights."""
 
 from __future__ import annotations
 
@@ -10,26 +10,24 @@ from pipeline.stage import Context, Metrics
 from stages.data.load import load
 from stages.models.create import create
 from stages.models.network_input import network_preprocessing
-from stages.training import batches, before, loop, result
+from stages.training import artefact, checks
 from stages.training.checkpoint import Checkpoints, identity_of, weights_digest
 from stages.training.fabric import launch, resolve
+from stages.training.loop import fit
+from stages.training.progress import ProgressSlice, images_seen
+from stages.training.recipe import recipe_arguments
 from stages.training.settings import TrainSettings
 from stages.training.supply import Supply, training_supply
-from stages.training.tasks import Alone
+from stages.training.tasks import SupervisedTask
 
 
 def check(settings: SimpleNamespace) -> None:
-    """Check that the teacher can be trained with these settings.
-
-    Raises:
-        UsageError: The settings or the data are invalid.
-        MachineCannot: This machine cannot train with them.
-    """
-    before.check(settings, settings.teacher, settings.train, section="train")
+    """Raise UsageError or MachineCannot for settings with which the teacher cannot be trained."""
+    checks.check(settings, settings.teacher, settings.train, section="train")
 
 
 def run(context: Context) -> Metrics:
-    """Write `model.safetensors`, `model.json` and `history.csv`; no other stage's artefact is read."""
+    """Write `model.safetensors`, `model.json` and `history.csv`. Reads no other stage."""
     return launch(_train, context)
 
 
@@ -46,22 +44,27 @@ def _train(fabric: Fabric, context: Context) -> Metrics:
         channels=preprocessing.channels,
         image_size=preprocessing.side,
     )
-    training = training_supply(data, recipe, split_seed=settings.data.split_seed, device=fabric.device)
-    batches.refuse_large_batch(recipe, training.count, "train")
+    training = training_supply(
+        data, fabric.device, fraction=recipe.fraction, split_seed=settings.data.split_seed
+    )
     identity = identity_of(settings, weights=weights_digest(settings.teacher))
-    outcome = loop.fit(
+    total = images_seen(recipe.epochs, recipe.batch_size, training.count)
+    outcome = fit(
         fabric,
-        Alone(teacher, preprocessing),
-        recipe,
+        SupervisedTask(teacher, preprocessing),
         training,
         Supply(data.validation, fabric.device),
+        **recipe_arguments(recipe),
+        channels_last=settings.compute.channels_last,
+        compile=settings.compute.compile,
         seed=settings.seed,
-        compute=settings.compute,
         section="train",
-        told=loop.Told(context.progress, total=loop.images_seen(recipe, training.count)),
+        progress=ProgressSlice(context.progress, total=total),
         checkpoints=Checkpoints(context.work, identity, context.progress),
     )
     if fabric.global_rank == 0:
-        result.write(context.output, teacher, "teacher", settings.teacher, data, recipe, outcome)
-    result.note_bottleneck(outcome, context.progress, fabric)
-    return result.metrics(outcome, teacher, resolve(settings.compute))
+        artefact.write_network(
+            context.output, teacher, "teacher", settings.teacher, data, recipe.epochs, outcome
+        )
+    artefact.note_bottleneck(outcome, context.progress, fabric)
+    return artefact.training_metrics(outcome, teacher, resolve(settings.compute))

@@ -11,7 +11,8 @@ import numpy as np
 
 from stages.data.load import load
 from stages.models import card as cards
-from stages.training import fabric, judge
+from stages.training import fabric
+from stages.training.evaluation import predict_logits_by_card
 from stages.training.supply import Supply
 
 LAST = "last"
@@ -75,13 +76,13 @@ def predict(
                 predicted.append(predicted[-1])
                 continue
             network, card = cards.load(folder)
-            logits = judge.logits_by_card(
+            logits = predict_logits_by_card(
                 network,
                 card,
                 supply,
                 compute,
                 batch_size=settings.evaluate.batch_size,
-                tell=report_after(nth * count),
+                on_progress=report_after(nth * count),
             )
             predicted.append(logits.argmax(dim=1).numpy().astype(np.int16))
     return Predictions(

@@ -1,4 +1,4 @@
-"""When the fine-tune under simulated quantization can run. Light: the plan asks it for every run."""
+"""Whether the fine-tune under simulated quantization can run. Light: `kdpipe plan` calls it for every run."""
 
 from __future__ import annotations
 
@@ -6,10 +6,13 @@ from typing import Any
 
 
 def may_run(settings: Any) -> bool:
-    """Whether an INT8 file may be made again of a fine-tuned student.
+    """Return whether an INT8 file may be quantized again from a fine-tuned student.
 
-    settings: has `quantize` and `targets`, typed or as plain attributes. Without an INT8 target or with
-    `quantize.distill.when: never` the stage quantize reads neither `seed`, `compute` nor `distill`.
+    Without an INT8 target, or with `quantize.distill.when: never`, the stage quantize reads neither `seed`,
+    `compute` nor `distill`.
+
+    Args:
+        settings: Has `quantize` and `targets`, typed or as plain attributes.
     """
-    wanted = any(target.name.rpartition("-")[2] == "int8" for target in settings.targets)
-    return wanted and settings.quantize.distill.when != "never"
+    has_int8 = any(target.name.rpartition("-")[2] == "int8" for target in settings.targets)
+    return has_int8 and settings.quantize.distill.when != "never"

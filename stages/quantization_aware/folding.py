@@ -1,7 +1,7 @@
-"""Folds normalisations into the convolutions before them, as the exporter does.
+"""Folds normalisations into the convolutions before them, like the exporter.
 
-A fine-tune that simulates an INT8 file has to round the weights that the file holds, and those are
-the folded ones.
+A fine-tune that simulates an INT8 file has to round the weights that the file contains, and those are
+the folded weights.
 """
 
 from __future__ import annotations
@@ -22,28 +22,35 @@ _CONVOLUTIONS = (nn.Conv2d, Conv2dSame)
 take a normalisation into them."""
 
 TOLERANCE = 1e-3
-"""Largest difference between the logits before and after folding, as a share of their deviation."""
+"""Largest difference between the logits before and after folding, as a share of their standard deviation."""
 
 
 @dataclass(frozen=True)
-class Folded:
-    """network: the copy, in eval mode. count: normalisations folded into convolutions. left: paths of
-    those that stay.
+class FoldedNetwork:
+    """A network whose normalisations are folded into its convolutions.
+
+    Attributes:
+        network: The copy, in eval mode.
+        count: Number of normalisations that were folded.
+        unfolded: Paths of the normalisations that were not.
     """
 
     network: nn.Module
     count: int
-    left: tuple[str, ...]
+    unfolded: tuple[str, ...]
 
 
-def folded(network: nn.Module, images: Tensor) -> Folded:
-    """A copy of the network whose convolutions have taken in the normalisations that follow them.
+def fold_normalisations(network: nn.Module, images: Tensor) -> FoldedNetwork:
+    """Return a copy of the network with the normalisations folded into the convolutions before them.
 
-    images: normalised float32 (n, channels, side, side), on the network's device; they show which
-    normalisation is given exactly what which convolution leaves. Module paths stay: in the place of a
-    normalisation stands an identity or, where it held its activation (timm's BatchNormAct2d), a
-    sequence of that under its own name. The copy computes the same; if it does not (a convolution's
-    result is read elsewhere too), nothing is folded.
+    Module paths stay the same. A folded normalisation becomes an identity or, if it contained its activation
+    (timm's BatchNormAct2d), a sequence of that activation under its own name. The copy computes the same as
+    the network; if it does not (a convolution's result has another reader), nothing is folded.
+
+    Args:
+        network: The network; it stays as it is.
+        images: Normalised float32 (n, channels, side, side), on the network's device. One pass shows which
+            normalisation reads exactly the result of which convolution.
     """
     original = copy.deepcopy(network).eval()
     norms = tuple(path for path, module in original.named_modules() if _foldable(module))
@@ -54,8 +61,8 @@ def folded(network: nn.Module, images: Tensor) -> Folded:
     with torch.no_grad():
         before, after = original(images), changed(images)
     if not bool((before - after).abs().max() <= TOLERANCE * before.std()):
-        return Folded(original, 0, norms)
-    return Folded(changed, len(pairs), tuple(path for path in norms if path not in pairs))
+        return FoldedNetwork(original, 0, norms)
+    return FoldedNetwork(changed, len(pairs), tuple(path for path in norms if path not in pairs))
 
 
 def _foldable(module: nn.Module) -> bool:
@@ -63,29 +70,29 @@ def _foldable(module: nn.Module) -> bool:
 
 
 def _pairs(network: nn.Module, images: Tensor) -> dict[str, str]:
-    """By the path of a normalisation, the path of the convolution whose very result it is given."""
-    made_by: dict[int, str] = {}
-    kept: list[Tensor] = []  # so that no two tensors share an id
+    """Return, by the path of a normalisation, the path of the convolution whose very result it reads."""
+    producers: dict[int, str] = {}
+    results: list[Tensor] = []  # keeps them alive, so that no two tensors share an id
     pairs: dict[str, str] = {}
     calls: Counter[str] = Counter()
 
-    def leaves(path: str, result: Any) -> None:
+    def note_result(path: str, result: Any) -> None:
         calls[path] += 1
-        kept.append(result)
-        made_by[id(result)] = path
+        results.append(result)
+        producers[id(result)] = path
 
-    def takes(path: str, given: tuple[Any, ...]) -> None:
+    def note_input(path: str, inputs: tuple[Any, ...]) -> None:
         calls[path] += 1
-        if given and id(given[0]) in made_by:
-            pairs[path] = made_by[id(given[0])]
+        if inputs and id(inputs[0]) in producers:
+            pairs[path] = producers[id(inputs[0])]
 
     handles = [
-        module.register_forward_hook(lambda _, __, result, path=path: leaves(path, result))
+        module.register_forward_hook(lambda _, __, result, path=path: note_result(path, result))
         for path, module in network.named_modules()
         if type(module) in _CONVOLUTIONS
     ]
     handles += [
-        module.register_forward_pre_hook(lambda _, given, path=path: takes(path, given))
+        module.register_forward_pre_hook(lambda _, inputs, path=path: note_input(path, inputs))
         for path, module in network.named_modules()
         if _foldable(module)
     ]
@@ -105,7 +112,7 @@ def _pairs(network: nn.Module, images: Tensor) -> dict[str, str]:
 
 @torch.no_grad()
 def _fold(network: nn.Module, norm_path: str, conv_path: str) -> None:
-    """Gives the convolution the normalisation's gain and offset, in float64, and takes that out."""
+    """Move the normalisation's gain and offset into the convolution, in float64."""
     norm, conv = network.get_submodule(norm_path), network.get_submodule(conv_path)
     assert isinstance(norm, nn.BatchNorm2d)
     assert isinstance(conv, nn.Conv2d)
@@ -126,6 +133,6 @@ def _fold(network: nn.Module, norm_path: str, conv_path: str) -> None:
 
 
 def _without_norm(norm: nn.Module) -> nn.Module:
-    """What is left of a normalisation without its arithmetic: what it holds, in the order it runs it."""
-    held = OrderedDict((name, part) for name, part in norm.named_children())
-    return nn.Sequential(held) if held else nn.Identity()
+    """Return the modules inside a normalisation, in the order in which it runs them."""
+    parts = OrderedDict((name, part) for name, part in norm.named_children())
+    return nn.Sequential(parts) if parts else nn.Identity()

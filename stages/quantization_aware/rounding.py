@@ -1,7 +1,7 @@
-"""Rounding to the grid of an INT8 file, with a gradient: how a network in training feels it.
+"""Rounding to the grid of an INT8 file, with a gradient for training.
 
-Steps of activations are learned as in LSQ (Esser et al., "Learned step size quantization", ICLR 2020);
-their logarithm is the parameter, so that an update is a share of the range, however small that is.
+The step sizes of activations are learned by LSQ (Esser et al., "Learned step size quantization", ICLR 2020).
+Our parameter is their logarithm, so that an update is a share of the range, however small the range is.
 """
 
 from __future__ import annotations
@@ -16,10 +16,13 @@ from torch import Tensor, nn
 
 @dataclass(frozen=True)
 class Grid:
-    """What a QuantizeLinear rounds to: (q - zero_point) * scale for whole q from lowest to highest.
+    """The values of a QuantizeLinear: (q - zero_point) * scale for whole q from lowest to highest.
 
-    symmetric: the zero point is the middle, and the range that makes the grid reaches as far to
-    either side (int8: 127 steps; the file may round to -128 all the same).
+    Attributes:
+        scale: The step size.
+        zero_point: The q of the value 0.
+        lowest: Smallest q.
+        highest: Largest q.
     """
 
     scale: float
@@ -29,32 +32,38 @@ class Grid:
 
     @property
     def symmetric(self) -> bool:
+        """Whether the zero point is the middle, and the range reaches equally far to both sides.
+
+        For int8 these are 127 steps; the file may still round to -128.
+        """
         return self.lowest < 0
 
-    def at(self, scale: float) -> tuple[float, float]:
-        """The range of floats from which the quantizer makes this grid with the given scale."""
+    def range_at(self, scale: float) -> tuple[float, float]:
+        """Return the range of floats for which the quantizer makes this grid, with another scale."""
         low = -self.highest if self.symmetric else self.lowest - self.zero_point
         return low * scale, (self.highest - self.zero_point) * scale
 
 
 class _Round(torch.autograd.Function):
-    """Rounds values; gradients as LSQ defines them.
+    """Rounds values; the gradients are those of LSQ.
 
-    To the values: straight through within the grid's ends, none beyond. To the scale: what each value
-    is off the grid within the ends, the end itself beyond.
+    For the values: straight through within the grid's ends, zero beyond. For the scale: each value's distance
+    from the grid within the ends, the end itself beyond.
     """
 
     @staticmethod
     def forward(ctx: Any, values: Tensor, scale: Tensor, grid: Grid) -> Tensor:
+        """Return the rounded values, float of the same shape."""
         ctx.save_for_backward(values, scale)
         ctx.grid = grid
-        # Not torch.fake_quantize: it makes NaN the lowest end, which hides from the loss that the network
-        # has diverged, not every device has it, and on processors it is slower than this.
+        # Not torch.fake_quantize: it turns NaN into the lowest end, which hides a diverged network from the
+        # loss. Not every device has it, and on CPUs it is slower.
         low, high = grid.lowest - grid.zero_point, grid.highest - grid.zero_point
         return (values / scale).round_().clamp_(low, high).mul_(scale)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor | None, None]:
+        """Return the gradients of values and scale; none for the grid."""
         values, scale = ctx.saved_tensors
         grid: Grid = ctx.grid
         (gradient,) = gradients
@@ -65,18 +74,20 @@ class _Round(torch.autograd.Function):
         to_values = gradient * inside
         if not ctx.needs_input_grad[1]:
             return to_values, None, None
-        off = rounded.clamp(low, high) - steps * inside
-        # LSQ's factor: without it, a step size would be drawn by every value of the map at once.
-        # The steps counted are those of the longer side: a grid may lie wholly to one side of zero.
+        distance = rounded.clamp(low, high) - steps * inside
+        # LSQ's factor: without it, the gradient would grow with the number of values in the map.
+        # The longer side counts: a grid may be wholly on one side of zero.
         share = 1.0 / math.sqrt(max(1, values[0].numel()) * max(high, -low))
-        return to_values, (gradient * off).sum() * share, None
+        return to_values, (gradient * distance).sum() * share, None
 
 
 class Rounding(nn.Module):
     """Rounds one activation of the network: float (n, ...) to the same shape and dtype.
 
-    grid: where the rounding starts. learn: whether its scale is a parameter; the zero point stays,
-    so that both ends of a range move together.
+    Args:
+        grid: The first grid.
+        learn: Whether its scale is a parameter. The zero point stays, so that both ends of a range move
+            together.
     """
 
     log_scale: Tensor
@@ -91,22 +102,26 @@ class Rounding(nn.Module):
             self.register_buffer("log_scale", log_scale)
 
     def forward(self, values: Tensor) -> Tensor:
+        """Return the rounded values, of the same shape and dtype."""
         # In float32: bfloat16 has fewer digits than the grid has steps.
         with torch.autocast(values.device.type, enabled=False):
             rounded: Tensor = _Round.apply(values.float(), self.log_scale.exp(), self.grid)
         return rounded.to(values.dtype)
 
     def range(self) -> tuple[float, float]:
-        """The range of floats from which the quantizer makes the grid as it is now."""
-        return self.grid.at(math.exp(self.log_scale.item()))
+        """Return the range of floats for which the quantizer makes the present grid."""
+        return self.grid.range_at(math.exp(self.log_scale.item()))
 
 
 class WeightRounding(nn.Module):
-    """Rounds a weight as the quantizer does, from its own largest value, with a straight-through gradient.
+    """Rounds a weight like the quantizer, by its own largest value, with a straight-through gradient.
 
-    A parametrisation (`torch.nn.utils.parametrize`): the layer computes with the rounded weight, and
-    the float one is what learns. levels: steps from zero to the largest value.
-    per_channel: a scale for each output channel, the first dimension.
+    A parametrisation (`torch.nn.utils.parametrize`): the layer computes with the rounded weight, and the
+    float weight is the parameter.
+
+    Args:
+        levels: Steps from zero to the largest value.
+        per_channel: Whether each output channel (the first dimension) has its scale.
     """
 
     def __init__(self, levels: int, *, per_channel: bool) -> None:
@@ -115,9 +130,10 @@ class WeightRounding(nn.Module):
         self.per_channel = per_channel
 
     def forward(self, weight: Tensor) -> Tensor:
+        """Return the rounded weight, of the same shape and dtype."""
         with torch.no_grad():
             rest = tuple(range(1 if self.per_channel else 0, weight.ndim))
             largest = weight.abs().amax(dim=rest, keepdim=True)
             scale = (largest / self.levels).clamp_min(torch.finfo(weight.dtype).tiny)
-            off = (weight / scale).round() * scale - weight
-        return weight + off
+            difference = (weight / scale).round() * scale - weight
+        return weight + difference

@@ -1,4 +1,4 @@
-"""Leaves the layers that hurt most in float, as few as bring an INT8 file within its limits."""
+"""Leaves the most sensitive layers in float: as few as bring an INT8 file within its limits."""
 
 from __future__ import annotations
 
@@ -6,161 +6,188 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from stages.quantizing.bench import Bench
-from stages.quantizing.making import Judged, Made, judge, make
+from stages.quantizing.quantized_file import QuantizedFile, ValidationResult, quantize_graph, validate
 from stages.quantizing.reasons import SENSITIVE
-from stages.quantizing.sensitivity import Layer, ranked
+from stages.quantizing.reference import FloatReference
+from stages.quantizing.sensitivity import LayerSensitivity, rank_layers
 
-MOST_PRUNED = 8
-"""A list of so many layers at the most is tried again without each of them."""
+MAX_PRUNED = 8
+"""A list of at most so many layers is tried again without each of them."""
 
-HELPS = 0.5
-"""A list that does not bring the file within its limits is kept if it leaves no more than this share of
-the predictions that differed; otherwise its layers would cost time for nothing."""
+HELPFUL_SHARE = 0.5
+"""A list that does not bring the file within its limits is used if at most this share of the predictions
+that differed still differ; otherwise its layers would cost time for nothing."""
 
 
 @dataclass(frozen=True)
 class Attempt:
-    """A file with `layers` left in float. judged: on the validation images; None if it agrees too little
-    with the float file for that to matter. holds: it is within the limits.
+    """A file with some layers left in float.
+
+    Attributes:
+        layers: The layers in float.
+        file: The file.
+        validation: Its result on the validation images; None if it agrees too little with the float file
+            for that to matter.
+        within_limits: Whether the file is within its limits.
     """
 
-    layers: tuple[Layer, ...]
-    made: Made
-    judged: Judged | None
-    holds: bool
+    layers: tuple[LayerSensitivity, ...]
+    file: QuantizedFile
+    validation: ValidationResult | None
+    within_limits: bool
 
-    def told(self) -> dict[str, Any]:
+    def as_json(self) -> dict[str, Any]:
+        """Return the layers and the file's figures, JSON-ready."""
         return {
             "layers": [node for layer in self.layers for node in layer.nodes],
             "macs_share": round(sum(layer.macs_share for layer in self.layers), 4),
-            "agreement": self.made.agreement,
-            "logit_rms_relative_to_std": self.made.rms,
-            "points": self.judged.against_float["points"] if self.judged else None,
-            "holds": self.holds,
+            "agreement": self.file.agreement,
+            "logit_rms_relative_to_std": self.file.relative_rms,
+            "points": self.validation.against_float["points"] if self.validation else None,
+            "holds": self.within_limits,
         }
 
 
-def shortfalls(made: Made, judged: Judged, bench: Bench) -> list[str]:
-    """What of a file is outside its limits, in words; nothing if it is within them."""
-    found = []
-    if made.agreement < bench.settings.goal_agreement:
-        found.append(
-            f"it agrees with the float file on {made.agreement:.1f} % of the held-out images, "
-            f"{bench.settings.goal_agreement:g} % is the goal"
+def shortfalls(file: QuantizedFile, validation: ValidationResult, reference: FloatReference) -> list[str]:
+    """Return a sentence for each limit that a file exceeds."""
+    sentences = []
+    goal = reference.settings.goal_agreement
+    if file.agreement < goal:
+        sentences.append(
+            f"it agrees with the float file on {file.agreement:.1f} % of the held-out images, "
+            f"{goal:g} % is the goal"
         )
-    if judged.missed:
-        lost = judged.told()
-        found.append(
-            f"it loses {lost['lost']:.2f} points on the validation images ({lost['lost_ci'][0]:.2f} to "
-            f"{lost['lost_ci'][1]:.2f}), {judged.budget:g} is the budget"
+    if validation.exceeds_budget:
+        loss = validation.as_json()
+        sentences.append(
+            f"it loses {loss['lost']:.2f} points on the validation images ({loss['lost_ci'][0]:.2f} to "
+            f"{loss['lost_ci'][1]:.2f}), {validation.budget:g} is the budget"
         )
-    return found
+    return sentences
 
 
-def relieved(made: Made, judged: Judged, bench: Bench) -> tuple[Made, Judged, dict[str, Any] | None]:
-    """The file to go on with, and what is to be told of the sensitivity of its layers (None: not measured).
+def leave_layers_in_float(
+    file: QuantizedFile, validation: ValidationResult, reference: FloatReference
+) -> tuple[QuantizedFile, ValidationResult, dict[str, Any] | None]:
+    """Measure the layers' sensitivity and leave some of them in float if the file exceeds its limits.
 
-    Layers are measured if the file is outside its limits, or `quantize.sensitivity` is `always`; some of
-    them are left in float only in the first case.
+    Layers are measured if the file exceeds its limits, or if `quantize.sensitivity` is `always`; only in
+    the first case some of them stay in float.
+
+    Args:
+        file: The INT8 file.
+        validation: Its result on the validation images.
+        reference: Images and float logits.
+
+    Returns:
+        The file to continue with, its result on the validation images, and the report of the sensitivity,
+        JSON-ready (None if it was not measured).
     """
-    why = shortfalls(made, judged, bench)
-    if bench.settings.sensitivity == "never" or (not why and bench.settings.sensitivity == "missed"):
-        return made, judged, None
-    layers = ranked(made, bench)
-    facts: dict[str, Any] = {
+    why = shortfalls(file, validation, reference)
+    settings = reference.settings
+    if settings.sensitivity == "never" or (not why and settings.sensitivity == "missed"):
+        return file, validation, None
+    layers = rank_layers(file, reference)
+    report: dict[str, Any] = {
         "why": why or ["quantize.sensitivity: always"],
-        "images": min(bench.settings.sensitivity_images, len(bench.holdout)),
-        "layers": [layer.told() for layer in layers],
+        "images": min(settings.sensitivity_images, len(reference.holdout)),
+        "layers": [layer.as_json() for layer in layers],
         "tried": [],
         "left_float": [],
     }
     if not why:
-        return made, judged, facts
-    attempts = _attempts(made, _affordable(layers, bench.settings.max_float_share), bench)
-    facts["tried"] = [attempt.told() for attempt in attempts]
-    best = _best(made, attempts)
-    facts["left_float"] = best.told()["layers"] if best else []
-    bench.progress.note(_sentence(made, why, best, bench))
+        return file, validation, report
+    attempts = _attempts(file, _within_share(layers, settings.max_float_share), reference)
+    report["tried"] = [attempt.as_json() for attempt in attempts]
+    best = _best(file, attempts)
+    report["left_float"] = best.as_json()["layers"] if best else []
+    reference.progress.note(_sentence(file, why, best, reference))
     if best is None:
-        return made, judged, facts
-    return best.made, best.judged or judge(best.made, bench), facts
+        return file, validation, report
+    return best.file, best.validation or validate(best.file, reference), report
 
 
-def _affordable(layers: Sequence[Layer], most: float) -> list[Layer]:
-    """The worst layers first, each that still fits under the share of work that may stay float."""
-    chosen: list[Layer] = []
+def _within_share(layers: Sequence[LayerSensitivity], limit: float) -> list[LayerSensitivity]:
+    """Return the most sensitive layers, each that still fits under the share of work that may stay float."""
+    chosen: list[LayerSensitivity] = []
     share = 0.0
     for layer in layers:
-        if share + layer.macs_share <= most:
+        if share + layer.macs_share <= limit:
             chosen.append(layer)
             share += layer.macs_share
     return chosen
 
 
-def _attempts(made: Made, layers: Sequence[Layer], bench: Bench) -> list[Attempt]:
-    """First 1, 2, 4, ... of the worst layers until a list holds, then the shortest that does by halving,
-    then that one without each of its layers that it can do without.
+def _attempts(
+    file: QuantizedFile, layers: Sequence[LayerSensitivity], reference: FloatReference
+) -> list[Attempt]:
+    """Try lists of the most sensitive layers, and return all attempts.
+
+    First 1, 2, 4, ... layers until a list brings the file within its limits; then the shortest such list
+    by bisection; then that list without each of its layers in turn.
     """
-    found: list[Attempt] = []
+    attempts: list[Attempt] = []
 
-    def attempt(chosen: Sequence[Layer]) -> bool:
-        bench.progress.update(0, 1, "lists", leaving_float=f"{len(chosen)} layers")
-        found.append(_attempt(made, tuple(chosen), bench))
-        return found[-1].holds
+    def suffices(chosen: Sequence[LayerSensitivity]) -> bool:
+        reference.progress.update(0, 1, "lists", leaving_float=f"{len(chosen)} layers")
+        attempts.append(_attempt(file, tuple(chosen), reference))
+        return attempts[-1].within_limits
 
-    fails, holds = 0, 0
-    while fails < len(layers) and not holds:
-        count = min(max(1, 2 * fails), len(layers))
-        if attempt(layers[:count]):
-            holds = count
+    too_few, enough = 0, 0
+    while too_few < len(layers) and not enough:
+        count = min(max(1, 2 * too_few), len(layers))
+        if suffices(layers[:count]):
+            enough = count
         else:
-            fails = count
-    while holds - fails > 1:
-        middle = (fails + holds) // 2
-        if attempt(layers[:middle]):
-            holds = middle
+            too_few = count
+    while enough - too_few > 1:
+        middle = (too_few + enough) // 2
+        if suffices(layers[:middle]):
+            enough = middle
         else:
-            fails = middle
-    kept = list(layers[:holds])
-    if 1 < len(kept) <= MOST_PRUNED:
-        for layer in reversed(kept[:-1]):  # without the last one it does not hold
-            shorter = [one for one in kept if one is not layer]
-            if attempt(shorter):
-                kept = shorter
-    return found
+            too_few = middle
+    shortest = list(layers[:enough])
+    if 1 < len(shortest) <= MAX_PRUNED:
+        for layer in reversed(shortest[:-1]):  # the list without its last layer does not suffice
+            shorter = [other for other in shortest if other is not layer]
+            if suffices(shorter):
+                shortest = shorter
+    return attempts
 
 
-def _attempt(made: Made, layers: tuple[Layer, ...], bench: Bench) -> Attempt:
-    left = {node: SENSITIVE for layer in layers for node in layer.nodes}
-    again = make(made.source, made.ranges, made.recipe, {**made.kept_float, **left}, bench)
-    if again.agreement < bench.settings.goal_agreement:
-        return Attempt(layers, again, None, holds=False)
-    judged = judge(again, bench)
-    return Attempt(layers, again, judged, holds=not judged.missed)
+def _attempt(file: QuantizedFile, layers: tuple[LayerSensitivity, ...], reference: FloatReference) -> Attempt:
+    sensitive = {node: SENSITIVE for layer in layers for node in layer.nodes}
+    float_reasons = {**file.float_reasons, **sensitive}
+    candidate = quantize_graph(file.source, file.ranges, file.recipe, float_reasons, reference)
+    if candidate.agreement < reference.settings.goal_agreement:
+        return Attempt(layers, candidate, None, within_limits=False)
+    validation = validate(candidate, reference)
+    return Attempt(layers, candidate, validation, within_limits=not validation.exceeds_budget)
 
 
-def _best(made: Made, attempts: Sequence[Attempt]) -> Attempt | None:
-    """The shortest list that holds; else the most telling one that is worth its time; else none."""
-    holding = [attempt for attempt in attempts if attempt.holds]
-    if holding:
-        return min(holding, key=lambda attempt: len(attempt.layers))
+def _best(file: QuantizedFile, attempts: Sequence[Attempt]) -> Attempt | None:
+    """Return the shortest list that suffices, or else the best that is worth its time, or None."""
+    sufficient = [attempt for attempt in attempts if attempt.within_limits]
+    if sufficient:
+        return min(sufficient, key=lambda attempt: len(attempt.layers))
     if not attempts:
         return None
-    best = max(attempts, key=lambda attempt: (attempt.made.agreement, -attempt.made.rms))
-    differed, differs = 100.0 - made.agreement, 100.0 - best.made.agreement
-    return best if differs <= HELPS * differed and differs < differed else None
+    best = max(attempts, key=lambda attempt: (attempt.file.agreement, -attempt.file.relative_rms))
+    differed, differs = 100.0 - file.agreement, 100.0 - best.file.agreement
+    return best if differs <= HELPFUL_SHARE * differed and differs < differed else None
 
 
-def _sentence(made: Made, why: Sequence[str], best: Attempt | None, bench: Bench) -> str:
-    begins = f"{made.recipe.file}: {' and '.join(why)}; "
+def _sentence(
+    file: QuantizedFile, why: Sequence[str], best: Attempt | None, reference: FloatReference
+) -> str:
+    start = f"{file.recipe.file}: {' and '.join(why)}; "
     if best is None:
-        share = f"{100.0 * bench.settings.max_float_share:g} % of the work"
-        return f"{begins}leaving the most sensitive layers in float, up to {share}, helps too little."
-    told = best.told()
-    named = ", ".join(told["layers"][:3]) + (", …" if len(told["layers"]) > 3 else "")
+        share = f"{100.0 * reference.settings.max_float_share:g} % of the work"
+        return f"{start}leaving the most sensitive layers in float, up to {share}, helps too little."
+    facts = best.as_json()
+    names = ", ".join(facts["layers"][:3]) + (", …" if len(facts["layers"]) > 3 else "")
     return (
-        f"{begins}{len(told['layers'])} of its layers stay in float ({named}; "
-        f"{100.0 * told['macs_share']:.1f} % of the work): it then agrees on {told['agreement']:.1f} %"
-        + ("." if best.holds else ", which is still outside its limits.")
+        f"{start}{len(facts['layers'])} of its layers stay in float ({names}; "
+        f"{100.0 * facts['macs_share']:.1f} % of the work): it then agrees on {facts['agreement']:.1f} %"
+        + ("." if best.within_limits else ", which is still outside its limits.")
     )

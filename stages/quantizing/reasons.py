@@ -8,15 +8,21 @@ import onnx
 
 from stages.onnx_files.quantizing import float_nodes
 
-OWN = "kdpipe's own: pixels and probabilities lose too much in 8 bits"
+BUILT_IN = "kdpipe's own: pixels and probabilities lose too much in 8 bits"
 EXCLUDED = "quantize.exclude"
 SENSITIVE = "sensitivity"
 
 
-def kept_by_the_profile(model: onnx.ModelProto, patterns: Sequence[str]) -> dict[str, str]:
-    """Names of the nodes that stay float whatever the images say, with the reason.
+def profile_float_nodes(model: onnx.ModelProto, patterns: Sequence[str]) -> dict[str, str]:
+    """Return the nodes that stay in float whatever the images are, with the reason.
 
-    Raises UsageError for a pattern that matches no node.
+    Args:
+        model: The prepared float graph.
+        patterns: Shell wildcards on node names (`quantize.exclude`).
+
+    Raises:
+        UsageError: A pattern matches no node.
     """
-    own = float_nodes(model, [])
-    return {name: OWN if name in own else EXCLUDED for name in sorted(float_nodes(model, patterns))}
+    built_in = float_nodes(model, [])
+    names = sorted(float_nodes(model, patterns))
+    return {name: BUILT_IN if name in built_in else EXCLUDED for name in names}

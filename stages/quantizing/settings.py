@@ -1,6 +1,6 @@
 """The section `quantize` of a profile: calibration, float layers, fine-tune under simulated quantization.
 
-Light: imports pydantic only.
+Light: imports only pydantic.
 """
 
 from __future__ import annotations
@@ -11,19 +11,20 @@ from stages.fields import Settings, setting
 from stages.training.settings import RecipeSettings
 
 SECTION = "quantize.distill"
-"""Its place in a profile."""
+"""The fine-tune's section of a profile."""
 
-SLOWER = 0.1
-"""Learning rate of the fine-tune as a share of the one that the student was distilled with."""
+LEARNING_RATE_SHARE = 0.1
+"""Learning rate of the fine-tune, as a share of that of `distill`."""
 
 CLIP_GRAD = 1.0
-"""Largest norm of the gradient where the profile sets none: the first steps of a coarsely rounded
+"""Largest norm of the gradient if the profile sets none: the first steps of a coarsely rounded
 network are steep."""
 
 
 class QuantizationAwareSettings(Settings):
-    """A short fine-tune of the student that feels the rounding of its INT8 file, with the teacher and
-    the methods of `distill`; what is not said here is as there.
+    """A short fine-tune of the student under the rounding of its INT8 file.
+
+    It has the teacher and the methods of `distill`; settings that are not set here are those of `distill`.
     """
 
     when: Literal["missed", "always", "never"] = setting(
@@ -41,18 +42,18 @@ class QuantizationAwareSettings(Settings):
         le=1.0,
     )
     learn_ranges: bool = setting(
-        True, "learn the activations' ranges with the weights; false: keep the calibrated ones"
+        True, "learn the activations' ranges with the weights; false: keep the calibrated ranges"
     )
 
 
-def recipe_of(own: QuantizationAwareSettings, distill: RecipeSettings) -> RecipeSettings:
-    """The recipe of the fine-tune: that of `distill`, shorter, slower, without warm-up and average.
+def fine_tune_recipe(own: QuantizationAwareSettings, distill: RecipeSettings) -> RecipeSettings:
+    """Return the recipe of the fine-tune: that of `distill`, shorter, slower, without warm-up and average.
 
-    decay_norms is off: a decay would pull the logarithm of a range, which is learned, towards zero.
+    decay_norms is off: weight decay would pull the logarithm of a learned range towards zero.
     """
-    said = {
+    changes = {
         "epochs": own.epochs,
-        "learning_rate": own.learning_rate or SLOWER * distill.learning_rate,
+        "learning_rate": own.learning_rate or LEARNING_RATE_SHARE * distill.learning_rate,
         "batch_size": own.batch_size or distill.batch_size,
         "fraction": own.fraction or distill.fraction,
         "schedule": "cosine",
@@ -62,7 +63,7 @@ def recipe_of(own: QuantizationAwareSettings, distill: RecipeSettings) -> Recipe
         "ema": None,
         "keep": "best",
     }
-    return distill.model_copy(update=said)
+    return distill.model_copy(update=changes)
 
 
 class QuantizeSettings(Settings):
@@ -72,7 +73,7 @@ class QuantizeSettings(Settings):
         256, "training images used for calibration, spread over the classes", unit="images", ge=8
     )
     method: Literal["auto", "minmax", "moving_average", "percentile", "entropy"] = setting(
-        "auto", "how activation ranges are found; auto: all ways are tried, and the best one is taken"
+        "auto", "how activation ranges are computed; auto: all methods are tried, and the best one is used"
     )
     percentile: float = setting(
         99.99, "share of the values inside the range, for method percentile", gt=50.0, le=100.0
@@ -81,7 +82,7 @@ class QuantizeSettings(Settings):
     exclude: list[str] = setting(list, "names of ONNX nodes left in float (shell wildcards)")
     holdout: int = setting(
         256,
-        "further training images, not calibrated with, on which methods and float layers are chosen",
+        "further training images, not used for calibration, on which methods and float layers are chosen",
         unit="images",
         ge=8,
     )
@@ -101,7 +102,7 @@ class QuantizeSettings(Settings):
     )
     sensitivity: Literal["missed", "always", "never"] = setting(
         "missed",
-        "how much each layer hurts is measured: missed: for a file outside budget_points or goal_agreement",
+        "measure what each layer costs; missed: only for a file outside budget_points or goal_agreement",
     )
     sensitivity_images: int = setting(
         64, "held-out images that each layer is measured on", unit="images", ge=8
@@ -116,7 +117,7 @@ class QuantizeSettings(Settings):
         ge=0.0,
         le=100.0,
     )
-    prove: bool = setting(True, "false: a proof that fails is noted, and the files are written all the same")
+    prove: bool = setting(True, "false: if a file fails its proof, report it and write the file")
     distill: QuantizationAwareSettings = setting(
         QuantizationAwareSettings, "a short fine-tune of the student under the rounding of its INT8 file"
     )

@@ -1,4 +1,4 @@
-"""How far a network's confidence is from its accuracy."""
+"""The calibration error: how far a network's confidence is from its accuracy."""
 
 from __future__ import annotations
 
@@ -6,14 +6,22 @@ import numpy as np
 
 
 def expected_calibration_error(confidence: np.ndarray, right: np.ndarray, bins: int) -> float:
-    """ECE, 0..1 (Guo et al., 2017): over equal-width bins of confidence, the mean distance of
-    accuracy from confidence, weighted by the images in the bin.
+    """Return the expected calibration error (ECE), 0..1 (Guo et al., 2017).
 
-    confidence: float (n), the predicted class's probability. right: bool (n). Bin k of `bins`
-    holds the confidences in (k / bins, (k + 1) / bins], and the first one 0 as well.
+    Over equal-width bins of confidence, it is the mean distance of accuracy from confidence, weighted by the
+    images in the bin.
+
+    Args:
+        confidence: Float (n), the predicted class's probability.
+        right: Bool (n), whether the prediction is right.
+        bins: Number of bins; bin k holds the confidences in (k / bins, (k + 1) / bins], and the first
+            bin 0 as well.
+
+    Raises:
+        ValueError: There is no image.
     """
     if not len(confidence):
         raise ValueError("the calibration error of no image is not defined")
-    which = np.clip(np.ceil(confidence * bins).astype(np.int64) - 1, 0, bins - 1)
-    surplus = np.bincount(which, weights=confidence - right.astype(np.float64), minlength=bins)
+    bin_of_image = np.clip(np.ceil(confidence * bins).astype(np.int64) - 1, 0, bins - 1)
+    surplus = np.bincount(bin_of_image, weights=confidence - right.astype(np.float64), minlength=bins)
     return float(np.abs(surplus).sum() / len(confidence))

@@ -1,8 +1,7 @@
-"""What a killed training goes on from.
+"""The checkpoints from which a killed training resumes.
 
-One file an epoch at most, `epoch-NNNN-DIGEST.pt`: its name holds the SHA-256 of its content, it
-comes to be by one rename, and it is read with `weights_only`, so that a half-written, damaged or
-foreign file is never trained on.
+At most one file an epoch, `epoch-NNNNNN-DIGEST.pt`. Its name holds the SHA-256 of its content, one rename
+publishes it, and it is read with `weights_only`. A half-written, damaged or foreign file is never used.
 """
 
 from __future__ import annotations
@@ -24,19 +23,23 @@ from stages.fields import Settings
 from stages.models.settings import ModelSettings
 
 EVERY_S = 5.0
-"""Shortest time between two checkpoints. Epochs in between are trained again, to the same end."""
+"""Shortest time between two checkpoints. A resumed training repeats later epochs, with the same result."""
 
-SHARE = 0.05
-"""Largest share of the time spent on writing them."""
+WRITING_SHARE = 0.05
+"""Largest share of the time that is spent on writing checkpoints."""
 
 State = dict[str, Any]
+"""What a training continues from; tensors are on the CPU after loading."""
 
 
 class Checkpoints:
     """The checkpoints of one training in a folder of its own.
 
-    identity: what the training is (see `identity_of`); a checkpoint of another is not used.
-    every_s: shortest time between two writes; 0 writes after every epoch.
+    Args:
+        folder: The folder; created by the first write.
+        identity: Digest of the training's settings (`identity_of`); a checkpoint of another one is not used.
+        progress: Where unusable checkpoints are reported.
+        every_s: Shortest time between two writes in seconds; 0 writes after every epoch.
     """
 
     def __init__(
@@ -47,10 +50,10 @@ class Checkpoints:
         self.progress = progress
         self.every_s = EVERY_S if every_s is None else every_s
         self._written = time.monotonic()
-        self._cost_s = 0.0
+        self._writing_s = 0.0
 
     def load(self) -> State | None:
-        """The newest usable state, on the CPU, or None. Unusable ones are noted and passed over."""
+        """Return the newest usable state, on the CPU, or None; report and skip unusable ones."""
         for path in sorted(self.folder.glob("epoch-*.pt"), reverse=True):
             state = self._read(path)
             if state is not None:
@@ -58,13 +61,13 @@ class Checkpoints:
         return None
 
     def due(self) -> bool:
-        """Whether enough time has gone by since the last write."""
-        wait_s = max(self.every_s, self._cost_s / SHARE if self.every_s else 0.0)
+        """Return whether enough time has passed since the last write."""
+        wait_s = max(self.every_s, self._writing_s / WRITING_SHARE if self.every_s else 0.0)
         return time.monotonic() - self._written >= wait_s
 
     def save(self, epoch: int, state: State) -> None:
-        """Writes the state after `epoch` (from 1), then removes older ones."""
-        begun = time.monotonic()
+        """Write the state after `epoch` (from 1), then remove older checkpoints."""
+        started = time.monotonic()
         self.folder.mkdir(parents=True, exist_ok=True)
         half = self.folder / f"half-{os.getpid()}"
         with half.open("wb") as file:
@@ -77,36 +80,41 @@ class Checkpoints:
             if path != whole and (path.name.startswith("half-") or path.suffix == ".pt"):
                 path.unlink(missing_ok=True)
         self._written = time.monotonic()
-        self._cost_s = self._written - begun
+        self._writing_s = self._written - started
 
     def _read(self, path: Path) -> State | None:
         try:
             if hash_file(path) != path.stem.rpartition("-")[2]:
                 self.progress.note(f"checkpoint {path.name} is damaged and was not used")
                 return None
-            found = torch.load(path, map_location="cpu", weights_only=True)
+            content = torch.load(path, map_location="cpu", weights_only=True)
         except (OSError, RuntimeError, ValueError, EOFError, pickle.UnpicklingError) as error:
             self.progress.note(f"checkpoint {path.name} cannot be read and was not used: {error}")
             return None
-        if not isinstance(found, dict) or found.get("identity") != self.identity:
-            self.progress.note(f"checkpoint {path.name} is of another training and was not used")
+        if not isinstance(content, dict) or content.get("identity") != self.identity:
+            self.progress.note(f"checkpoint {path.name} belongs to another training and was not used")
             return None
-        return dict(found["state"])
+        return dict(content["state"])
 
 
 def identity_of(settings: SimpleNamespace, **more: str) -> str:
-    """SHA-256 of all that makes two trainings the same: the settings that count, and `more`."""
+    """Return the SHA-256 of all that makes two trainings the same.
+
+    Args:
+        settings: The stage's settings; values that change no result, such as a folder's path, do not count.
+        more: Further facts by name, such as digests of weights.
+    """
     facts: dict[str, Any] = {name: _keyed(value) for name, value in vars(settings).items()}
     return hash_bytes(json.dumps({**facts, **more}, sort_keys=True, default=str))
 
 
 def weights_digest(model: ModelSettings) -> str:
-    """SHA-256 of the file of weights a network starts from; empty without one."""
+    """Return the SHA-256 of the file of weights that a network starts from; empty without a file."""
     return hash_file(expand(model.checkpoint)) if model.checkpoint else ""
 
 
 def _keyed(value: Any) -> Any:
-    """A settings object as JSON, less what does not change a result (a folder's place)."""
+    """Return a settings object as JSON, without values that change no result (a folder's path)."""
     if not isinstance(value, Settings):
         return value
     unkeyed = {

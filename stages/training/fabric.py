@@ -1,6 +1,6 @@
 """Where and how a network is computed: device, precision, threads, determinism, several processes.
 
-Lightning Fabric brings the device, the precision and DDP; nothing of the loop depends on them.
+Lightning Fabric provides the device, the precision and DDP, so the loop does not depend on them.
 """
 
 from __future__ import annotations
@@ -33,18 +33,23 @@ from stages.training import pipes
 from stages.training.settings import ComputeSettings
 
 Work = Callable[[Fabric, Context], Metrics]
-"""What `launch` runs, once in each process. A module's function, so that a process can be started on it."""
+"""What `launch` runs, once in each process. A module's function, because a process has to import it."""
 
 _FABRIC_PRECISION = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
 
 
 @dataclass(frozen=True)
 class Compute:
-    """What `auto` came to on this machine.
+    """Device, precision and threads of a run on this machine; nothing is `auto` any more.
 
-    kind: cpu, cuda or mps. index: of the first device. devices: processes that take part.
-    precision: fp32, bf16 or fp16 (the last two mixed: weights stay float32).
-    threads: CPU threads of each process.
+    Attributes:
+        kind: cpu, cuda or mps.
+        index: Index of the first device.
+        devices: Number of processes, each with its device.
+        precision: fp32, bf16 or fp16 (the last two mixed: weights stay float32).
+        threads: CPU threads of each process.
+        channels_last: Whether images and weights are in NHWC order in memory.
+        compile: Whether the training step is compiled with torch.compile.
     """
 
     kind: str
@@ -57,30 +62,32 @@ class Compute:
 
     @property
     def device(self) -> torch.device:
+        """The first device."""
         return torch.device("cpu") if self.kind == "cpu" else torch.device(self.kind, self.index)
 
 
 def resolve(settings: ComputeSettings) -> Compute:
-    """What these settings mean here.
+    """Return what the profile's section `compute` means on this machine.
 
-    Raises MachineCannot for a device that this machine lacks, UsageError for a precision that the
-    device does not have.
+    Raises:
+        MachineCannot: This machine lacks the device.
+        UsageError: The device does not have the precision.
     """
     kind, _, index = settings.device.partition(":")
     if kind == "auto":
         kind = "cuda" if torch.cuda.is_available() else "cpu"
     first = int(index or 0)
-    found = {
+    available = {
         "cpu": machine.installed_cores(),
         "cuda": torch.cuda.device_count(),
         "mps": int(torch.backends.mps.is_available()),
     }[kind]
-    if first + settings.devices > found:
-        wanted = f"{kind}:{first}" if settings.devices == 1 else f"{settings.devices} {kind} devices"
+    if first + settings.devices > available:
+        missing = f"{kind}:{first}" if settings.devices == 1 else f"{settings.devices} {kind} devices"
         raise MachineCannot(
-            f"compute.device asks for {wanted}, which this machine does not have",
+            f"compute.device is {missing}, which this machine does not have",
             where="compute.device, compute.devices",
-            why=f"PyTorch {torch.__version__} sees {found} {kind} device{'s' if found != 1 else ''}",
+            why=f"PyTorch {torch.__version__} finds {available} {kind} device{'s' if available != 1 else ''}",
             hint="--set compute.device=auto --set compute.devices=1",
         )
     precision = settings.precision
@@ -106,15 +113,22 @@ def resolve(settings: ComputeSettings) -> Compute:
 
 
 def takes_bf16(kind: str, index: int = 0) -> bool:
-    """Whether `auto` takes bfloat16: a GPU that multiplies it in hardware. CPUs that do have to be asked:
-    with two threads on a busy machine sound trainings became NaN there now and then (PyTorch 2.15, AMX).
+    """Return whether precision `auto` is bfloat16: on a GPU that multiplies it in hardware.
+
+    CPUs with such hardware use it only if the profile sets it: with two threads on a busy machine, sound
+    trainings became NaN there now and then (PyTorch 2.15, AMX).
     """
     return kind == "cuda" and torch.cuda.get_device_capability(index)[0] >= 8
 
 
 def make(compute: Compute, *, precision: str | None = None) -> Fabric:
-    """A Fabric on this device; `precision` overrules the settings' (evaluation is float32 always)."""
-    # Fabric tells at INFO level what kdpipe tells itself.
+    """Return a Fabric on this device.
+
+    Args:
+        compute: Device and precision.
+        precision: Replaces the precision of `compute` (evaluation is always float32).
+    """
+    # Fabric logs at INFO level what kdpipe reports itself.
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
     logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
     # PyTorch warns of every process that it ends because another one failed.
@@ -129,33 +143,37 @@ def make(compute: Compute, *, precision: str | None = None) -> Fabric:
         devices=devices,
         # Explicit, so that a batch system's variables in the environment change nothing.
         plugins=[LightningEnvironment()],
-        strategy=_together() if several else "auto",
+        strategy=_ddp_strategy() if several else "auto",
         precision=_FABRIC_PRECISION[precision or compute.precision],
     )
 
 
-def _together() -> DDPStrategy:
+def _ddp_strategy() -> DDPStrategy:
     return DDPStrategy(
         start_method="spawn",
         # Some networks hold parameters that a step does not use (a norm before a pooling left out).
         find_unused_parameters=True,
-        # Running statistics are the first process's, which judges and keeps; memory banks are alike.
-        **{_sync_of_buffers(): False},
+        # Running statistics of the result are the first process's; memory banks are equal in all.
+        **{_buffer_sync_option(): False},
     )
 
 
-def _sync_of_buffers() -> str:
-    """DDP's name for copying the first process's buffers to the others before every step."""
+def _buffer_sync_option() -> str:
+    """Return DDP's option that copies the first process's buffers to the others before every step."""
     known = inspect.signature(DistributedDataParallel).parameters
     return "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"
 
 
 @contextlib.contextmanager
 def reproducible(compute: Compute, seed: int, *, true_fp32: bool = False) -> Iterator[None]:
-    """Seeds and pins all that changes a result, and puts it back as it was afterwards.
+    """Seed and pin all that changes a result, and restore it afterwards.
 
     On the CPU an operation without a deterministic form is an error, on a GPU a warning.
-    true_fp32: no TF32 on the GPU, for figures that are compared with another runtime's.
+
+    Args:
+        compute: Device and threads.
+        seed: Seed of PyTorch's generators.
+        true_fp32: Whether TF32 is off on the GPU, for figures that are compared with another runtime's.
     """
     cudnn = torch.backends.cudnn
     deterministic: Any = torch.utils.deterministic
@@ -197,10 +215,19 @@ def reproducible(compute: Compute, seed: int, *, true_fp32: bool = False) -> Ite
 
 
 def launch(work: Work, context: Context) -> Metrics:
-    """Runs `work(fabric, context)` reproducibly: here for one device, else in a process a device.
+    """Run `work(fabric, context)` reproducibly: here for one device, otherwise in a process for each device.
 
-    The first process's metrics come back and its progress is passed on. A KdpipeError of any process
-    is raised here (of several, that of the lowest rank). Reads `context.settings.compute` and `.seed`.
+    Args:
+        work: The function.
+        context: The stage's context; its settings have `compute` and `seed`. Progress of the first process
+            is reported to it.
+
+    Returns:
+        The first process's metrics.
+
+    Raises:
+        KdpipeError: A process raised it; of several errors, that of the lowest rank.
+        StageError: A process failed otherwise.
     """
     compute = resolve(context.settings.compute)
     if compute.devices == 1:
@@ -217,7 +244,7 @@ def _launch_several(compute: Compute, work: Work, context: Context) -> Metrics:
         inputs=dict(context.inputs),
         progress=Silent(),
     )
-    # Bound beforehand: Fabric searches a call's arguments for modules and refuses frozen classes.
+    # Bound here: Fabric searches a call's arguments for modules and refuses frozen classes.
     bound = functools.partial(
         _in_process, compute=compute, work=work, context=others, writers=receiver.writers
     )
@@ -231,8 +258,8 @@ def _launch_several(compute: Compute, work: Work, context: Context) -> Metrics:
     except Exception as error:
         failure = error
     finally:
-        # An interrupt must not leave processes behind that train on.
-        pipes.end([child for child in multiprocessing.active_children() if child not in running])
+        # An interrupt must not leave processes behind that continue to train.
+        pipes.end_processes([child for child in multiprocessing.active_children() if child not in running])
         receiver.close()
         if port is None:
             os.environ.pop("MASTER_PORT", None)
@@ -252,7 +279,7 @@ def _launch_several(compute: Compute, work: Work, context: Context) -> Metrics:
 def _in_process(
     fabric: Fabric, *, compute: Compute, work: Work, context: Context, writers: Sequence[Connection]
 ) -> Metrics:
-    """Runs the work in one of several processes; a KdpipeError of any of them is sent before it ends all."""
+    """Run the work in one of several processes; send a KdpipeError before it ends all of them."""
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
     sender = pipes.Sender(writers[fabric.global_rank])
     if fabric.global_rank == 0:
@@ -265,14 +292,14 @@ def _in_process(
             sender.failed(error)
             raise
         except KeyboardInterrupt:
-            # PyTorch takes an interrupted process for a finished one, and would wait for its result.
+            # PyTorch regards an interrupted process as finished, and would wait for its result.
             sys.exit(EXIT_INTERRUPTED)
 
 
 def _portable(settings: SimpleNamespace) -> SimpleNamespace:
-    """The same settings in classes that another process can import.
+    """Return the same settings in classes that another process can import.
 
-    The profile's class of `distill` is made at run time from the methods that are installed.
+    The profile's class of `distill` is created at run time from the installed methods.
     """
     from stages.training.settings import DistillSettings
 

@@ -1,7 +1,7 @@
-"""What the processes of a training report to their parent: progress, and the error that ended one.
+"""Pipes on which the processes of a training report progress and errors to their parent.
 
-Every process has a pipe of its own. A process that is killed in the middle of a message therefore
-holds no lock that another one waits for, and the pipe of a dead process ends by itself.
+Every process has its own pipe. A process that is killed in the middle of a message therefore holds no lock
+that another process waits for, and the pipe of a dead process ends by itself.
 """
 
 from __future__ import annotations
@@ -16,41 +16,49 @@ from typing import Any
 from pipeline.errors import KdpipeError
 from pipeline.stage import Progress
 
-PATIENCE_S = 10.0
+TIMEOUT_S = 10.0
 """How long to wait for a process to end after SIGTERM, and for a receiver to take the last messages."""
 
 
 class Sender:
-    """A process's end: a progress reporter that sends what it is given.
+    """A process's end: a progress reporter that sends its calls.
 
-    Raises BrokenPipeError once the receiver has stopped.
+    Raises:
+        BrokenPipeError: On every call after the receiver has stopped.
     """
 
     def __init__(self, writer: Connection) -> None:
         self._writer = writer
-        self._one_at_a_time = threading.Lock()
+        self._lock = threading.Lock()
 
     def update(self, done: float, total: float, unit: str = "", **figures: float | str) -> None:
+        """Send an update (`Progress.update`)."""
         self._send("update", (done, total, unit), figures)
 
     def note(self, text: str) -> None:
+        """Send a note (`Progress.note`)."""
         self._send("note", (text,), {})
 
     def failed(self, error: KdpipeError) -> None:
-        """The error that ends this process."""
+        """Send the error that ends this process."""
         self._send("failed", (error,), {})
 
     def _send(self, name: str, arguments: tuple[Any, ...], figures: dict[str, float | str]) -> None:
-        with self._one_at_a_time:
+        with self._lock:
             self._writer.send((name, arguments, figures))
 
 
 class Receiver:
-    """The other end: passes progress on from a thread of its own, and keeps the errors.
+    """The parent's end: passes progress on from its own thread, and stores the errors.
 
-    writers: by rank, for the processes; `close` closes this process's copies of them.
-    errors: by rank, what ended the process. refusal: what the progress reporter raised; nothing is
-    received any more then, so that the processes end as well.
+    Args:
+        count: Number of processes.
+        progress: Where progress is reported.
+
+    Attributes:
+        writers: Each process's end, by rank; `close` closes this process's copies of them.
+        errors: The error that ended a process, by rank.
+        refusal: What the progress reporter raised. The receiver stops then, so that the processes end too.
     """
 
     def __init__(self, count: int, progress: Progress) -> None:
@@ -64,24 +72,24 @@ class Receiver:
         self._thread.start()
 
     def close(self) -> None:
-        """Takes the last messages; call it when the processes have ended."""
+        """Receive the last messages; call it when the processes have ended."""
         for writer in self.writers:
             writer.close()
-        self._thread.join(PATIENCE_S)
+        self._thread.join(TIMEOUT_S)
 
     def _receive(self) -> None:
         try:
             while self._ranks:
                 for reader in connection.wait(list(self._ranks)):
                     assert isinstance(reader, Connection)
-                    self._take(reader)
+                    self._receive_message(reader)
         except BaseException as error:
             self.refusal = error
         finally:
             for reader in self._ranks:
                 reader.close()
 
-    def _take(self, reader: Connection) -> None:
+    def _receive_message(self, reader: Connection) -> None:
         try:
             name, arguments, figures = reader.recv()
         except (EOFError, OSError):
@@ -95,12 +103,12 @@ class Receiver:
             report(*arguments, **figures)
 
 
-def end(processes: Sequence[BaseProcess]) -> None:
-    """Ends processes that still run: SIGTERM, then SIGKILL for one that does not end in PATIENCE_S."""
+def end_processes(processes: Sequence[BaseProcess]) -> None:
+    """End processes that still run: SIGTERM, then SIGKILL after TIMEOUT_S seconds."""
     for process in processes:
         process.terminate()
     for process in processes:
-        process.join(PATIENCE_S)
+        process.join(TIMEOUT_S)
         if process.is_alive():
             process.kill()
             process.join()

@@ -124,24 +124,24 @@ def test_a_seed_of_the_student_s_own_is_that_of_a_profile(teacher: Path, tmp_pat
 
 
 def test_the_last_epoch_is_left_beside_the_kept_one(teacher: Path, tmp_path: Path) -> None:
-    found = {}
+    artefacts = {}
     for keep in ("best", "last"):
         settings = tiny.settings("distill", distill={"epochs": 6, "keep": keep, "ema": 0.9})
         context = tiny.context(tmp_path / keep, settings, inputs={"train": teacher})
         metrics = distill.run(context)
-        found[keep] = tiny.contents(context.output)
+        artefacts[keep] = tiny.contents(context.output)
         card = cards.read_card(context.output / "last")
         assert (card.best_epoch, card.epochs) == (6, 6)
         assert card.val_top1 == metrics["last_val_top1"]
     assert metrics["best_epoch"] == 6
-    assert found["best"]["last/model.safetensors"] == found["last"]["model.safetensors"]
-    assert found["last"]["last/model.json"] == found["last"]["model.json"]
+    assert artefacts["best"]["last/model.safetensors"] == artefacts["last"]["model.safetensors"]
+    assert artefacts["last"]["last/model.json"] == artefacts["last"]["model.json"]
     with (tmp_path / "best" / "output" / "history.csv").open() as file:
         last = list(csv.DictReader(file))[-1]
     assert float(last["val_top1"]) == pytest.approx(metrics["last_val_top1"], abs=1e-3)
 
 
-def test_what_a_method_costs_is_told(teacher: Path, tmp_path: Path) -> None:
+def test_the_cost_of_a_method_is_reported(teacher: Path, tmp_path: Path) -> None:
     settings = tiny.settings("distill", distill={"epochs": 1, "methods": [{"name": "msdcrd"}]})
     metrics = distill.run(tiny.context(tmp_path, settings, inputs={"train": teacher}))
     student, teacher_card = cards.load(tmp_path / "output")[1], cards.read_card(teacher)
@@ -152,23 +152,23 @@ def test_what_a_method_costs_is_told(teacher: Path, tmp_path: Path) -> None:
 
 
 def test_an_empty_list_of_methods_needs_no_baseline() -> None:
-    with pytest.raises(ValidationError, match="alone already"):
+    with pytest.raises(ValidationError, match="the baseline already"):
         tiny.settings("distill", distill={"methods": [], "baseline": True})
 
 
 def test_progress_covers_both_trainings(teacher: Path, tmp_path: Path) -> None:
-    told = tiny.Recorder()
+    recorder = tiny.Recorder()
     settings = tiny.settings("distill", distill={"baseline": True})
-    metrics = distill.run(tiny.context(tmp_path, settings, inputs={"train": teacher}, progress=told))
-    done = [entry[0] for entry in told.updates]
+    metrics = distill.run(tiny.context(tmp_path, settings, inputs={"train": teacher}, progress=recorder))
+    done = [entry[0] for entry in recorder.updates]
     assert done == sorted(done)
-    assert {entry[1] for entry in told.updates} == {done[-1]}
+    assert {entry[1] for entry in recorder.updates} == {done[-1]}
     assert metrics["baseline_best_epoch"] >= 1
     json.dumps(metrics)
 
 
 @pytest.mark.parametrize("share", [0.3, 0.8])
-def test_a_resumed_distillation_ends_as_an_undisturbed_one(
+def test_a_resumed_distillation_ends_like_an_undisturbed_one(
     teacher: Path, distilled: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, share: float
 ) -> None:
     """Stopped within the student's training and within the baseline's."""
@@ -180,12 +180,12 @@ def test_a_resumed_distillation_ends_as_an_undisturbed_one(
             tiny.context(tmp_path, settings, inputs={"train": teacher}, progress=tiny.Recorder(share * total))
         )
     shutil.rmtree(tmp_path / "output")
-    told = tiny.Recorder()
-    context = tiny.context(tmp_path, settings, inputs={"train": teacher}, progress=told)
+    recorder = tiny.Recorder()
+    context = tiny.context(tmp_path, settings, inputs={"train": teacher}, progress=recorder)
     distill.run(context)
     assert tiny.contents(context.output) == tiny.contents(distilled)
-    assert any("goes on after epoch" in note for note in told.notes)
-    assert told.updates[0][0] >= (128 if share < 0.5 else 256)
+    assert any("training resumed after epoch" in note for note in recorder.notes)
+    assert recorder.updates[0][0] >= (128 if share < 0.5 else 256)
 
 
 def test_the_teacher_changes_the_student(teacher: Path, distilled: Path) -> None:

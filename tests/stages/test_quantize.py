@@ -65,8 +65,8 @@ def _top1(path: Path) -> tuple[np.ndarray, float]:
     ],
 )
 def test_only_what_the_targets_need_is_made(targets: list[str], files: list[str]) -> None:
-    found = quantize.needed_recipes([TargetSettings(name=name) for name in targets])
-    assert [recipe.name for recipe in found] == files
+    recipes = quantize.needed_recipes([TargetSettings(name=name) for name in targets])
+    assert [recipe.name for recipe in recipes] == files
 
 
 def test_an_unknown_runtime_is_a_fault_of_the_profile() -> None:
@@ -252,13 +252,13 @@ def test_a_plain_graph_is_calibrated_with_normalised_images() -> None:
 
 
 def test_the_methods_find_different_ranges() -> None:
-    found = {}
+    ends = {}
     for method in ("minmax", "moving_average", "percentile", "entropy"):
         context = quantize_context(exported_cnn(), ("onnxruntime-int8",), method=method, percentile=99.0)
         quantize.run(context)
         (ranges,) = _report(context.output)["ranges"].values()  # type: ignore[attr-defined]
-        found[method] = ranges["stem.0/Conv"]
-    widths = {method: high - low for method, (low, high) in found.items()}
+        ends[method] = ranges["stem.0/Conv"]
+    widths = {method: high - low for method, (low, high) in ends.items()}
     assert len(set(widths.values())) == 4
     assert widths["minmax"] == max(widths.values())
 
@@ -303,8 +303,8 @@ def test_a_file_that_lost_the_image_fails() -> None:
 
 def test_what_a_conversion_cost_is_counted_image_by_image() -> None:
     labels = np.zeros(100, dtype=np.int64)
-    reference, found = np.eye(10)[np.zeros(100, dtype=int)], np.eye(10)[np.repeat([0, 1], [90, 10])]
-    cost = paired_accuracy(found, reference, labels)
+    reference, converted = np.eye(10)[np.zeros(100, dtype=int)], np.eye(10)[np.repeat([0, 1], [90, 10])]
+    cost = paired_accuracy(converted, reference, labels)
     assert (cost["points"], cost["gained"], cost["lost"], cost["verdict"]) == (-10.0, 0, 10, "worse")
     assert cost["p_value"] == pytest.approx(2 / 2**10, rel=1e-2)
 
@@ -363,7 +363,7 @@ def test_a_method_with_the_ranges_of_another_is_told_and_not_tried() -> None:
     minmax = next(row for row in rows if row["method"] == "minmax")
     assert minmax["same_ranges_as"] == "moving_average", "ten images are one group"
     assert minmax["agreement"] is None
-    assert any("minmax finds the ranges of moving_average" in note for note in notes.notes)
+    assert any("minmax has the ranges of moving_average" in note for note in notes.notes)
 
 
 def test_what_a_file_loses_is_held_against_the_budget() -> None:

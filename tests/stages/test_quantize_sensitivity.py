@@ -1,4 +1,4 @@
-"""One layer made to hurt is found, left in float, and told with its reason."""
+"""One layer made to hurt is identified, left in float, and reported with its reason."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from onnx import numpy_helper
 from stages import quantize
 from stages.onnx_files.macs import macs_by_node
 from stages.onnx_files.quantizing import prepare
-from stages.quantizing.sensitivity import grouped
+from stages.quantizing.sensitivity import group_layers
 from tests.stages.onnx_files.trained import folder
 from tests.stages.onnx_files.trained_files import Notes, exported_cnn, quantize_context
 
@@ -70,13 +70,16 @@ def test_the_layer_that_hurts_is_left_in_float_and_no_other() -> None:
     assert bad["sensitivity"] is None
     assert good["holdout"]["agreement"] >= 95
     assert good["agreement"] > bad["agreement"]
-    told = good["sensitivity"]
-    assert told["layers"][0]["layers"] == [SICK]
-    assert told["layers"][0]["logit_rms_relative_to_std"] > 5 * told["layers"][1]["logit_rms_relative_to_std"]
-    assert told["left_float"] == [SICK]
+    report = good["sensitivity"]
+    assert report["layers"][0]["layers"] == [SICK]
+    assert (
+        report["layers"][0]["logit_rms_relative_to_std"]
+        > 5 * report["layers"][1]["logit_rms_relative_to_std"]
+    )
+    assert report["left_float"] == [SICK]
     assert good["float_layers"] == [{"layer": SICK, "why": "sensitivity"}]
-    assert any("95 % is the goal" in why for why in told["why"])
-    held = [attempt for attempt in told["tried"] if attempt["holds"]]
+    assert any("95 % is the goal" in why for why in report["why"])
+    held = [attempt for attempt in report["tried"] if attempt["holds"]]
     assert held[0]["layers"] == [SICK]
     assert any(SICK in note and "stay in float" in note for note in notes.notes)
     graph = onnx.load(output / "student.int8.signed.onnx").graph
@@ -84,27 +87,27 @@ def test_the_layer_that_hurts_is_left_in_float_and_no_other() -> None:
 
 
 def test_a_layer_that_is_too_much_of_the_work_is_not_left_in_float() -> None:
-    found, _ = _quantized(max_float_share=0.05)
-    assert SICK not in found["sensitivity"]["left_float"]
-    assert all(attempt["macs_share"] <= 0.05 for attempt in found["sensitivity"]["tried"])
+    figures, _ = _quantized(max_float_share=0.05)
+    assert SICK not in figures["sensitivity"]["left_float"]
+    assert all(attempt["macs_share"] <= 0.05 for attempt in figures["sensitivity"]["tried"])
 
 
 def test_what_the_user_excluded_is_told_as_that() -> None:
-    found, _ = _quantized(exclude=[SICK])
-    assert found["float_layers"] == [{"layer": SICK, "why": "quantize.exclude"}]
-    assert found["sensitivity"] is None, "the file is within its limits"
+    figures, _ = _quantized(exclude=[SICK])
+    assert figures["float_layers"] == [{"layer": SICK, "why": "quantize.exclude"}]
+    assert figures["sensitivity"] is None, "the file is within its limits"
 
 
 def test_always_measures_and_leaves_a_good_file_alone() -> None:
     context = quantize_context(exported_cnn(), ("onnxruntime-int8",), **{**RUN, "sensitivity": "always"})
     quantize.run(context)
     figures = json.loads((context.output / "calibration.json").read_text())["files"]["x86"]
-    told = figures["sensitivity"]
-    assert [len(layer["layers"]) for layer in told["layers"]] == [1] * 4
-    errors = [layer["logit_rms_relative_to_std"] for layer in told["layers"]]
+    report = figures["sensitivity"]
+    assert [len(layer["layers"]) for layer in report["layers"]] == [1] * 4
+    errors = [layer["logit_rms_relative_to_std"] for layer in report["layers"]]
     assert errors == sorted(errors, reverse=True)
-    assert (told["tried"], told["left_float"], figures["float_layers"]) == ([], [], [])
-    assert sum(layer["macs_share"] for layer in told["layers"]) == pytest.approx(1.0, abs=1e-3)
+    assert (report["tried"], report["left_float"], figures["float_layers"]) == ([], [], [])
+    assert sum(layer["macs_share"] for layer in report["layers"]) == pytest.approx(1.0, abs=1e-3)
 
 
 def test_the_work_of_each_node_is_that_of_one_image() -> None:
@@ -119,11 +122,11 @@ def test_the_work_of_each_node_is_that_of_one_image() -> None:
 
 def test_many_layers_are_taken_together_by_module() -> None:
     names = [f"blocks.{block}.{part}/Conv" for block in range(5) for part in ("a", "b", "c")] + ["head/Gemm"]
-    assert grouped(names, 16) == [(name,) for name in names]
-    assert [len(group) for group in grouped(names, 10)] == [3, 3, 3, 3, 3, 1]
-    assert [len(group) for group in grouped(names, 3)] == [15, 1]
+    assert group_layers(names, 16) == [(name,) for name in names]
+    assert [len(group) for group in group_layers(names, 10)] == [3, 3, 3, 3, 3, 1]
+    assert [len(group) for group in group_layers(names, 3)] == [15, 1]
     flat = [f"conv{index}" for index in range(10)]
     for most in range(1, 11):
-        found = grouped(flat, most)
-        assert [name for group in found for name in group] == flat
-        assert len(found) <= most
+        groups = group_layers(flat, most)
+        assert [name for group in groups for name in group] == flat
+        assert len(groups) <= most

@@ -39,8 +39,8 @@ def test_the_artefact_is_as_documented(trained: Path) -> None:
         rows = list(csv.DictReader(file))
     assert list(rows[0]) == ["epoch", "learning_rate", "train_loss", "train_top1", "val_loss", "val_top1"]
     assert [row["epoch"] for row in rows] == ["1", "2", "3"]
-    best = rows[facts["best_epoch"] - 1]
-    assert float(best["val_top1"]) == pytest.approx(facts["val_top1"], abs=1e-3)
+    best_row = rows[facts["best_epoch"] - 1]
+    assert float(best_row["val_top1"]) == pytest.approx(facts["val_top1"], abs=1e-3)
     weights = load_file(trained / "model.safetensors")
     assert all(value.dtype == torch.float32 for value in weights.values() if value.is_floating_point())
     network, card = cards.load(trained)
@@ -170,7 +170,7 @@ def test_a_killed_run_goes_on_to_the_same_end(tmp_path: Path) -> None:
     short = tiny.settings("train", train={"epochs": 9})
     resumed = tiny.context(folder, short, progress=recorder)
     train.run(resumed)
-    assert any("goes on after epoch" in note for note in recorder.notes)
+    assert any("training resumed after epoch" in note for note in recorder.notes)
     undisturbed = tiny.context(tmp_path / "undisturbed", short)
     train.run(undisturbed)
     assert tiny.contents(resumed.output) == tiny.contents(undisturbed.output)

@@ -11,15 +11,18 @@ import torch
 from torch import Tensor
 
 from pipeline.errors import ModelError
-from stages.data.load import DataSet, load
+from stages.data.load import load
 from stages.methods.crd import MAX_DRAW, Crd, rows_of_other_classes
 from stages.methods.settings import CrdSettings
 from stages.models.create import create
 from stages.models.features import Features
 from stages.models.settings import ModelSettings
-from stages.training import fabric, loop
+from stages.training import fabric
 from stages.training.checkpoint import Checkpoints
-from stages.training.settings import ComputeSettings, TrainSettings
+from stages.training.loop import fit
+from stages.training.outcome import Outcome
+from stages.training.progress import ProgressSlice, images_seen
+from stages.training.settings import ComputeSettings
 from stages.training.supply import Supply, training_supply
 from stages.training.tasks import Distillation
 from tests.errors import raises
@@ -195,16 +198,15 @@ def test_what_is_saved_makes_the_next_step_the_same() -> None:
 
 def test_a_resumed_training_ends_as_an_undisturbed_one(tmp_path: Path) -> None:
     data = load(tiny.settings("train").data)
-    chosen = TrainSettings.model_validate({"epochs": 2, "batch_size": 32, "fraction": 0.1})
     compute = ComputeSettings(device="cpu", precision="fp32", threads=1)
     device = torch.device("cpu")
 
-    def fit(work: Path, stop_after: float | None = None) -> tuple[loop.Outcome, Distillation]:
-        told = tiny.Recorder(stop_after)
+    def train(work: Path, stop_after: float | None = None) -> tuple[Outcome, Distillation]:
+        progress = tiny.Recorder(stop_after)
         with fabric.reproducible(fabric.resolve(compute), seed=0):
             small = {"classes": 10, "channels": 1, "image_size": 16}
             student, teacher = (create(ModelSettings(model="test_resnet"), **small) for _ in range(2))
-            training = training_supply(data, chosen, split_seed=0, device=device)
+            training = training_supply(data, device, fraction=0.1)
             task = Distillation(
                 student,
                 teacher,
@@ -213,34 +215,29 @@ def test_a_resumed_training_ends_as_an_undisturbed_one(tmp_path: Path) -> None:
                 label_weight=1.0,
                 labels=torch.from_numpy(training.labels),
             )
-            outcome = loop.fit(
+            outcome = fit(
                 fabric.make(fabric.resolve(compute)),
                 task,
-                chosen,
                 training,
                 Supply(data.validation, device),
-                seed=0,
-                compute=compute,
-                section="distill",
-                told=loop.Told(told, total=loop.images_seen(chosen, training.count)),
-                checkpoints=Checkpoints(work, "same", told, every_s=0.0),
+                epochs=2,
+                batch_size=32,
+                progress=ProgressSlice(progress),
+                checkpoints=Checkpoints(work, "same", progress, every_s=0.0),
             )
         return outcome, task
 
-    whole, undisturbed = fit(tmp_path / "one")
+    whole, undisturbed = train(tmp_path / "one")
     with pytest.raises(tiny.Stopped):
-        fit(tmp_path / "two", stop_after=0.6 * images_of(chosen, data))
-    resumed, task = fit(tmp_path / "two")
+        train(
+            tmp_path / "two",
+            stop_after=0.6 * images_seen(2, 32, training_supply(data, device, fraction=0.1).count),
+        )
+    resumed, task = train(tmp_path / "two")
     assert resumed.history == whole.history
     expected = undisturbed.state_dict()
     assert any("bank" in name for name in expected)
     assert all(torch.equal(value, expected[name]) for name, value in task.state_dict().items())
-
-
-def images_of(chosen: TrainSettings, data: DataSet) -> int:
-    return loop.images_seen(
-        chosen, training_supply(data, chosen, split_seed=0, device=torch.device("cpu")).count
-    )
 
 
 def test_nothing_flows_back_to_the_teacher() -> None:

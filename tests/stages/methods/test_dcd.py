@@ -10,8 +10,7 @@ from torch import Tensor
 from stages.methods.dcd import Dcd
 from stages.methods.settings import DcdSettings
 from stages.models.features import Features
-from stages.training import recipe
-from stages.training.settings import TrainSettings
+from stages.training.optimizers import create_optimizer
 from tests.stages.methods import made
 from tests.stages.methods.reference import Vector, dot, module, softmax, unit
 
@@ -160,10 +159,7 @@ def test_a_detached_target_moves_the_rows_alone() -> None:
 @pytest.mark.parametrize("decays", [True, False])
 def test_weight_decay_reaches_the_factor_only_if_asked(decays: bool) -> None:
     method = dcd(weight_decay_on_scale=decays)
-    chosen = TrainSettings.model_validate(
-        {"optimizer": "sgd", "learning_rate": 0.1, "momentum": 0.0, "weight_decay": 0.5}
-    )
-    optimizer = recipe.optimizer(chosen, method)
+    optimizer = create_optimizer(method, "sgd", learning_rate=0.1, momentum=0.0, weight_decay=0.5)
     # Above the bound nothing but weight decay can move it.
     assert method.log_scale is not None
     method.log_scale.data.fill_(4.0)

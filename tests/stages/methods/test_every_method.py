@@ -11,7 +11,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from pipeline.stage import Silent
 from stages.data.load import DataSet, load
 from stages.methods import registry
 from stages.methods.base import Batch, Method
@@ -19,9 +18,10 @@ from stages.methods.settings import BUILT_IN, MethodSettings
 from stages.models.create import create
 from stages.models.features import Features
 from stages.models.settings import ModelSettings
-from stages.training import fabric, loop
-from stages.training import recipe as recipes
-from stages.training.settings import ComputeSettings, TrainSettings
+from stages.training import fabric
+from stages.training.loop import fit
+from stages.training.optimizers import create_optimizer
+from stages.training.settings import ComputeSettings
 from stages.training.supply import Supply, training_supply
 from stages.training.tasks import Distillation
 from tests.stages.methods import made
@@ -219,30 +219,22 @@ def test_an_epoch_moves_the_student_and_the_method_and_never_the_teacher(name: s
     before = {key: value.clone() for key, value in teacher.state_dict().items()}
     learnt = {key: value.detach().clone() for key, value in task.named_parameters()}
     compute = ComputeSettings(device="cpu", precision="fp32", threads=1)
-    chosen = TrainSettings.model_validate({"epochs": 1, "batch_size": 32, "fraction": 0.1})
 
     with fabric.reproducible(fabric.resolve(compute), seed=0):
-        outcome = loop.fit(
+        outcome = fit(
             fabric.make(fabric.resolve(compute)),
             task,
-            chosen,
-            training_supply(data, chosen, split_seed=0, device=CPU),
+            training_supply(data, CPU, fraction=0.1),
             Supply(data.validation, CPU),
-            seed=0,
-            compute=compute,
-            section="distill",
-            told=loop.Told(Silent()),
+            epochs=1,
+            batch_size=32,
         )
     after = teacher.state_dict()
     assert all(torch.equal(after[key], value) for key, value in before.items())
     assert not teacher.training
     assert all(parameter.grad is None for parameter in teacher.parameters())
     assert math.isfinite(outcome.history[0][f"loss_{name}"])
-    held = {
-        id(parameter)
-        for group in recipes.optimizer(chosen, task).param_groups
-        for parameter in group["params"]
-    }
+    held = {id(parameter) for group in create_optimizer(task).param_groups for parameter in group["params"]}
     assert all(id(parameter) in held for parameter in task.parameters() if parameter.requires_grad)
     still = {key for key, value in task.named_parameters() if torch.equal(value, learnt[key])}
     assert not {key for key in still if key.startswith("methods.")} - RESTING.get(name, set())

@@ -35,9 +35,9 @@ class _Layer(nn.Module):
         self.norm = nn.BatchNorm2d(width)
         self.act = nn.ReLU()
 
-    def forward(self, shown: Tensor) -> Tensor:
-        found: Tensor = self.act(self.norm(self.conv(shown)))
-        return found
+    def forward(self, images: Tensor) -> Tensor:
+        activated: Tensor = self.act(self.norm(self.conv(images)))
+        return activated
 
 
 class _Coarse(nn.Module):
@@ -49,9 +49,9 @@ class _Coarse(nn.Module):
         self.head = nn.Linear(width, num_classes)
 
     def forward(self, images: Tensor) -> Tensor:
-        found = self.third(self.second(self.first(images)))
-        answers: Tensor = self.head(found.mean((2, 3)))
-        return answers
+        features = self.third(self.second(self.first(images)))
+        logits: Tensor = self.head(features.mean((2, 3)))
+        return logits
 
     def get_classifier(self) -> nn.Linear:
         return self.head

@@ -29,11 +29,11 @@ class _Handing(nn.Module):
         self.head = nn.Linear(width, num_classes)
 
     def forward(self, images: Tensor) -> Tensor:
-        found = functional.max_pool2d(functional.relu(self.first(images)), 2)
-        left, right = self.act(self.second(found)).chunk(2, dim=1)
-        found = self.capped(self.left(left)) + self.right(right)
-        answers: Tensor = self.head(found.mean((2, 3)))
-        return answers
+        pooled = functional.max_pool2d(functional.relu(self.first(images)), 2)
+        left, right = self.act(self.second(pooled)).chunk(2, dim=1)
+        features = self.capped(self.left(left)) + self.right(right)
+        logits: Tensor = self.head(features.mean((2, 3)))
+        return logits
 
     def get_classifier(self) -> nn.Linear:
         return self.head

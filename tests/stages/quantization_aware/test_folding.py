@@ -10,7 +10,7 @@ from stages.models.create import create
 from stages.models.features import Needs
 from stages.models.observer import Observer
 from stages.models.settings import ModelSettings
-from stages.quantization_aware.folding import folded
+from stages.quantization_aware.folding import fold_normalisations
 from tests.stages.onnx_files.trained import digits, normalised
 
 NEEDS = Needs(ends=True, before_activation=True)
@@ -24,14 +24,14 @@ def images() -> Tensor:
 def network(model: str) -> nn.Module:
     """With statistics of real images, and gains and offsets that are not those of the start."""
     torch.manual_seed(0)
-    made = create(ModelSettings(model=model), classes=10, channels=1, image_size=64)
-    for part in made.modules():
+    network = create(ModelSettings(model=model), classes=10, channels=1, image_size=64)
+    for part in network.modules():
         if isinstance(part, nn.BatchNorm2d):
             nn.init.uniform_(part.weight, 0.5, 1.5)
             nn.init.uniform_(part.bias, -0.3, 0.3)
     with torch.no_grad():
-        made.train()(images())
-    return made
+        network.train()(images())
+    return network
 
 
 @pytest.mark.parametrize(
@@ -48,11 +48,11 @@ def network(model: str) -> nn.Module:
 def test_a_folded_network_computes_the_same(model: str, count: int) -> None:
     original = network(model).eval()
     before = {name: value.clone() for name, value in original.state_dict().items()}
-    found = folded(original, images())
+    folded = fold_normalisations(original, images())
     with torch.no_grad():
-        expected, shown = original(images()), found.network(images())
-    assert (found.count, found.left) == (count, ())
-    assert not any(isinstance(part, nn.BatchNorm2d) for part in found.network.modules())
+        expected, shown = original(images()), folded.network(images())
+    assert (folded.count, folded.unfolded) == (count, ())
+    assert not any(isinstance(part, nn.BatchNorm2d) for part in folded.network.modules())
     torch.testing.assert_close(shown, expected, rtol=0.0, atol=1e-4 * float(expected.std()))
     assert all(torch.equal(value, before[name]) for name, value in original.state_dict().items())
 
@@ -63,13 +63,13 @@ def test_methods_see_the_same_features(model: str) -> None:
     original = network(model).eval()
     with torch.no_grad():
         expected = Observer(original, NEEDS)(images())
-        shown = Observer(folded(original, images()).network, NEEDS)(images())
+        shown = Observer(fold_normalisations(original, images()).network, NEEDS)(images())
     assert expected.map_before is not None
     assert shown.map_before is not None
     torch.testing.assert_close(shown.map, expected.map, rtol=1e-3, atol=1e-3)
     torch.testing.assert_close(shown.map_before, expected.map_before, rtol=1e-3, atol=1e-3)
-    for end, wanted in zip(shown.ends_before, expected.ends_before, strict=True):
-        torch.testing.assert_close(end, wanted, rtol=1e-3, atol=1e-3)
+    for end, expected_end in zip(shown.ends_before, expected.ends_before, strict=True):
+        torch.testing.assert_close(end, expected_end, rtol=1e-3, atol=1e-3)
 
 
 class _ReadTwice(nn.Module):
@@ -81,8 +81,9 @@ class _ReadTwice(nn.Module):
         self.norm = nn.BatchNorm2d(4)
 
     def forward(self, shown: Tensor) -> Tensor:
-        found = self.conv(shown)
-        return (found + self.norm(found)).mean((2, 3))
+        convolved = self.conv(shown)
+        summed: torch.Tensor = convolved + self.norm(convolved)
+        return summed.mean((2, 3))
 
 
 class _NormFirst(nn.Module):
@@ -100,7 +101,7 @@ def test_what_cannot_be_folded_is_left_and_named(kind: type[nn.Module]) -> None:
     torch.manual_seed(0)
     original = kind().train()
     original(images())
-    found = folded(original.eval(), images())
-    assert (found.count, found.left) == (0, ("norm",))
+    folded = fold_normalisations(original.eval(), images())
+    assert (folded.count, folded.unfolded) == (0, ("norm",))
     with torch.no_grad():
-        torch.testing.assert_close(found.network(images()), original(images()))
+        torch.testing.assert_close(folded.network(images()), original(images()))

@@ -24,7 +24,7 @@ def test_values_go_to_the_grid_and_are_cut_off_at_its_ends() -> None:
 
 
 def test_the_gradient_passes_within_the_ends_and_moves_the_scale() -> None:
-    """Values 0.3 and 0.8 are 0.6 and 1.6 steps, off by +0.4 and +0.4; -3 lies below the end, 130 above."""
+    """Values 0.3 and 0.8 are 0.6 and 1.6 steps, off by +0.4 and +0.4; -3 is below the end, 130 above."""
     values = torch.tensor([[-3.0, 0.3, 0.8, 130.0]], requires_grad=True)
     rounding = Rounding(UNSIGNED, learn=True)
     (rounding(values) * torch.tensor([1.0, 2.0, 3.0, 5.0])).sum().backward()

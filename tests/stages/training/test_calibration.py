@@ -29,9 +29,9 @@ def test_it_is_the_papers_formula(bins: int) -> None:
     confidence = random.beta(4, 1, 500)
     confidence[:3] = [0.0, 0.5, 1.0]
     right = random.random(500) < confidence * 0.8
-    found = expected_calibration_error(confidence, right, bins)
-    assert found == pytest.approx(_slow(confidence, right, bins))
-    assert found > 0.05
+    error = expected_calibration_error(confidence, right, bins)
+    assert error == pytest.approx(_slow(confidence, right, bins))
+    assert error > 0.05
 
 
 def test_known_values() -> None:

@@ -18,10 +18,10 @@ def test_the_newest_state_comes_back_and_older_ones_go(tmp_path: Path) -> None:
     assert checkpoints.load() is None
     checkpoints.save(9, _state(9))
     checkpoints.save(10, _state(10))
-    found = checkpoints.load()
-    assert found is not None
-    assert found["epoch"] == 10
-    assert torch.equal(found["task"]["weight"], torch.full((3,), 10.0))
+    state = checkpoints.load()
+    assert state is not None
+    assert state["epoch"] == 10
+    assert torch.equal(state["task"]["weight"], torch.full((3,), 10.0))
     assert len(list((tmp_path / "new").iterdir())) == 1
 
 
@@ -47,9 +47,9 @@ def test_a_damaged_checkpoint_hides_no_older_one(tmp_path: Path) -> None:
     checkpoints = Checkpoints(tmp_path, "same", tiny.Recorder())
     checkpoints.save(1, _state(1))
     (tmp_path / f"epoch-000002-{'0' * 64}.pt").write_bytes(b"half")
-    found = checkpoints.load()
-    assert found is not None
-    assert found["epoch"] == 1
+    state = checkpoints.load()
+    assert state is not None
+    assert state["epoch"] == 1
 
 
 def test_a_checkpoint_of_another_training_is_noted_and_not_used(tmp_path: Path) -> None:

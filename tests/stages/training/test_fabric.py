@@ -47,10 +47,10 @@ def test_processes_share_the_cores() -> None:
 
 
 def test_bf16_is_mixed_precision_over_float32_weights() -> None:
-    made = fabric.make(fabric.resolve(ComputeSettings(device="cpu", precision="bf16")))
-    layer = made.setup(torch.nn.Linear(3, 3))
+    created = fabric.make(fabric.resolve(ComputeSettings(device="cpu", precision="bf16")))
+    layer = created.setup(torch.nn.Linear(3, 3))
     assert layer.weight.dtype == torch.float32
-    with made.autocast():
+    with created.autocast():
         assert torch.nn.functional.linear(torch.ones(1, 3), layer.weight).dtype == torch.bfloat16
 
 
@@ -86,22 +86,22 @@ def test_equal_seeds_draw_equal_numbers() -> None:
 
 
 @pytest.mark.slow
-def test_two_processes_train_and_tell_as_one(tmp_path: Path) -> None:
+def test_two_processes_train_and_report_like_one(tmp_path: Path) -> None:
     from stages import distill, train
 
     several = {"device": "cpu", "precision": "fp32", "devices": 2, "threads": 2}
-    told = tiny.Recorder()
-    one = tiny.context(tmp_path / "train", tiny.settings("train", compute=several), progress=told)
-    metrics = train.run(one)
+    recorder = tiny.Recorder()
+    teacher = tiny.context(tmp_path / "train", tiny.settings("train", compute=several), progress=recorder)
+    metrics = train.run(teacher)
     assert metrics["device"] == "2 x cpu"
-    assert (one.output / "model.safetensors").is_file()
-    done, total, figures = told.updates[-1]
+    assert (teacher.output / "model.safetensors").is_file()
+    done, total, figures = recorder.updates[-1]
     assert done == total
     assert figures["epoch"] == 3
     two = tiny.context(
         tmp_path / "distill",
         tiny.settings("distill", compute=several, distill={"baseline": True}),
-        inputs={"train": one.output},
+        inputs={"train": teacher.output},
     )
     assert distill.run(two)["best_epoch"] >= 1
     assert (two.output / "baseline" / "model.safetensors").is_file()
@@ -144,12 +144,12 @@ def test_an_error_of_the_second_process_alone_comes_back_as_it_is(tmp_path: Path
 
 @pytest.mark.slow
 def test_a_reporter_that_raises_ends_the_processes(tmp_path: Path) -> None:
-    one = tiny.context(
+    context = tiny.context(
         tmp_path, tiny.settings("train", compute=works.TWO), progress=tiny.Recorder(stop_after=0)
     )
     with pytest.raises(tiny.Stopped):
-        fabric.launch(works.report_without_end, one)
-    assert not alive(one.work)
+        fabric.launch(works.report_without_end, context)
+    assert not alive(context.work)
 
 
 @pytest.mark.slow

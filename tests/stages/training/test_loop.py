@@ -13,11 +13,15 @@ from pipeline.errors import StageError
 from stages.data.load import DataSet, load
 from stages.models.create import create
 from stages.models.settings import ModelSettings
-from stages.training import fabric, loop
+from stages.training import fabric
+from stages.training.augmentation import Augmentation
 from stages.training.checkpoint import Checkpoints
-from stages.training.settings import ComputeSettings, TrainSettings
+from stages.training.loop import fit
+from stages.training.outcome import Outcome
+from stages.training.progress import ProgressSlice, images_seen
+from stages.training.settings import ComputeSettings
 from stages.training.supply import Supply, training_supply
-from stages.training.tasks import Alone
+from stages.training.tasks import SupervisedTask
 from tests.stages.training import tiny
 
 CPU = torch.device("cpu")
@@ -30,7 +34,7 @@ RICH: dict[str, Any] = {
     "clip_grad": 1.0,
     "label_smoothing": 0.1,
     "warmup_epochs": 1.0,
-    "augment": {"pad": 1, "rotate_deg": 5.0, "erase": 0.3, "cutmix": 0.5, "mixup": 0.2},
+    "augment": Augmentation(pad=1, rotate_deg=5.0, erase=0.3, cutmix=0.5, mixup=0.2),
 }
 
 
@@ -47,35 +51,37 @@ def _fit(
     network: nn.Module | None = None,
     options: dict[str, Any] | None = None,
     seed: int = 0,
-    compute: ComputeSettings = COMPUTE,
+    epochs: int = 3,
+    batch_size: int = 32,
+    fraction: float = 0.1,
     **recipe: Any,
-) -> tuple[loop.Outcome, nn.Module]:
-    chosen = TrainSettings(**{"epochs": 3, "batch_size": 32, "fraction": 0.1, **recipe})
-    device = fabric.resolve(compute)
-    told = progress or tiny.Recorder()
-    with fabric.reproducible(device, seed):
+) -> tuple[Outcome, nn.Module]:
+    compute = fabric.resolve(COMPUTE)
+    recorder = progress or tiny.Recorder()
+    with fabric.reproducible(compute, seed):
         if network is None:
             model = ModelSettings(model="test_resnet", options=options or {})
             network = create(model, classes=10, channels=1, image_size=16)
-        training = training_supply(data, chosen, split_seed=0, device=CPU)
-        outcome = loop.fit(
-            fabric.make(device),
-            Alone(network, data.preprocessing),
-            chosen,
+        training = training_supply(data, CPU, fraction=fraction)
+        total = images_seen(epochs, batch_size, training.count)
+        outcome = fit(
+            fabric.make(compute),
+            SupervisedTask(network, data.preprocessing),
             training,
             Supply(data.validation, CPU),
+            epochs=epochs,
+            batch_size=batch_size,
             seed=seed,
-            compute=compute,
-            section="train",
-            told=loop.Told(told, total=loop.images_seen(chosen, training.count)),
-            checkpoints=Checkpoints(work, "same", told, every_s=0.0) if work is not None else None,
+            progress=ProgressSlice(recorder, total=total),
+            checkpoints=Checkpoints(work, "same", recorder, every_s=0.0) if work is not None else None,
+            **recipe,
         )
     return outcome, network
 
 
-def _same(one: nn.Module, other: nn.Module) -> bool:
+def _same(network: nn.Module, other: nn.Module) -> bool:
     theirs = other.state_dict()
-    return all(torch.equal(value, theirs[name]) for name, value in one.state_dict().items())
+    return all(torch.equal(value, theirs[name]) for name, value in network.state_dict().items())
 
 
 def test_it_learns(data: DataSet) -> None:
@@ -87,17 +93,17 @@ def test_it_learns(data: DataSet) -> None:
 
 
 def test_equal_settings_give_equal_bits_and_another_seed_does_not(data: DataSet) -> None:
-    one, first = _fit(data, options={"drop_rate": 0.2}, **RICH)
-    two, second = _fit(data, options={"drop_rate": 0.2}, **RICH)
+    outcome, first = _fit(data, options={"drop_rate": 0.2}, **RICH)
+    repeated, second = _fit(data, options={"drop_rate": 0.2}, **RICH)
     assert _same(first, second)
-    assert one.history == two.history
+    assert outcome.history == repeated.history
     _, third = _fit(data, options={"drop_rate": 0.2}, seed=1, **RICH)
     assert not _same(first, third)
 
 
 @pytest.mark.parametrize("stopped_in_epoch", [2, 3])
 @pytest.mark.parametrize("recipe", [RICH, {"optimizer": "sgd", "schedule": "step", "decay_epochs": [1]}])
-def test_a_resumed_training_ends_as_an_undisturbed_one(
+def test_a_resumed_training_ends_like_an_undisturbed_one(
     data: DataSet, tmp_path: Path, recipe: dict[str, Any], stopped_in_epoch: int
 ) -> None:
     options = {"drop_rate": 0.2}
@@ -107,7 +113,7 @@ def test_a_resumed_training_ends_as_an_undisturbed_one(
         _fit(data, work=tmp_path, progress=tiny.Recorder(stop), options=options, **recipe)
     again = tiny.Recorder()
     resumed, network = _fit(data, work=tmp_path, progress=again, options=options, **recipe)
-    assert again.notes == [f"goes on after epoch {stopped_in_epoch - 1} of 3"]
+    assert again.notes == [f"training resumed after epoch {stopped_in_epoch - 1} of 3"]
     assert again.updates[0][0] == (stopped_in_epoch - 1) * PER_EPOCH
     assert _same(network, undisturbed)
     assert resumed.history == whole.history
@@ -139,7 +145,8 @@ def _answers(network: nn.Module, data: DataSet) -> np.ndarray:
     images = data.validation.images.batch(np.arange(len(data.validation.labels)))
     shown = (images.astype(np.float32) * facts.scale - facts.mean[0]) / facts.std[0]
     with torch.no_grad():
-        return network.eval()(torch.from_numpy(shown).permute(0, 3, 1, 2).float()).argmax(1).numpy()
+        logits: torch.Tensor = network.eval()(torch.from_numpy(shown).permute(0, 3, 1, 2).float())
+    return np.asarray(logits.argmax(1).numpy())
 
 
 def test_the_average_is_what_is_judged_and_kept(data: DataSet) -> None:
@@ -149,8 +156,8 @@ def test_the_average_is_what_is_judged_and_kept(data: DataSet) -> None:
     assert [row["train_loss"] for row in plain.history] == [row["train_loss"] for row in averaged.history]
     # ...but another result, and the figures are those of the result.
     assert not _same(network, slow)
-    found = 100.0 * (_answers(slow, data) == data.validation.labels).mean()
-    assert found == pytest.approx(averaged.history[-1]["val_top1"])
+    accuracy = 100.0 * (_answers(slow, data) == data.validation.labels).mean()
+    assert accuracy == pytest.approx(averaged.history[-1]["val_top1"])
 
 
 def test_divergence_names_the_epoch_and_the_remedy(data: DataSet) -> None:
@@ -172,13 +179,13 @@ def test_no_epoch_keeps_the_weights_and_judges_them(data: DataSet) -> None:
 
 
 def test_progress_runs_from_nothing_to_all(data: DataSet) -> None:
-    told = tiny.Recorder()
-    _fit(data, progress=told, epochs=2)
-    done = [entry[0] for entry in told.updates]
+    recorder = tiny.Recorder()
+    _fit(data, progress=recorder, epochs=2)
+    done = [entry[0] for entry in recorder.updates]
     assert done == sorted(done)
-    assert done[-1] == told.updates[-1][1] == 2 * PER_EPOCH
-    assert "val_top1" in told.updates[-1][2]
-    assert told.updates[-1][2]["epoch"] == 2
+    assert done[-1] == recorder.updates[-1][1] == 2 * PER_EPOCH
+    assert "val_top1" in recorder.updates[-1][2]
+    assert recorder.updates[-1][2]["epoch"] == 2
 
 
 def test_nothing_is_read_back_inside_an_epoch(data: DataSet, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -209,5 +216,5 @@ def test_the_loss_of_the_first_step_is_the_cross_entropy(data: DataSet) -> None:
 @pytest.mark.slow
 def test_a_compiled_training_learns_the_same(data: DataSet) -> None:
     plain, _ = _fit(data, epochs=1)
-    compiled, _ = _fit(data, epochs=1, compute=COMPUTE.model_copy(update={"compile": True}))
+    compiled, _ = _fit(data, epochs=1, compile=True)
     assert compiled.history[0]["train_loss"] == pytest.approx(plain.history[0]["train_loss"], rel=1e-3)

@@ -6,7 +6,6 @@ import torch
 
 from stages.data.load import DataSet, Split, load
 from stages.training import supply
-from stages.training.settings import TrainSettings
 from stages.training.supply import Normalise, Supply, training_supply
 from tests.stages.training import tiny
 
@@ -48,10 +47,10 @@ def test_batches_are_the_splits_images_in_order(data: DataSet) -> None:
 
 
 def test_a_fraction_keeps_every_class(data: DataSet) -> None:
-    part = training_supply(data, TrainSettings(fraction=0.05), split_seed=0, device=CPU)
+    part = training_supply(data, CPU, fraction=0.05)
     assert part.count == round(0.05 * len(data.train.labels))
     assert set(part.labels.tolist()) == set(range(10))
-    whole = training_supply(data, TrainSettings(), split_seed=0, device=CPU)
+    whole = training_supply(data, CPU)
     assert whole.count == len(data.train.labels)
 
 
@@ -62,6 +61,6 @@ def test_normalising_is_scale_mean_and_deviation(data: DataSet) -> None:
     expected = (pixels.astype(np.float64) * facts.scale - np.array(facts.mean)) / np.array(facts.std)
     images = torch.from_numpy(pixels).permute(0, 3, 1, 2)
     for channels_last in (True, False):
-        found = Normalise(facts, CPU, channels_last=channels_last)(images)
-        assert found.dtype == torch.float32
-        assert np.allclose(found.permute(0, 2, 3, 1).numpy(), expected, atol=1e-5)
+        normalised = Normalise(facts, CPU, channels_last=channels_last)(images)
+        assert normalised.dtype == torch.float32
+        assert np.allclose(normalised.permute(0, 2, 3, 1).numpy(), expected, atol=1e-5)

@@ -7,15 +7,17 @@ from typing import Any
 import pytest
 import torch
 
-from pipeline.stage import Silent
 from stages.data.load import DataSet, load
 from stages.methods.settings import KdSettings, MethodSettings, MsdcrdSettings
 from stages.models.create import create
 from stages.models.features import Needs
 from stages.models.settings import ModelSettings
-from stages.training import fabric, loop
-from stages.training import recipe as recipes
-from stages.training.settings import ComputeSettings, TrainSettings
+from stages.training import fabric
+from stages.training.augmentation import Augmentation
+from stages.training.loop import fit
+from stages.training.optimizers import create_optimizer
+from stages.training.outcome import Outcome
+from stages.training.settings import ComputeSettings
 from stages.training.supply import Normalise, Supply, training_supply
 from stages.training.tasks import Distillation, column_names, needs_of
 from tests.stages.training import tiny
@@ -48,20 +50,17 @@ def _task(data: DataSet, *methods: MethodSettings, teacher_mean: float | None = 
     )
 
 
-def _fit(task: Distillation, data: DataSet, **recipe: Any) -> loop.Outcome:
-    chosen = TrainSettings(epochs=1, batch_size=32, fraction=0.1, **recipe)
+def _fit(task: Distillation, data: DataSet, **augment: Any) -> Outcome:
     compute = fabric.resolve(COMPUTE)
     with fabric.reproducible(compute, seed=0):
-        return loop.fit(
+        return fit(
             fabric.make(compute),
             task,
-            chosen,
-            training_supply(data, chosen, split_seed=0, device=CPU),
+            training_supply(data, CPU, fraction=0.1),
             Supply(data.validation, CPU),
-            seed=0,
-            compute=COMPUTE,
-            section="distill",
-            told=loop.Told(Silent()),
+            epochs=1,
+            batch_size=32,
+            augment=Augmentation(**augment),
         )
 
 
@@ -73,7 +72,7 @@ def _teacher(task: Distillation) -> torch.nn.Module:
 def test_training_leaves_the_teacher_as_it_was(data: DataSet, augment: dict[str, Any]) -> None:
     task = _task(data)
     before = {name: value.clone() for name, value in _teacher(task).state_dict().items()}
-    _fit(task, data, augment=augment)
+    _fit(task, data, **augment)
     for name, value in _teacher(task).state_dict().items():
         assert torch.equal(value, before[name]), name
     assert not any(parameter.requires_grad for parameter in _teacher(task).parameters())
@@ -94,11 +93,7 @@ def test_every_parameter_with_a_gradient_is_in_an_optimiser_group(data: DataSet)
     images = Normalise(data.preprocessing, CPU)(torch.randint(0, 256, (8, 1, 16, 16), dtype=torch.uint8))
     logits, losses = task(torch.arange(8), torch.arange(8), images, images)
     (logits.square().mean() + losses.sum()).backward()
-    held = {
-        id(parameter)
-        for group in recipes.optimizer(TrainSettings(), task).param_groups
-        for parameter in group["params"]
-    }
+    held = {id(parameter) for group in create_optimizer(task).param_groups for parameter in group["params"]}
     learning = [name for name, parameter in task.named_parameters() if parameter.grad is not None]
     assert any(name.startswith("methods.") for name in learning)
     assert all(id(dict(task.named_parameters())[name]) in held for name in learning)
@@ -110,7 +105,7 @@ def test_every_parameter_with_a_gradient_is_in_an_optimiser_group(data: DataSet)
     assert set(still) <= {"methods.0.log_tau.feature"}
 
 
-def test_remembered_features_give_the_losses_of_fresh_ones(data: DataSet) -> None:
+def test_cached_features_give_the_losses_of_fresh_ones(data: DataSet) -> None:
     task = _task(data, MsdcrdSettings(name="msdcrd", layers=[-1, -2]), KdSettings(name="kd"))
     training = Supply(data.train, CPU)
     normalise = Normalise(data.preprocessing, CPU)
@@ -120,9 +115,9 @@ def test_remembered_features_give_the_losses_of_fresh_ones(data: DataSet) -> Non
     task.eval()
     assert task.views == 2
     fresh = task(labels, which, shown, shown)[1]
-    told: list[int] = []
-    task.remember(training, normalise, contextlib.nullcontext, told.append)
-    assert told[-1] == training.count
+    reports: list[int] = []
+    task.cache_features(training, normalise, contextlib.nullcontext, reports.append)
+    assert reports[-1] == training.count
     assert task.views == 1
     assert torch.allclose(task(labels, which, shown)[1], fresh, rtol=1e-4, atol=1e-5)
 
@@ -130,15 +125,15 @@ def test_remembered_features_give_the_losses_of_fresh_ones(data: DataSet) -> Non
 def test_the_teacher_sees_images_by_its_own_constants(data: DataSet) -> None:
     same = _fit(_task(data, KdSettings(name="kd")), data)
     other = _fit(_task(data, KdSettings(name="kd"), teacher_mean=0.9), data)
-    fresh = _fit(_task(data, KdSettings(name="kd"), teacher_mean=0.9), data, augment={"brightness": 1e-9})
+    fresh = _fit(_task(data, KdSettings(name="kd"), teacher_mean=0.9), data, brightness=1e-9)
     assert same.history[0]["loss_kd"] != pytest.approx(other.history[0]["loss_kd"], rel=1e-3)
-    # Remembered or not, it is the teacher's own constants that count.
+    # Cached or not, it is the teacher's own constants that count.
     assert other.history[0]["loss_kd"] == pytest.approx(fresh.history[0]["loss_kd"], rel=1e-3)
 
 
 def test_the_history_adds_up_to_the_training_loss(data: DataSet) -> None:
     methods = (MsdcrdSettings(name="msdcrd", weight=0.5), KdSettings(name="kd", weight=2.0))
-    (row,) = _fit(_task(data, *methods), data, augment={"mixup": 0.2, "pad": 1}).history
+    (row,) = _fit(_task(data, *methods), data, mixup=0.2, pad=1).history
     parts = row["loss_labels"] + row["loss_msdcrd"] + row["loss_kd"]
     assert row["train_loss"] == pytest.approx(parts, rel=1e-5)
 

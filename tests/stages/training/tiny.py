@@ -15,7 +15,7 @@ SECTIONS = {
     "distill": ("seed", "compute", "data", "student", "distill"),
     "evaluate": ("compute", "data", "evaluate"),
 }
-"""As `reads` in stages/__init__.py: a stage is given no other section."""
+"""Like `reads` in stages/__init__.py: a stage gets no other section."""
 
 PROFILE: dict[str, Any] = {
     "compute": {"device": "cpu", "precision": "fp32", "threads": 1},
@@ -62,7 +62,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 class Recorder:
-    """Keeps what it is told; `stop_at(done)` makes it raise once, as a killed run would end."""
+    """Records the progress; after `stop_after` units it raises, like a run that is killed."""
 
     def __init__(self, stop_after: float | None = None) -> None:
         self.updates: list[tuple[float, float, dict[str, float | str]]] = []

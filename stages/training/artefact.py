@@ -1,4 +1,4 @@
-"""What a training leaves: the network with its card, its history, its figures."""
+"""The artefact of a training: the network with its card, its history and its figures."""
 
 from __future__ import annotations
 
@@ -17,20 +17,31 @@ from stages.models.borrowed import BorrowedHead
 from stages.models.network_input import network_preprocessing
 from stages.models.settings import ModelSettings
 from stages.training.fabric import Compute
-from stages.training.loop import Outcome
-from stages.training.settings import RecipeSettings
+from stages.training.outcome import Outcome
+
+_COLUMNS = ["epoch", "learning_rate", "train_loss", "train_top1", "val_loss", "val_top1"]
 
 
-def write(
+def write_network(
     folder: Path,
     network: nn.Module,
     role: str,
     model: ModelSettings,
     data: DataSet,
-    recipe: RecipeSettings,
+    epochs: int,
     outcome: Outcome,
 ) -> None:
-    """`model.safetensors`, `model.json` and `history.csv` (docs/reference/artefacts.md) in `folder`."""
+    """Write `model.safetensors`, `model.json` and `history.csv` (docs/reference/artefacts.md).
+
+    Args:
+        folder: Where the files are written; created if missing.
+        network: The network with the weights of the best epoch.
+        role: teacher, student or baseline.
+        model: The network's settings.
+        data: The data set that it was trained on.
+        epochs: Epochs of the recipe.
+        outcome: The result of the training.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     card = cards.ModelCard(
         role=role,
@@ -38,9 +49,9 @@ def write(
         options=model.options,
         stem=model.stem,
         classes=tuple(data.classes),
-        parameters=parameters(network),
+        parameters=count_parameters(network),
         best_epoch=outcome.best_epoch,
-        epochs=recipe.epochs,
+        epochs=epochs,
         val_top1=round(outcome.val_top1, 4),
         preprocessing=network_preprocessing(model, data.preprocessing),
         borrowed=network.facts if isinstance(network, BorrowedHead) else None,
@@ -53,10 +64,10 @@ def write(
         rows.writerows([f"{row[name]:.7g}" for name in columns] for row in outcome.history)
 
 
-def write_last(folder: Path, network: nn.Module, outcome: Outcome) -> None:
-    """`last/` in `folder`: weights and card of the last epoch, beside those that `write` has kept.
+def write_last_epoch(folder: Path, network: nn.Module, outcome: Outcome) -> None:
+    """Write weights and card of the last epoch to `last/`, beside the files of `write_network`.
 
-    Leaves the last epoch's weights in `network`.
+    The network has the last epoch's weights afterwards.
     """
     card = cards.read_card(folder)
     network.load_state_dict(outcome.last_weights)
@@ -66,21 +77,18 @@ def write_last(folder: Path, network: nn.Module, outcome: Outcome) -> None:
     cards.save(last, network, replace(card, best_epoch=card.epochs, val_top1=val_top1))
 
 
-_COLUMNS = ["epoch", "learning_rate", "train_loss", "train_top1", "val_loss", "val_top1"]
-
-
-def parameters(network: nn.Module) -> int:
-    """Weights that learn, each tied one counted once."""
+def count_parameters(network: nn.Module) -> int:
+    """Return the number of trainable weights; a tied weight counts once."""
     return sum(parameter.numel() for parameter in network.parameters())
 
 
-def metrics(outcome: Outcome, network: nn.Module, compute: Compute) -> dict[str, Any]:
-    """JSON-ready figures of a training for the manifest; times are this process's."""
+def training_metrics(outcome: Outcome, network: nn.Module, compute: Compute) -> dict[str, Any]:
+    """Return a training's JSON-ready figures for the manifest; times are those of this process."""
     return {
         "best_epoch": outcome.best_epoch,
         "val_top1": round(outcome.val_top1, 4),
         "last_val_top1": round(outcome.last_val_top1, 4),
-        "parameters": parameters(network),
+        "parameters": count_parameters(network),
         "images_per_s": round(outcome.images_per_s, 1),
         "seconds_per_epoch": round(outcome.seconds_per_epoch, 3),
         "device": str(compute.device) if compute.devices == 1 else f"{compute.devices} x {compute.kind}",
@@ -90,9 +98,9 @@ def metrics(outcome: Outcome, network: nn.Module, compute: Compute) -> dict[str,
 
 
 def note_bottleneck(outcome: Outcome, progress: Progress, fabric: Fabric) -> None:
-    """Names the switch to turn if the device has waited for images."""
+    """Report which settings speed the training up, if the device waited for images."""
     if outcome.bottleneck == "reading" and fabric.global_rank == 0:
         progress.note(
-            "reading and decoding images holds the training up: raise data.workers, or "
+            "reading and decoding images limits the training speed: raise data.workers, or "
             "data.memory_limit_gb so that the set is decoded once"
         )

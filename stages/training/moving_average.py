@@ -1,4 +1,4 @@
-"""An exponential moving average of a network, which then is judged and kept in its stead."""
+"""An exponential moving average of a network; with `ema` set it is the result of the training."""
 
 from __future__ import annotations
 
@@ -9,14 +9,19 @@ import torch
 from torch import Tensor, nn
 
 
-class Average:
-    """The average of a network's weights and running statistics.
+class MovingAverage:
+    """The exponential moving average of a network's weights and running statistics.
 
     The decay rises as (1 + updates) / (10 + updates) up to `decay`, so that a short training is
     not an average with its random start. Counters are copied, not averaged. A tensor that the network
     has under several names (tied weights, a shared layer) is averaged and swapped once.
 
-    values: the average under every name of the network's state dict; tied names share one tensor.
+    Args:
+        network: The network in training.
+        decay: Largest share of the old average in an update, 0..1.
+
+    Attributes:
+        values: The average under every name of the network's state dict; tied names share one tensor.
     """
 
     def __init__(self, network: nn.Module, decay: float) -> None:
@@ -32,7 +37,7 @@ class Average:
 
     @torch.no_grad()
     def update(self, updates: int) -> None:
-        """Takes in the network's weights after its `updates`-th update (from 1)."""
+        """Average in the network's weights after its `updates`-th update (from 1)."""
         decay = min(self.decay, (1 + updates) / (10 + updates))
         torch._foreach_lerp_(
             [average for _, average in self._averaged],
@@ -43,13 +48,13 @@ class Average:
             average.copy_(live)
 
     def load(self, values: dict[str, Tensor]) -> None:
-        """Goes on from the values of a checkpoint."""
+        """Continue from the values of a checkpoint."""
         for name, value in self.values.items():
             value.copy_(values[name])
 
     @contextmanager
-    def in_place(self) -> Iterator[None]:
-        """The network holds the average meanwhile: storages change places, nothing is copied."""
+    def applied(self) -> Iterator[None]:
+        """Put the average into the network inside the `with` block; storages are swapped, not copied."""
         self._swap()
         try:
             yield

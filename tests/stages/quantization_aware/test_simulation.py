@@ -18,11 +18,11 @@ from stages.onnx_files.metadata import feed
 from stages.onnx_files.quantizing import RECIPES, prepare, quantized
 from stages.onnx_files.ranges import Method, find_ranges, float_activations
 from stages.onnx_files.sessions import open_session
-from stages.quantization_aware.folding import folded
-from stages.quantization_aware.placing import Places, find_places
-from stages.quantization_aware.reading import RoundedFile, read_rounding
-from stages.quantization_aware.recovering import with_ranges
-from stages.quantization_aware.simulating import ROUNDINGS, simulate
+from stages.quantization_aware.folding import fold_normalisations
+from stages.quantization_aware.recovery import with_learned_ranges
+from stages.quantization_aware.rounded_file import RoundedFile, read_rounding
+from stages.quantization_aware.rounding_places import RoundingPlaces, find_rounding_places
+from stages.quantization_aware.simulation import ROUNDINGS, simulate
 from tests.stages.onnx_files.trained import (
     MOBILENET,
     TINY,
@@ -60,15 +60,17 @@ def _quantized(source: Path) -> Path:
     return context.output
 
 
-def _found(model: str, source: Path, recipe: str) -> tuple[nn.Module, RoundedFile, Places, Path]:
+def _simulation_inputs(
+    model: str, source: Path, recipe: str
+) -> tuple[nn.Module, RoundedFile, RoundingPlaces, Path]:
     """The folded network, what the INT8 file rounds, where that is in the network, and the file."""
     network, _ = cards.load(artefact(model) if model != "test_vit" else artefact(model, epochs=1))
     file = _quantized(source) / f"student.int8.{recipe}.onnx"
     images = normalised(digits(), torch.arange(LOOKED_AT))
-    bare = folded(network, images).network
+    bare = fold_normalisations(network, images).network
     shown = feed(digits().train.images.batch(np.arange(LOOKED_AT)), _card(source))
     rounded = read_rounding(onnx.load(file))
-    places = find_places(bare, rounded, prepare(onnx.load(source / "student.onnx")), shown, images)
+    places = find_rounding_places(bare, rounded, prepare(onnx.load(source / "student.onnx")), shown, images)
     return bare, rounded, places, file
 
 
@@ -87,7 +89,7 @@ def _logits(network: nn.Module) -> np.ndarray:
 @pytest.mark.parametrize("recipe", ["x86", "signed"])
 def test_simulated_logits_are_those_of_the_file(network: str, recipe: str) -> None:
     model, source = NETWORKS[network]
-    bare, rounded, places, file = _found(model, source(), recipe)
+    bare, rounded, places, file = _simulation_inputs(model, source(), recipe)
     assert places.absent_activations == ()
     assert places.absent_weights == ()
     before = _logits(bare)
@@ -99,13 +101,13 @@ def test_simulated_logits_are_those_of_the_file(network: str, recipe: str) -> No
     assert off < 0.1 * expected.std()
     assert off < 0.4 * rounding  # the float network is much further from the file than the simulated one
     assert (simulated.argmax(1) == expected.argmax(1)).mean() > 0.98
-    simulation.end()
+    simulation.remove()
     assert np.array_equal(_logits(bare), before)
     assert not any("parametrizations" in name for name, _ in bare.named_modules())
 
 
 def test_ranges_as_they_start_are_those_of_the_file() -> None:
-    bare, rounded, places, _ = _found(TINY, exported_cnn(), "x86")
+    bare, rounded, places, _ = _simulation_inputs(TINY, exported_cnn(), "x86")
     ranges = simulate(bare, rounded, places, learn_ranges=True).ranges()
     assert set(ranges) == set(rounded.grids)
     for name, (low, high) in ranges.items():
@@ -116,15 +118,15 @@ def test_ranges_as_they_start_are_those_of_the_file() -> None:
 
 def test_what_a_node_hands_on_is_rounded_by_one_grid() -> None:
     """Max pooling leaves whole steps as they are, so that its file has one scale before and after it."""
-    bare, rounded, places, _ = _found(TINY, exported_cnn(), "x86")
+    bare, rounded, places, _ = _simulation_inputs(TINY, exported_cnn(), "x86")
     roundings = simulate(bare, rounded, places, learn_ranges=True).roundings
-    assert rounded.like == {"pool/MaxPool": "act/Relu"}
+    assert rounded.forwarded_from == {"pool/MaxPool": "act/Relu"}
     assert roundings["pool/MaxPool"] is roundings["act/Relu"]
 
 
 @pytest.mark.parametrize("recipe", ["x86", "signed"])
 def test_every_part_of_a_split_is_rounded_by_one_grid(recipe: str) -> None:
-    bare, rounded, places, _ = _found(handing.HANDING, handing.exported(), recipe)
+    bare, rounded, places, _ = _simulation_inputs(handing.HANDING, handing.exported(), recipe)
     roundings = simulate(bare, rounded, places, learn_ranges=True).roundings
     assert roundings["Split"] is roundings["Split:out1"] is roundings["act/Relu"]
 
@@ -133,7 +135,7 @@ def test_every_part_of_a_split_is_rounded_by_one_grid(recipe: str) -> None:
 def test_what_was_learned_is_what_the_file_rounds_by(recipe: str) -> None:
     """Also behind a ReLU that is no module, whose grid the pooling behind it is handed."""
     source = handing.exported()
-    bare, rounded, places, _ = _found(handing.HANDING, source, recipe)
+    bare, rounded, places, _ = _simulation_inputs(handing.HANDING, source, recipe)
     simulation = simulate(bare, rounded, places, learn_ranges=True)
     with torch.no_grad():
         for parameter in simulation.network.get_submodule(ROUNDINGS).parameters():
@@ -144,7 +146,7 @@ def test_what_was_learned_is_what_the_file_rounds_by(recipe: str) -> None:
     ranges = find_ranges(graph, tensors, lambda: [feed(images, _card(source))], [method])[method]
     again = quantized(
         graph,
-        with_ranges(ranges, simulation.ranges()),
+        with_learned_ranges(ranges, simulation.ranges()),
         RECIPES[recipe],
         per_channel=True,
         skipped=set(),
@@ -158,12 +160,15 @@ def test_what_was_learned_is_what_the_file_rounds_by(recipe: str) -> None:
 
 def test_a_grid_that_does_the_work_of_a_cap_is_not_learned() -> None:
     """The x86 file has no node for ReLU6; its signed one has."""
-    found = {recipe: _found(handing.HANDING, handing.exported(), recipe) for recipe in ("x86", "signed")}
-    assert {recipe: places.capped for recipe, (_, _, places, _) in found.items()} == {
+    cases = {
+        recipe: _simulation_inputs(handing.HANDING, handing.exported(), recipe)
+        for recipe in ("x86", "signed")
+    }
+    assert {recipe: places.capped for recipe, (_, _, places, _) in cases.items()} == {
         "x86": {"capped/Clip"},
         "signed": set(),
     }
-    bare, rounded, places, _ = found["x86"]
+    bare, rounded, places, _ = cases["x86"]
     roundings = simulate(bare, rounded, places, learn_ranges=True).roundings
     assert list(roundings["capped/Clip"].parameters()) == []
     assert list(roundings["right/Conv"].parameters()) != []
@@ -171,20 +176,20 @@ def test_a_grid_that_does_the_work_of_a_cap_is_not_learned() -> None:
 
 @pytest.mark.parametrize("recipe", ["x86", "signed"])
 def test_products_of_attention_are_counted_as_not_simulated(recipe: str) -> None:
-    bare, rounded, places, _ = _found("test_vit", _vit(), recipe)
-    told = places.as_json()
-    assert told["weights_not_simulated"] == []
-    assert told["weights"] == len(rounded.weights) > 20
-    assert told["activations"] > 20
-    assert any("attn" in name for name in told["activations_not_simulated"])
-    assert told["activations"] + len(told["activations_not_simulated"]) == len(rounded.grids)
+    bare, rounded, places, _ = _simulation_inputs("test_vit", _vit(), recipe)
+    facts = places.as_json()
+    assert facts["weights_not_simulated"] == []
+    assert facts["weights"] == len(rounded.weights) > 20
+    assert facts["activations"] > 20
+    assert any("attn" in name for name in facts["activations_not_simulated"])
+    assert facts["activations"] + len(facts["activations_not_simulated"]) == len(rounded.grids)
     simulate(bare, rounded, places, learn_ranges=False)
     assert np.isfinite(_logits(bare)).all()
 
 
 def test_weights_that_are_made_anew_in_every_pass_are_not_simulated() -> None:
     """Rounding what a standardised weight is made from is another thing than rounding the weight."""
-    bare, rounded, _, _ = _found(TINY, exported_cnn(), "signed")
+    bare, rounded, _, _ = _simulation_inputs(TINY, exported_cnn(), "signed")
     changed = bare.get_submodule("first.0")
     assert isinstance(changed, nn.Conv2d)
     with torch.no_grad():
@@ -192,5 +197,5 @@ def test_weights_that_are_made_anew_in_every_pass_are_not_simulated() -> None:
     images = normalised(digits(), torch.arange(LOOKED_AT))
     shown = feed(digits().train.images.batch(np.arange(LOOKED_AT)), _card(exported_cnn()))
     graph = prepare(onnx.load(exported_cnn() / "student.onnx"))
-    places = find_places(bare, rounded, graph, shown, images)
+    places = find_rounding_places(bare, rounded, graph, shown, images)
     assert places.absent_weights == ("first.0/Conv",)

@@ -23,7 +23,7 @@ from stages import build, quantize
 from stages.debugging.line import debug_line
 from stages.onnx_files.lint import tensorrt_ready
 from stages.onnx_files.sessions import open_session
-from stages.quantization_aware.reading import read_rounding
+from stages.quantization_aware.rounded_file import read_rounding
 from stages.runtimes.settings import BuildSettings
 from stages.training import checkpoint
 from tests.errors import raises
@@ -36,7 +36,7 @@ TARGETS = {"signed": "openvino-int8", "x86": "onnxruntime-int8"}
 
 
 @functools.cache
-def made(recipe: str, when: str, **own: Any) -> Path:
+def quantized(recipe: str, when: str, **own: Any) -> Path:
     context = coarse.context(target=TARGETS[recipe], when=when, **own)
     quantize.run(context)
     return context.output
@@ -44,8 +44,8 @@ def made(recipe: str, when: str, **own: Any) -> Path:
 
 def figures(folder: Path, recipe: str) -> dict[str, Any]:
     report = json.loads((folder / "calibration.json").read_text(encoding="utf-8"))
-    found: dict[str, Any] = report["files"][recipe]
-    return found
+    file: dict[str, Any] = report["files"][recipe]
+    return file
 
 
 def top1_on_test(folder: Path, recipe: str) -> float:
@@ -57,7 +57,7 @@ def top1_on_test(folder: Path, recipe: str) -> float:
 
 @pytest.mark.parametrize("recipe", list(TARGETS))
 def test_a_coarse_file_is_won_back(recipe: str) -> None:
-    before, after = (made(recipe, when) for when in ("never", "always"))
+    before, after = (quantized(recipe, when) for when in ("never", "always"))
     facts = figures(after, recipe)["quantization_aware"]
     assert facts["kept"]
     assert facts["before_top1"] == figures(before, recipe)["top1"]
@@ -71,7 +71,9 @@ def test_a_coarse_file_is_won_back(recipe: str) -> None:
 
 @pytest.mark.parametrize("recipe", list(TARGETS))
 def test_the_file_has_the_same_form_as_before(recipe: str) -> None:
-    files = [onnx.load(made(recipe, when) / f"student.int8.{recipe}.onnx") for when in ("never", "always")]
+    files = [
+        onnx.load(quantized(recipe, when) / f"student.int8.{recipe}.onnx") for when in ("never", "always")
+    ]
     before, after = ([(node.name, node.op_type) for node in file.graph.node] for file in files)
     assert before == after
     kinds = [
@@ -80,7 +82,7 @@ def test_the_file_has_the_same_form_as_before(recipe: str) -> None:
     ]
     assert kinds[0] == kinds[1]
     if recipe == "signed":
-        assert tensorrt_ready(made(recipe, "always") / f"student.int8.{recipe}.onnx") == []
+        assert tensorrt_ready(quantized(recipe, "always") / f"student.int8.{recipe}.onnx") == []
 
 
 def _scales(folder: Path) -> dict[str, float]:
@@ -94,14 +96,14 @@ def _scales(folder: Path) -> dict[str, float]:
 
 
 def test_ranges_are_learned_unless_they_are_to_stay() -> None:
-    before, learned = (_scales(made("signed", when)) for when in ("never", "always"))
-    kept = _scales(made("signed", "always", learn_ranges=False))
-    assert kept == pytest.approx(before, rel=1e-5)
+    before, learned = (_scales(quantized("signed", when)) for when in ("never", "always"))
+    fixed = _scales(quantized("signed", "always", learn_ranges=False))
+    assert fixed == pytest.approx(before, rel=1e-5)
     assert all(learned[name] != pytest.approx(before[name], rel=1e-3) for name in before)
 
 
 def test_the_float_network_it_was_made_from_lies_beside_it() -> None:
-    folder = made("signed", "always")
+    folder = quantized("signed", "always")
     tuned, before = (
         {tensor.name: numpy_helper.to_array(tensor) for tensor in onnx.load(file).graph.initializer}
         for file in (folder / "student.tuned.signed.onnx", coarse.exported() / "student.onnx")
@@ -113,21 +115,21 @@ def test_the_float_network_it_was_made_from_lies_beside_it() -> None:
         step = np.abs(weight.values).max() / weight.levels
         assert np.abs(weight.values - values).max() <= 0.51 * step
         assert not np.array_equal(values, before[f"{weight.module}.weight"])
-    assert not (made("signed", "never") / "student.tuned.signed.onnx").exists()
+    assert not (quantized("signed", "never") / "student.tuned.signed.onnx").exists()
 
 
 def test_debug_holds_it_against_the_float_network_it_was_made_from(tmp_path: Path) -> None:
     context = coarse.context()
-    folders = {**context.inputs, "quantize": made("signed", "always"), "build": tmp_path / "build"}
+    folders = {**context.inputs, "quantize": quantized("signed", "always"), "build": tmp_path / "build"}
     folders["build"].mkdir()
     settings = SimpleNamespace(
         data=context.settings.data, targets=context.settings.targets, build=BuildSettings()
     )
     build.run(Context(settings=settings, inputs=folders, output=folders["build"], work=tmp_path))
-    asked = {"model": "student", "target": None, "tolerance": None, "images": 8}
-    found = debug_line(settings, folders, asked, tmp_path / "out", Notes())
+    request = {"model": "student", "target": None, "tolerance": None, "images": 8}
+    report = debug_line(settings, folders, request, tmp_path / "out", Notes())
     assert "student.tuned.signed.onnx -> student.int8.signed.onnx" in [
-        step["step"] for step in found["steps"]
+        step["step"] for step in report["steps"]
     ]
 
 
@@ -138,7 +140,7 @@ def test_a_file_within_its_budget_is_left_alone() -> None:
     quantize.run(replace(context, settings=settings))
     assert figures(context.output, "signed")["quantization_aware"] is None
     assert (context.output / "student.int8.signed.onnx").read_bytes() == (
-        made("signed", "never") / "student.int8.signed.onnx"
+        quantized("signed", "never") / "student.int8.signed.onnx"
     ).read_bytes()
 
 
@@ -146,13 +148,13 @@ def test_a_fine_tune_that_does_not_help_is_not_kept() -> None:
     notes = Notes()
     context = coarse.context(epochs=1, fraction=0.05, learning_rate=1e-7, learn_ranges=False, progress=notes)
     quantize.run(context)
-    found = figures(context.output, "signed")
-    assert found["quantization_aware"]["kept"] is False
-    assert found["top1"] == found["quantization_aware"]["before_top1"]
+    file_figures = figures(context.output, "signed")
+    assert file_figures["quantization_aware"]["kept"] is False
+    assert file_figures["top1"] == file_figures["quantization_aware"]["before_top1"]
     assert (context.output / "student.int8.signed.onnx").read_bytes() == (
-        made("signed", "never") / "student.int8.signed.onnx"
+        quantized("signed", "never") / "student.int8.signed.onnx"
     ).read_bytes()
-    assert any("not kept" in note for note in notes.notes)
+    assert any("not used" in note for note in notes.notes)
 
 
 def test_a_fine_tune_that_would_not_pass_the_proof_is_not_kept() -> None:
@@ -161,12 +163,15 @@ def test_a_fine_tune_that_would_not_pass_the_proof_is_not_kept() -> None:
     context = coarse.context(progress=notes)
     strict = context.settings.quantize.model_copy(update={"agreement": 100.0, "prove": False})
     quantize.run(replace(context, settings=SimpleNamespace(**{**vars(context.settings), "quantize": strict})))
-    found = figures(context.output, "signed")
-    facts = found["quantization_aware"]
-    assert facts["after_top1"] > facts["before_top1"] == found["top1"]
+    file_figures = figures(context.output, "signed")
+    facts = file_figures["quantization_aware"]
+    assert facts["after_top1"] > facts["before_top1"] == file_figures["top1"]
     assert facts["after_agreement"] < 100
     assert facts["kept"] is False
-    assert any("less than quantize.agreement (100 %), so it is not kept" in note for note in notes.notes)
+    assert any(
+        "less than quantize.agreement (100 %), so the fine-tuned file is not used" in note
+        for note in notes.notes
+    )
 
 
 def test_a_fine_tune_that_diverges_says_which_key_to_change() -> None:
@@ -188,8 +193,8 @@ def test_a_stopped_fine_tune_goes_on_to_the_same_end(tmp_path: Path, monkeypatch
     again = Recorder()
     context = coarse.context(work=tmp_path, progress=again)
     quantize.run(context)
-    assert any("goes on after epoch 1 of 3" in note for note in again.notes)
-    whole = made("signed", "always")
+    assert any("training resumed after epoch 1 of 3" in note for note in again.notes)
+    whole = quantized("signed", "always")
     for name in ("student.int8.signed.onnx", "student.tuned.signed.onnx"):
         assert (context.output / name).read_bytes() == (whole / name).read_bytes()
 
@@ -199,9 +204,9 @@ class _StopsInEpoch(Recorder):
         super().__init__()
         self.epoch = epoch
 
-    def update(self, done: float, total: float, unit: str = "", **said: float | str) -> None:
-        # Before the epoch's first step is told, the one before it has left its checkpoint.
-        if said.get("quantization_aware") and said.get("epoch") == self.epoch:
+    def update(self, done: float, total: float, unit: str = "", **facts: float | str) -> None:
+        # Before the epoch's first step is reported, the epoch before it has written its checkpoint.
+        if facts.get("quantization_aware") and facts.get("epoch") == self.epoch:
             raise Stopped
 
 
@@ -228,23 +233,23 @@ quantize.run(Context(
     settings=SimpleNamespace(**{{name: getattr(profile, name) for name in reads}}),
     inputs={{"export": Path({str(tmp_path)!r}) / "export"}}, output=output, work=output,
 ))
-print(sorted(set(sys.modules) & {{"timm", "lightning_fabric", "stages.quantization_aware.tuning"}}))
+print(sorted(set(sys.modules) & {{"timm", "lightning_fabric", "stages.quantization_aware.fine_tune"}}))
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 
 
 @pytest.mark.parametrize(
-    ("said", "devices", "match"),
+    ("own", "devices", "match"),
     [
         ({"batch_size": 33}, 2, "shared equally by 2 devices"),
         ({"batch_size": 5000}, 1, "larger than the training set"),
     ],
 )
 def test_a_batch_that_cannot_be_made_is_refused_before_anything_runs(
-    said: dict[str, Any], devices: int, match: str
+    own: dict[str, Any], devices: int, match: str
 ) -> None:
-    settings = coarse.context(**said).settings
+    settings = coarse.context(**own).settings
     settings.compute = settings.compute.model_copy(update={"devices": devices})
     with raises(UsageError, what=match) as caught:
         quantize.check(settings)

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from stages.training.average import Average
+from stages.training.moving_average import MovingAverage
 
 
 def _network() -> nn.Module:
@@ -23,7 +23,7 @@ def _change(network: nn.Module) -> None:
 
 def test_it_is_the_moving_average_with_a_rising_decay() -> None:
     network = _network()
-    average = Average(network, 0.9)
+    average = MovingAverage(network, 0.9)
     expected = {name: value.double().clone() for name, value in network.state_dict().items()}
     for update in range(1, 200, 9):
         _change(network)
@@ -40,14 +40,14 @@ def test_it_is_the_moving_average_with_a_rising_decay() -> None:
 
 def test_it_takes_the_networks_place_and_gives_it_back() -> None:
     network = _network()
-    average = Average(network, 0.5)
+    average = MovingAverage(network, 0.5)
     _change(network)
     average.update(100)
     trained = {name: value.clone() for name, value in network.state_dict().items()}
     averaged = {name: value.clone() for name, value in average.values.items()}
     assert not torch.equal(trained["0.weight"], averaged["0.weight"])
     parameters = list(network.parameters())
-    with average.in_place():
+    with average.applied():
         for name, value in network.state_dict().items():
             assert torch.equal(value, averaged[name]), name
     for name, value in network.state_dict().items():
@@ -89,7 +89,7 @@ TIES = ("layer", "parameter", "within", "buffer", "counter")
 )
 def test_tied_tensors_are_averaged_and_given_back_like_any_other(ties: set[str], actions: list[str]) -> None:
     network = _Tied(ties)
-    average = Average(network, 0.9)
+    average = MovingAverage(network, 0.9)
     objects = network.state_dict(keep_vars=True)
     expected = {name: value.tolist() for name, value in network.state_dict().items()}
     updates = 0
@@ -104,7 +104,7 @@ def test_tied_tensors_are_averaged_and_given_back_like_any_other(ties: set[str],
             _take_in(expected, network, min(0.9, (1 + updates) / (10 + updates)))
             continue
         before = {name: value.clone() for name, value in network.state_dict().items()}
-        with average.in_place():
+        with average.applied():
             _assert_close(network.state_dict(), expected)
         for name, value in network.state_dict().items():
             assert torch.equal(value, before[name]), name
@@ -123,14 +123,14 @@ def _take_in(expected: dict[str, list[float] | float], network: nn.Module, decay
             expected[name] = value.item()
 
 
-def _assert_close(found: dict[str, Tensor], expected: dict[str, list[float] | float]) -> None:
-    assert found.keys() == expected.keys()
-    for name, value in found.items():
+def _assert_close(values: dict[str, Tensor], expected: dict[str, list[float] | float]) -> None:
+    assert values.keys() == expected.keys()
+    for name, value in values.items():
         assert value.tolist() == pytest.approx(expected[name], rel=1e-4, abs=1e-5), name
 
 
 def test_a_checkpoint_of_tied_tensors_is_restored() -> None:
-    average = Average(_Tied({"layer", "parameter"}), 0.5)
+    average = MovingAverage(_Tied({"layer", "parameter"}), 0.5)
     stored = {name: value + 1 for name, value in average.values.items()}
     average.load(stored)
     for name, value in average.values.items():

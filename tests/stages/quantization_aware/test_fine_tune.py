@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from stages.models import card as cards
-from stages.quantization_aware.tuning import task_of
+from stages.quantization_aware.fine_tune import create_task
 from stages.training.supply import Supply
 from tests.stages.onnx_files.trained import digits
 from tests.stages.quantization_aware import coarse
@@ -17,4 +17,4 @@ def test_a_methods_warm_up_is_over() -> None:
     context.settings.distill.methods[0] = kd.model_copy(update={"warmup_epochs": 20.0, "weight": 0.5})
     student, card = cards.load(context.inputs["distill"])
     training = Supply(digits().train, torch.device("cpu"))
-    assert task_of(student, card.preprocessing, context, training).factors(0.0) == [0.5]
+    assert create_task(student, card.preprocessing, context, training).factors(0.0) == [0.5]

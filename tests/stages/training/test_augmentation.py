@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch.nn import functional
 
-from stages.training.augment import Augmentation, View, order_of, seed_of
-from stages.training.settings import AugmentSettings
+from stages.training.augmentation import Augmentation, RandomViews, View
+from stages.training.seeds import derive_seed, epoch_order
 
 COUNT, SIDE = 64, 12
 
@@ -24,16 +24,16 @@ def _labels() -> torch.Tensor:
     return torch.arange(COUNT) % 10
 
 
-def _view(images: torch.Tensor, *, seed: int = 0, epoch: int = 1, rank: int = 0, **settings: Any) -> View:
-    augmentation = Augmentation(
-        AugmentSettings(**settings),
+def _view(images: torch.Tensor, *, seed: int = 0, epoch: int = 1, rank: int = 0, **changes: Any) -> View:
+    views = RandomViews(
+        Augmentation(**changes),
         seed=seed,
         epoch=epoch,
         rank=rank,
         device=torch.device("cpu"),
         fill=torch.full((images.shape[1],), 100.0),
     )
-    return augmentation(images, _labels())
+    return views(images, _labels())
 
 
 EVERYTHING: dict[str, Any] = {
@@ -49,13 +49,13 @@ EVERYTHING: dict[str, Any] = {
 }
 
 
-def test_without_settings_nothing_changes() -> None:
+def test_by_default_nothing_changes() -> None:
     images = _images()
     view = _view(images)
     assert torch.equal(view.images, images.float())
     assert torch.equal(view.labels, _labels())
-    assert AugmentSettings().still
-    assert not AugmentSettings(erase=0.1).still
+    assert Augmentation().is_identity
+    assert not Augmentation(erase=0.1).is_identity
 
 
 @pytest.mark.parametrize("mixing", [{}, {"mixup": 0.4}, {"cutmix": 1.0}])
@@ -79,10 +79,10 @@ def test_everything_at_once_keeps_shape_range_and_memory_order() -> None:
 
 def test_pad_crop_takes_every_place_and_no_other() -> None:
     images = _images()
-    found = _view(images, pad=2).images
+    changed = _view(images, pad=2).images
     padded = functional.pad(images, (2, 2, 2, 2)).float()
     places = set()
-    for image, whole in zip(found, padded, strict=True):
+    for image, whole in zip(changed, padded, strict=True):
         fits = [
             (top, left)
             for top in range(5)
@@ -96,29 +96,29 @@ def test_pad_crop_takes_every_place_and_no_other() -> None:
 
 def test_flip_mirrors_about_half_of_the_images() -> None:
     images = _images().float()
-    found = _view(_images(), flip=True).images
-    mirrored = [torch.equal(one, image.flip(2)) for one, image in zip(found, images, strict=True)]
-    kept = [torch.equal(one, image) for one, image in zip(found, images, strict=True)]
-    assert all(a != b for a, b in zip(mirrored, kept, strict=True))
+    changed = _view(_images(), flip=True).images
+    mirrored = [torch.equal(view, image.flip(2)) for view, image in zip(changed, images, strict=True)]
+    unchanged = [torch.equal(view, image) for view, image in zip(changed, images, strict=True)]
+    assert all(a != b for a, b in zip(mirrored, unchanged, strict=True))
     assert 16 < sum(mirrored) < 48
 
 
 def test_flip_together_with_a_warp_still_mirrors() -> None:
     images = torch.zeros(COUNT, 1, SIDE, SIDE, dtype=torch.uint8)
     images[:, :, :, :3] = 200  # a bar on the left
-    found = _view(images, flip=True, rotate_deg=1.0).images
-    right = found[:, 0, :, -3:].mean(dim=(1, 2)) > found[:, 0, :, :3].mean(dim=(1, 2))
+    changed = _view(images, flip=True, rotate_deg=1.0).images
+    right = changed[:, 0, :, -3:].mean(dim=(1, 2)) > changed[:, 0, :, :3].mean(dim=(1, 2))
     assert 16 < int(right.sum()) < 48
 
 
 def test_rotation_turns_by_every_angle_up_to_the_limit() -> None:
     images = torch.zeros(COUNT, 1, 33, 33, dtype=torch.uint8)
     images[:, :, 16, 24:30] = 255  # a hand that points to the right
-    found = _view(images, rotate_deg=90.0).images[:, 0]
+    changed = _view(images, rotate_deg=90.0).images[:, 0]
     rows, columns = torch.meshgrid(torch.arange(33.0) - 16, torch.arange(33.0) - 16, indexing="ij")
-    mass = found.sum(dim=(1, 2))
+    mass = changed.sum(dim=(1, 2))
     angles = torch.rad2deg(
-        torch.atan2((found * rows).sum(dim=(1, 2)) / mass, (found * columns).sum(dim=(1, 2)) / mass)
+        torch.atan2((changed * rows).sum(dim=(1, 2)) / mass, (changed * columns).sum(dim=(1, 2)) / mass)
     )
     assert float(angles.abs().max()) <= 91.0
     assert float(angles.max()) > 60.0
@@ -128,36 +128,36 @@ def test_rotation_turns_by_every_angle_up_to_the_limit() -> None:
 def test_translation_stays_within_its_share_of_the_side() -> None:
     images = torch.zeros(COUNT, 1, 33, 33, dtype=torch.uint8)
     images[:, :, 15:18, 15:18] = 255
-    found = _view(images, translate=0.25).images[:, 0]
+    changed = _view(images, translate=0.25).images[:, 0]
     rows = torch.arange(33.0)[None, :, None] - 16
-    shift = (found * rows).sum(dim=(1, 2)) / found.sum(dim=(1, 2))
+    shift = (changed * rows).sum(dim=(1, 2)) / changed.sum(dim=(1, 2))
     assert 6.0 < float(shift.abs().max()) <= 0.25 * 33 + 0.1
 
 
 def test_a_resized_crop_magnifies_a_part_that_lies_inside() -> None:
-    # Brightness tells the place: a crop of a gradient keeps to its range and loses spread.
+    # Brightness shows the position: a crop of a ramp stays in its range and loses spread.
     ramp = torch.linspace(50, 200, SIDE).to(torch.uint8).expand(COUNT, 1, SIDE, SIDE)
-    found = _view(ramp.contiguous(), crop=0.25).images
-    inner = found[:, :, 1:-1, 1:-1]
+    changed = _view(ramp.contiguous(), crop=0.25).images
+    inner = changed[:, :, 1:-1, 1:-1]
     assert float(inner.min()) >= 49.0
     assert float(inner.max()) <= 201.0
-    assert float((found[..., -1] - found[..., 0]).mean()) < 140.0
+    assert float((changed[..., -1] - changed[..., 0]).mean()) < 140.0
 
 
 def test_brightness_and_contrast_change_each_image_by_one_factor() -> None:
     images = torch.full((COUNT, 1, SIDE, SIDE), 100, dtype=torch.uint8)
-    found = _view(images, brightness=0.3).images
-    assert float((found.amax(dim=(1, 2, 3)) - found.amin(dim=(1, 2, 3))).max()) == 0.0
-    assert 70.0 <= float(found.min()) < 85.0
-    assert 115.0 < float(found.max()) <= 130.0
+    changed = _view(images, brightness=0.3).images
+    assert float((changed.amax(dim=(1, 2, 3)) - changed.amin(dim=(1, 2, 3))).max()) == 0.0
+    assert 70.0 <= float(changed.min()) < 85.0
+    assert 115.0 < float(changed.max()) <= 130.0
     assert torch.allclose(_view(images, contrast=0.3).images, images.float())
 
 
 def test_erasing_blanks_one_rectangle_of_some_images_with_the_mean() -> None:
     images = torch.full((COUNT, 1, SIDE, SIDE), 7, dtype=torch.uint8)
-    found = _view(images, erase=0.5).images[:, 0]
-    blanked = found == 100.0
-    assert set(found.unique().tolist()) == {7.0, 100.0}
+    changed = _view(images, erase=0.5).images[:, 0]
+    blanked = changed == 100.0
+    assert set(changed.flatten().tolist()) == {7.0, 100.0}
     hit = blanked.any(dim=2).any(dim=1)
     assert 16 < int(hit.sum()) < 48
     for mask in blanked[hit]:
@@ -196,8 +196,8 @@ def test_mixed_cross_entropy_is_that_of_the_soft_targets() -> None:
 
 
 def test_with_both_mixings_both_occur() -> None:
-    augmentation = Augmentation(
-        AugmentSettings(mixup=1.0, cutmix=1.0),
+    views = RandomViews(
+        Augmentation(mixup=1.0, cutmix=1.0),
         seed=0,
         epoch=1,
         rank=0,
@@ -206,20 +206,20 @@ def test_with_both_mixings_both_occur() -> None:
     )
     images = torch.arange(COUNT, dtype=torch.uint8)[:, None, None, None].expand(COUNT, 1, SIDE, SIDE)
     whole = [
-        bool((augmentation(images, _labels()).images == images.float()).any()) for _ in range(16)
+        bool((views(images, _labels()).images == images.float()).any()) for _ in range(16)
     ]  # only cutmix leaves pixels as they were
     assert 0 < sum(whole) < 16
 
 
 def test_orders_are_permutations_that_differ_by_epoch_and_seed() -> None:
-    order = order_of(50, seed=3, epoch=1)
+    order = epoch_order(50, seed=3, epoch=1)
     assert sorted(order.tolist()) == list(range(50))
-    assert np.array_equal(order, order_of(50, seed=3, epoch=1))
-    assert not np.array_equal(order, order_of(50, seed=3, epoch=2))
-    assert not np.array_equal(order, order_of(50, seed=4, epoch=1))
+    assert np.array_equal(order, epoch_order(50, seed=3, epoch=1))
+    assert not np.array_equal(order, epoch_order(50, seed=3, epoch=2))
+    assert not np.array_equal(order, epoch_order(50, seed=4, epoch=1))
 
 
 def test_seeds_differ_by_purpose_and_fit_a_generator() -> None:
-    seeds = {seed_of(0, 1, purpose, rank) for purpose in ("order", "views", "mixing") for rank in (0, 1)}
+    seeds = {derive_seed(0, 1, purpose, rank) for purpose in ("order", "views", "mixing") for rank in (0, 1)}
     assert len(seeds) == 6
     assert all(0 <= seed < 2**63 for seed in seeds)
