@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -38,5 +39,5 @@ def target_values(
     compiled = core.compile_model(
         model, "CPU", {"INFERENCE_PRECISION_HINT": hint, "INFERENCE_NUM_THREADS": 1}
     )
-    results: Mapping = compiled({0: image_input})
+    results: Mapping[Any, Any] = compiled({0: image_input})
     return {name: np.array(results[compiled.output(name)]) for name in names}

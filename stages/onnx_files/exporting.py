@@ -71,7 +71,8 @@ class _Preprocessing(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Return the normalised and resized images."""
-        return self.resize((images.float() * self.gain + self.offset).permute(0, 3, 1, 2))
+        normalised: Tensor = self.resize((images.float() * self.gain + self.offset).permute(0, 3, 1, 2))
+        return normalised
 
 
 class _WithPreprocessing(nn.Module):
@@ -95,7 +96,8 @@ class _Plain(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Return the logits (n, classes)."""
-        return self.network(self.preprocessing(images))
+        logits: Tensor = self.network(self.preprocessing(images))
+        return logits
 
 
 def _resize(facts: Mapping[str, Any]) -> nn.Module:
@@ -170,7 +172,8 @@ def export_network(
 
 def serialised(model: onnx.ModelProto) -> bytes:
     """Return the bytes of the file. Maps are written in order, so equal graphs give equal bytes."""
-    return model.SerializeToString(deterministic=True)
+    content: bytes = model.SerializeToString(deterministic=True)
+    return content
 
 
 def _require_exportable(network: nn.Module, role: str, name: str) -> None:

@@ -39,7 +39,8 @@ class Graph:
     @property
     def nodes(self) -> Sequence[onnx.NodeProto]:
         """Return the nodes in topological order."""
-        return self.model.graph.node
+        nodes: Sequence[onnx.NodeProto] = self.model.graph.node
+        return nodes
 
     @property
     def inputs(self) -> tuple[str, ...]:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 import onnx
 
-from stages.onnx_files.quantizing import WEIGHTED
+from stages.onnx_files.node_names import WEIGHTED
 
 
 def macs_by_node(model: onnx.ModelProto) -> dict[str, int]:
