@@ -1,13 +1,13 @@
-"""Converters to fp16 and bf16 on the same ONNX files: ours, ONNX Runtime's and ModelOpt's AutoCast.
+"""Compare converters to fp16 and bf16 on the same ONNX files: ours, ONNX Runtime's and ModelOpt's AutoCast.
 
     python benchmarks/bench_half_precision.py [--images 64] [--networks resnet18,overflowing] [--out FILE]
 
-Networks of timm at 224 pixels with random weights, their normalisations' statistics made uneven and
-their zero gates filled so that logits spread, and one network whose activations reach 1e5 and more. Each
-converted file is executed by ONNX Runtime node by node with every rounding written into the graph
-(`stages.runtimes.half.proof`), on images with the statistics of photographs that no converter has
-seen, and built by TensorRT for RTX if that is installed. ModelOpt (`pip install nvidia-modelopt` with
-onnx_graphsurgeon, onnxslim, lief, polygraphy, pynvml) may be absent: its rows then say so.
+The networks are timm networks at 224 pixels with random weights, and a network whose activations reach 1e5
+and more. The timm networks have uneven normalisation statistics and non-zero gates, so their logits spread.
+ONNX Runtime executes each converted file node by node, with every rounding written into the graph
+(`stages.runtimes.half.proof`), on images with the statistics of photographs. The converters do not see these
+images. TensorRT for RTX builds each file if it is installed. ModelOpt (`pip install nvidia-modelopt` with
+onnx_graphsurgeon, onnxslim, lief, polygraphy, pynvml) is optional: without it, its rows contain the error.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ Converter = Callable[[Path, Source], onnx.ModelProto]
 
 
 class Overflowing(nn.Module):
-    """A pair of scaled linear layers: what is between them reaches 1e5 and more, the logits do not."""
+    """Two scaled linear layers: activations between them reach 1e5 and more, the logits do not."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -71,7 +71,7 @@ class Overflowing(nn.Module):
 
 @dataclass(frozen=True)
 class Row:
-    """One file by one converter: figures, or why there are none."""
+    """The figures of a converter's file, or the error."""
 
     network: str
     precision: str
@@ -87,23 +87,24 @@ class Row:
 
 
 def network(name: str) -> nn.Module:
+    """Create a network with random weights whose logits spread."""
     torch.manual_seed(0)
     if name == "overflowing":
         return Overflowing().eval()
-    made = timm.create_model(name, num_classes=CLASSES)
+    model = timm.create_model(name, num_classes=CLASSES)
     generator = torch.Generator().manual_seed(1)
-    for module in made.modules():
+    for module in model.modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
             assert module.running_mean is not None
             assert module.running_var is not None
             module.running_mean.normal_(0.0, 0.1, generator=generator)
             module.running_var.uniform_(0.5, 1.5, generator=generator)
-    for key, parameter in made.named_parameters():
+    for key, parameter in model.named_parameters():
         if parameter.ndim == 1 and (key.endswith("gamma") or not parameter.any()):
             parameter.data.normal_(0.0, 0.3, generator=generator)
         if parameter.ndim == 2:
             parameter.data.normal_(0.0, 1.5 / parameter.shape[1] ** 0.5, generator=generator)
-    return made.eval()
+    return model.eval()
 
 
 def export(name: str, folder: Path) -> Path:
@@ -123,20 +124,20 @@ def export(name: str, folder: Path) -> Path:
     return file
 
 
-def ours(file: Path, source: Source) -> onnx.ModelProto:
+def convert_with_kdpipe(file: Path, source: Source) -> onnx.ModelProto:
     return to_half(onnx.load(str(file)), source)[0]
 
 
-def of_onnxruntime(file: Path, source: Source) -> onnx.ModelProto:
+def convert_with_onnxruntime(file: Path, source: Source) -> onnx.ModelProto:
     from onnxruntime.transformers.float16 import convert_float_to_float16
 
     if source.precision == "bf16":
-        raise ValueError("it has no bf16")
+        raise ValueError("the converter does not support bf16")
     converted: onnx.ModelProto = convert_float_to_float16(onnx.load(str(file)), keep_io_types=True)
     return converted
 
 
-def of_modelopt(file: Path, source: Source) -> onnx.ModelProto:
+def convert_with_modelopt(file: Path, source: Source) -> onnx.ModelProto:
     from modelopt.onnx.autocast import convert_to_mixed_precision  # type: ignore[import-not-found,unused-ignore]
 
     converted: onnx.ModelProto = convert_to_mixed_precision(
@@ -146,19 +147,20 @@ def of_modelopt(file: Path, source: Source) -> onnx.ModelProto:
 
 
 CONVERTERS: dict[str, Converter] = {
-    "kdpipe": ours,
-    "onnxruntime": of_onnxruntime,
-    "modelopt": of_modelopt,
+    "kdpipe": convert_with_kdpipe,
+    "onnxruntime": convert_with_onnxruntime,
+    "modelopt": convert_with_modelopt,
 }
 
 
 def judge(file: Path, source: Source, name: str, images: np.ndarray, reference: np.ndarray) -> Row:
+    """Convert a file with the converter `name`, and compare its logits with `reference` (images, classes)."""
     row = Row(file.stem, source.precision, name)
     started = time.perf_counter()
     try:
         with quiet():
             converted = CONVERTERS[name](file, source)
-    except Exception as error:  # a converter of another project may raise anything
+    except Exception as error:  # another project's converter may raise any exception
         return replace(row, fault=first_line(error))
     row = replace(row, seconds=time.perf_counter() - started)
     row = replace(row, share_of_size=converted.ByteSize() / file.stat().st_size)
@@ -168,20 +170,21 @@ def judge(file: Path, source: Source, name: str, images: np.ndarray, reference: 
     except Exception as error:
         row = replace(row, fault=f"checker: {first_line(error)}")
     try:
-        found = source_logits(as_computed(converted).SerializeToString(), source, images)
-        agreement = compare(found, reference)
+        logits = source_logits(as_computed(converted).SerializeToString(), source, images)
+        agreement = compare(logits, reference)
         row = replace(
             row,
             relative=agreement.relative,
             agreement=agreement.top1_agreement,
-            not_finite=int((~np.isfinite(found)).sum()),
+            not_finite=int((~np.isfinite(logits)).sum()),
         )
     except Exception as error:
         row = replace(row, fault=f"does not run: {first_line(error)}")
-    return replace(row, engine=built_by_tensorrt(converted))
+    return replace(row, engine=build_with_tensorrt(converted))
 
 
-def built_by_tensorrt(model: onnx.ModelProto) -> str:
+def build_with_tensorrt(model: onnx.ModelProto) -> str:
+    """Build an engine with TensorRT for RTX; return `yes`, or the reason why not."""
     with tempfile.TemporaryDirectory() as folder, quiet():
         specification = Specification(
             package="tensorrt_rtx",
@@ -203,6 +206,7 @@ def built_by_tensorrt(model: onnx.ModelProto) -> str:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
+    """Suppress logs and all output of libraries."""
     logging.disable(logging.CRITICAL)
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
         yield
@@ -225,7 +229,7 @@ def _version(name: str) -> str:
 
 
 def table(rows: list[Row]) -> str:
-    head = "| network | precision | converter | checker | error / spread | top-1 alike | not finite | size | "
+    head = "| network | precision | converter | checker | error / spread | same top-1 | not finite | size | "
     lines = [head + "RTX engine | seconds | remark |", "|" + " --- |" * 11]
     for row in rows:
         figures = (
@@ -244,9 +248,9 @@ def table(rows: list[Row]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--images", type=int, default=64)
-    parser.add_argument("--networks", default=",".join(NETWORKS))
-    parser.add_argument("--out", type=Path, help="write the table into this file too")
+    parser.add_argument("--images", type=int, default=64, help="number of test images")
+    parser.add_argument("--networks", default=",".join(NETWORKS), help="networks, comma-separated")
+    parser.add_argument("--out", type=Path, help="also write the table to this file")
     options = parser.parse_args()
     rows = []
     images = natural_images((SIZE, SIZE, 3), options.images, seed=77)
@@ -261,10 +265,10 @@ def main() -> None:
                     row = judge(file, replace(source, precision=precision), converter, images, reference)
                     rows.append(row)
                     print(table([row]).splitlines()[-1], file=sys.stderr, flush=True)
-    told = f"{heading()}\n{options.images} images\n\n{table(rows)}"
-    print(told)
+    report = f"{heading()}\n{options.images} images\n\n{table(rows)}"
+    print(report)
     if options.out:
-        options.out.write_text(told + "\n", encoding="utf-8")
+        options.out.write_text(report + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -1,11 +1,11 @@
-"""Our p50 against a plain loop over the runtime's own Python API and OpenVINO's benchmark_app.
+"""Compare our p50 with a plain loop over the runtime's Python API and with OpenVINO's benchmark_app.
 
     python benchmarks/bench_latency_harness.py [--repeats N] [--seconds S] [--model NAME] [--threads T]
 
-Same network (fp32, batch 1), threads, cores and input size. The contenders take turns, each time in a
-fresh process, in another order each time. ONNX Runtime's wheel has no benchmark tool of its own, so
-there the plain loop stands alone. benchmark_app tells its median to 0.01 ms: choose a network that takes
-several ms. Ratios are of p50s of the same turn. The goal: within 3 %.
+All contenders use the same network (fp32, batch 1), threads, cores and input size. They take turns, each time
+in a new process and in another order. ONNX Runtime's wheel has no benchmark tool of its own, so there is only
+the plain loop. benchmark_app prints its median to 0.01 ms, so choose a network that takes several ms. A ratio
+compares the p50s of the same turn. The goal is within 3 %.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ print(json.dumps([float(np.median(times)) * 1e-6, len(times)]))
 
 @dataclass
 class Contender:
-    """run: the p50 in milliseconds and the number of inferences of one turn."""
+    """A way to measure a latency. `run` returns a turn's p50 in milliseconds and its number of inferences."""
 
     name: str
     run: Callable[[], tuple[float, int]]
@@ -83,7 +83,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--repeats", type=int, default=7)
-    parser.add_argument("--seconds", type=float, default=3.0, help="sampling of each turn")
+    parser.add_argument("--seconds", type=float, default=3.0, help="sampling time of each turn")
     parser.add_argument("--model", default="resnet18")
     parser.add_argument("--size", type=int, default=224)
     parser.add_argument("--threads", type=int, default=1)
@@ -104,7 +104,7 @@ def _contenders(target: Subject, options: argparse.Namespace) -> list[Contender]
     )
     threads, size = options.threads, options.size
     cores = launch.cores_for(measure, threads)
-    os.sched_setaffinity(0, cores)  # what is started here inherits it: all run on the same cores
+    os.sched_setaffinity(0, cores)  # child processes inherit it, so all run on the same cores
     runtime = target.target["runtime"]
     file = target.folder / ("model.onnx" if runtime == "onnxruntime" else "model.xml")
 
@@ -114,8 +114,8 @@ def _contenders(target: Subject, options: argparse.Namespace) -> list[Contender]
 
     def plain() -> tuple[float, int]:
         words = [runtime, str(file), str(size), str(threads), str(options.seconds)]
-        told = subprocess.run([sys.executable, "-c", PLAIN, *words], capture_output=True, check=True)
-        p50, n = json.loads(told.stdout)
+        process = subprocess.run([sys.executable, "-c", PLAIN, *words], capture_output=True, check=True)
+        p50, n = json.loads(process.stdout)
         return p50, n
 
     def benchmark_app() -> tuple[float, int]:
@@ -126,7 +126,7 @@ def _contenders(target: Subject, options: argparse.Namespace) -> list[Contender]
 
 
 def _benchmark_app(file: Path, folder: Path, threads: int, seconds: float) -> tuple[float, int]:
-    """OpenVINO's own tool, synchronous, one stream; its time is asked for in whole seconds."""
+    """Run OpenVINO's own tool, synchronous, with one stream; it takes its time in whole seconds."""
     command = [
         *(str(Path(sys.executable).with_name("benchmark_app")), "-m", str(file), "-d", "CPU"),
         *("-api", "sync", "-hint", "none", "-nstreams", "1", "-nthreads", str(threads), "-pin", "NO"),
@@ -134,29 +134,29 @@ def _benchmark_app(file: Path, folder: Path, threads: int, seconds: float) -> tu
         *("-json_stats", "-report_type", "no_counters", "-report_folder", str(folder)),
     ]
     subprocess.run(command, capture_output=True, check=True)
-    told = json.loads((folder / "benchmark_report.json").read_text(encoding="utf-8"))
-    found = told["execution_results"]
-    return float(found["latency (ms)"]), int(found["total number of iterations"])
+    report = json.loads((folder / "benchmark_report.json").read_text(encoding="utf-8"))
+    results = report["execution_results"]
+    return float(results["latency (ms)"]), int(results["total number of iterations"])
 
 
 def _table(runtime: str, contenders: list[Contender], repeats: int) -> None:
     for turn in range(repeats):
-        for place in range(len(contenders)):
-            one = contenders[(place + turn) % len(contenders)]
-            p50_ms, n = one.run()
-            one.p50_ms.append(p50_ms)
-            one.n.append(n)
+        for position in range(len(contenders)):
+            contender = contenders[(position + turn) % len(contenders)]
+            p50_ms, n = contender.run()
+            contender.p50_ms.append(p50_ms)
+            contender.n.append(n)
     ours = np.array(contenders[0].p50_ms)
-    for one in contenders:
-        its = np.array(one.p50_ms)
+    for contender in contenders:
+        its = np.array(contender.p50_ms)
         ratios = ours / its
-        line = f"{runtime:<12} {one.name:<14} {np.median(its):9.4f} {its.min():9.4f} {its.max():9.4f}"
-        line += f" {sum(one.n):7d} {np.median(ratios):11.4f} {ratios.min():7.3f} {ratios.max():8.3f}"
-        held = "" if one is contenders[0] else _held(float(np.median(ratios)))
-        print(line + held, flush=True)
+        line = f"{runtime:<12} {contender.name:<14} {np.median(its):9.4f} {its.min():9.4f} {its.max():9.4f}"
+        line += f" {sum(contender.n):7d} {np.median(ratios):11.4f} {ratios.min():7.3f} {ratios.max():8.3f}"
+        verdict = "" if contender is contenders[0] else _verdict(float(np.median(ratios)))
+        print(line + verdict, flush=True)
 
 
-def _held(ratio: float) -> str:
+def _verdict(ratio: float) -> str:
     return "  within 3 %" if abs(ratio - 1.0) <= GOAL else "  beyond 3 %"
 
 

@@ -1,12 +1,12 @@
-"""What a distillation method costs: one training step with msdcrd, with kd, and with the labels alone.
+"""Measure the cost of a distillation method: a training step with msdcrd, with kd, and with only the labels.
 
     python benchmarks/bench_method_step.py [--device cpu] [--batch 64] [--samples 15] [--all] [--json]
 
-Student mobilenetv3_small_050 and teacher resnet18 at half width, both with the small stem, on images
-of 32 pixels. A step is: teacher's forward pass (not for the labels alone), student's forward and
-backward pass, the optimiser's step. The three are taken in turns, so that a busy machine slows all of
-them; the medians and the ratios of the medians are printed, of wall time and of the process's CPU time
-(which on a machine with other work to do is the steadier of the two).
+The student is mobilenetv3_small_050 and the teacher resnet18 at half width, both with the small stem, on
+images of 32 pixels. A step is the teacher's forward pass (not with only the labels), the student's forward
+and backward pass, and the optimiser's step. The methods take turns, so a busy machine slows down all of them.
+The program prints the medians and their ratios, in wall time and in CPU time of the process (which varies
+less on a busy machine).
 """
 
 from __future__ import annotations
@@ -41,13 +41,14 @@ SIZE, CLASSES, WARMUP = 32, 10, 3
 TRAINING_IMAGES = 50_000
 STUDENT = ModelSettings(model="mobilenetv3_small_050", stem="small")
 TEACHER = ModelSettings(model="resnet18", stem="small", options={"channels": [32, 64, 128, 256]})
-CHIEF: dict[str, MethodSettings | None] = {
-    "labels alone": None,
+LABELS_ONLY = "labels only"
+DEFAULT_METHODS: dict[str, MethodSettings | None] = {
+    LABELS_ONLY: None,
     "kd": KdSettings(name="kd"),
     "msdcrd": MsdcrdSettings(name="msdcrd"),
 }
 OTHER_STUDENT = "simkd"
-"""Its student is another network, so that its step cannot be held against the others'."""
+"""A method whose student is another network, so its step is not comparable."""
 
 
 def main() -> None:
@@ -58,12 +59,12 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--samples", type=int, default=15)
     parser.add_argument("--threads", type=int, default=1, help="CPU threads")
-    parser.add_argument("--all", action="store_true", help="every built-in method but simkd")
+    parser.add_argument("--all", action="store_true", help="every built-in method except simkd")
     parser.add_argument("--json", action="store_true", help="print the figures as one JSON document")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     device = torch.device(options.device)
-    methods = CHIEF | (every_method() if options.all else {})
+    methods = DEFAULT_METHODS | (every_method() if options.all else {})
     steps = {}
     for name, settings in methods.items():
         try:
@@ -97,7 +98,7 @@ def main() -> None:
 
 
 def every_method() -> dict[str, MethodSettings | None]:
-    """The built-in methods that add a loss to the student as it is, with their defaults."""
+    """Return the built-in methods that do not change the student, with their defaults."""
     names = [str(kind.model_fields["name"].annotation.__args__[0]) for kind in BUILT_IN]  # type: ignore[union-attr]
     kinds = dict(zip(names, BUILT_IN, strict=True))
     return {
@@ -106,11 +107,11 @@ def every_method() -> dict[str, MethodSettings | None]:
 
 
 def step(settings: MethodSettings | None, device: torch.device, batch: int) -> Callable[[], None]:
-    """One training step as a call, with networks, method and optimiser of its own."""
+    """Create a function that runs a training step, with its own networks, method and optimiser."""
     torch.manual_seed(0)
-    wanted = Needs() if settings is None else needs(settings)
+    method_needs = Needs() if settings is None else needs(settings)
     student, teacher = (
-        Observer(create(model, classes=CLASSES, channels=3, image_size=SIZE), wanted).to(device)
+        Observer(create(model, classes=CLASSES, channels=3, image_size=SIZE), method_needs).to(device)
         for model in (STUDENT, TEACHER)
     )
     student.train()
@@ -130,13 +131,13 @@ def step(settings: MethodSettings | None, device: torch.device, batch: int) -> C
 
     def run() -> None:
         optimizer.zero_grad()
-        seen = student(images)
-        loss = cross_entropy(seen.logits, labels)
+        student_features = student(images)
+        loss = cross_entropy(student_features.logits, labels)
         if method is not None:
             with torch.no_grad():
-                shown = teacher(images)
-            seen_batch = Batch(labels, indices, ObservedTeacher(teacher, images), student)
-            loss = loss + method(seen, shown, seen_batch)
+                teacher_features = teacher(images)
+            context = Batch(labels, indices, ObservedTeacher(teacher, images), student)
+            loss = loss + method(student_features, teacher_features, context)
         loss.backward()
         optimizer.step()
 
@@ -144,7 +145,7 @@ def step(settings: MethodSettings | None, device: torch.device, batch: int) -> C
 
 
 def timed(run: Callable[[], None], device: torch.device) -> tuple[float, float]:
-    """Seconds of one step: by the wall, and of this process's CPU."""
+    """Return the wall time and the CPU time of this process for a step, in seconds."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     wall, cpu = time.perf_counter(), time.process_time()
@@ -155,14 +156,14 @@ def timed(run: Callable[[], None], device: torch.device) -> tuple[float, float]:
 
 
 def summary(name: str, wall_ms: dict[str, list[float]], cpu_ms: dict[str, list[float]]) -> dict[str, float]:
-    middle = {step: statistics.median(times) for step, times in wall_ms.items()}
+    wall = {step: statistics.median(times) for step, times in wall_ms.items()}
     cpu = {step: statistics.median(times) for step, times in cpu_ms.items()}
     return {
-        "p50_ms": middle[name],
+        "p50_ms": wall[name],
         "min_ms": min(wall_ms[name]),
         "cpu_p50_ms": cpu[name],
-        "wall_to_labels": middle[name] / middle["labels alone"],
-        "wall_to_kd": middle[name] / middle["kd"],
+        "wall_to_labels": wall[name] / wall[LABELS_ONLY],
+        "wall_to_kd": wall[name] / wall["kd"],
         "cpu_to_kd": cpu[name] / cpu["kd"],
     }
 
@@ -171,10 +172,10 @@ def machine(device: torch.device) -> dict[str, str]:
     name = platform.processor() or platform.machine()
     information = Path("/proc/cpuinfo")
     if information.exists():
-        found = [
+        lines = [
             line for line in information.read_text(encoding="utf-8").splitlines() if "model name" in line
         ]
-        name = found[0].partition(":")[2].strip() if found else name
+        name = lines[0].partition(":")[2].strip() if lines else name
     if device.type == "cuda":
         name = torch.cuda.get_device_name(device)
     return {

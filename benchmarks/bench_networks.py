@@ -1,17 +1,17 @@
-"""How eight kinds of network get through the line: one table of every target, or the reason why not.
+"""Run eight kinds of network on every target; print a table of figures, or the reasons why there are none.
 
     python benchmarks/convert_cifar.py CIFAR10 DATA --parts 1 --test-images 4000
     python benchmarks/bench_networks.py --data DATA [--store DIR] [--only NAME ...] [--targets NAME ...]
         [--set KEY=VALUE ...] [--output FILE]
 
-CIFAR10 is CIFAR-10 as the head of convert_cifar.py tells, DATA gets the smaller set. For each profile in
-benchmarks/networks `kdpipe run` trains, distils, exports, quantizes, builds and measures; what the store has
-is taken from there. Targets are all that the runtimes offer, those of this machine and those of others: what
-cannot be built or run here is told with its reason. Where a network cannot be quantized, its other targets
-are run without the INT8 ones. The table is markdown, made from the artefacts alone, on standard output and
-in FILE.
+CIFAR10 is CIFAR-10 in the format that `convert_cifar.py --help` describes. DATA gets the smaller set. For
+each profile in benchmarks/networks, `kdpipe run` trains, distills, exports, quantizes, builds and measures;
+cached stages come from the store. The targets are all targets of all runtimes. If this machine cannot build
+or run a target, the table contains the reason. If a network cannot be quantized, the program runs its other
+targets without the INT8 targets. The table is markdown, made only from the artefacts. The program prints it
+and writes it to FILE.
 
-Ends with 1 if any target has neither figures nor a reason, 2 if the arguments are at fault, else 0.
+The exit code is 1 if a target has neither figures nor a reason, 2 if the arguments are invalid, otherwise 0.
 """
 
 from __future__ import annotations
@@ -44,15 +44,15 @@ def main() -> int:
     parser.add_argument("--data", required=True, type=Path, help="folder with train.npz and test.npz")
     parser.add_argument("--store", type=Path, help="kdpipe's store (default: kdpipe's own)")
     parser.add_argument("--only", nargs="+", metavar="NAME", choices=networks(), help=", ".join(networks()))
-    parser.add_argument("--targets", nargs="+", metavar="NAME", help="instead of all that are offered")
+    parser.add_argument("--targets", nargs="+", metavar="NAME", help="these targets instead of all")
     parser.add_argument(
-        "--set", action="append", default=[], metavar="KEY=VALUE", dest="overrides", help="handed to kdpipe"
+        "--set", action="append", default=[], metavar="KEY=VALUE", dest="overrides", help="passed to kdpipe"
     )
-    parser.add_argument("--output", type=Path, metavar="FILE", help="write the table here, too")
+    parser.add_argument("--output", type=Path, metavar="FILE", help="also write the table to this file")
     options = parser.parse_args()
     if not (options.data / "train.npz").is_file():
-        parser.error(f"{options.data} holds no train.npz: make it with convert_cifar.py, as --help tells")
-    targets = options.targets or offered()
+        parser.error(f"{options.data} contains no train.npz: make it with convert_cifar.py, see --help")
+    targets = options.targets or all_targets()
     outcomes = [run(name, targets, options) for name in options.only or networks()]
     rows = [row for outcome in outcomes for row in rows_of(outcome, targets)]
     text = "\n\n".join(("\n".join(where(outcomes)), students(outcomes), markdown(rows)))
@@ -66,17 +66,17 @@ def main() -> int:
 
 
 def networks() -> list[str]:
-    """The profiles' names; one that begins with an underscore is extended by others."""
+    """Return the names of the profiles, without base profiles (they begin with an underscore)."""
     return sorted(path.stem for path in PROFILES.glob("[!_]*.yaml"))
 
 
-def offered() -> list[str]:
-    """Every target that some runtime offers, whether it can be had here or not."""
+def all_targets() -> list[str]:
+    """Return every target of every runtime, including those that this machine cannot build."""
     return [f"{name}-{precision}" for name in registry.names() for precision in registry.get(name).precisions]
 
 
 def run(network: str, targets: Sequence[str], options: argparse.Namespace) -> Outcome:
-    """Runs the line; once more without INT8 if it was quantizing that failed."""
+    """Run the pipeline; if quantizing fails, run it again without INT8."""
     code, document = kdpipe(network, targets, options)
     fault = fault_of(code, document)
     plain = [target for target in targets if not target.endswith("-int8")]
@@ -97,10 +97,10 @@ def run(network: str, targets: Sequence[str], options: argparse.Namespace) -> Ou
 
 
 def kdpipe(network: str, targets: Sequence[str], options: argparse.Namespace) -> tuple[int, dict[str, Any]]:
-    """Exit code and document of `kdpipe run`, up to measuring; what it tells goes to standard error."""
+    """Run `kdpipe run` up to measuring; return its exit code and document. Progress is on standard error."""
     settings = [f"data.root={options.data.absolute()}", f"targets=[{','.join(targets)}]", *options.overrides]
     command = [sys.executable, "-m", "pipeline", "run", str(PROFILES / f"{network}.yaml"), "--json"]
-    command += [word for one in settings for word in ("--set", one)]
+    command += [word for setting in settings for word in ("--set", setting)]
     command += ["--until", "measure", "--no-progress"]
     if options.store:
         command += ["--store", str(options.store.absolute())]
@@ -114,17 +114,17 @@ def kdpipe(network: str, targets: Sequence[str], options: argparse.Namespace) ->
 
 
 def fault_of(code: int, document: Mapping[str, Any]) -> str | None:
-    """The sentence that ended a run; None if it got to its end."""
+    """Return the error of a run as a sentence, or None if it finished."""
     if code == 0:
         return None
     error = document.get("error")
     if not error:
-        return f"kdpipe ended with {code} and said nothing"
+        return f"kdpipe ended with exit code {code} and printed no error"
     return sentence(": ".join(part for part in (error["what"], error["why"]) if part))
 
 
 def where(outcomes: Sequence[Outcome]) -> list[str]:
-    """The machine, the versions and the number of images that the figures stand on."""
+    """Describe the machine, the versions and the number of images behind the figures."""
     here = machine.describe()
     cards = [outcome.read("measure", "scorecard.json") for outcome in outcomes]
     images = sorted({card["test_images"] for card in cards if card})
@@ -132,18 +132,18 @@ def where(outcomes: Sequence[Outcome]) -> list[str]:
         f"- machine: {here['cpu']}, {here['cores']} cores ({', '.join(here['cpu_flags'])}), {here['system']}",
         f"- load average at the end: {machine.load_average()}",
         f"- Python {here['python']}, " + ", ".join(_versions()),
-        f"- test images: {', '.join(map(str, images)) or 'none judged'}",
+        f"- test images: {', '.join(map(str, images)) or 'none'}",
     ]
 
 
 def _versions() -> list[str]:
-    found = []
+    versions = []
     for name in PACKAGES:
         try:
-            found.append(f"{name} {version(name)}")
+            versions.append(f"{name} {version(name)}")
         except PackageNotFoundError:
-            found.append(f"no {name}")
-    return found
+            versions.append(f"no {name}")
+    return versions
 
 
 if __name__ == "__main__":

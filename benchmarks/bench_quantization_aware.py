@@ -1,14 +1,14 @@
-"""What quantization-aware distillation wins back, on test images that no choice was made on.
+"""Measure the accuracy that quantization-aware distillation recovers, on test images that no choice used.
 
     python benchmarks/bench_quantization_aware.py DATA TEACHER --store DIR [--seeds 0 1] [--json]
 
-DATA holds CIFAR-10's `train.npz` and `test.npz` (docs/guides/data.md; benchmarks/convert_cifar.py makes
-them), TEACHER is a file of weights for `cifar_resnet20` with padded shortcuts. A MobileNetV3-small-050 is
-distilled at 64 pixels on half of the images, and quantized coarsely on purpose (signed, extremes as
-ranges, one weight scale a layer, nothing left in float), without and with the fine-tune. Everything runs
-through kdpipe's command line and stays in the store: a second call only judges. Per seed, of the
-student's training: top-1 of the float file, of the INT8 file and of the fine-tuned INT8 file, all run
-node by node, with the 95 % paired bootstrap intervals of their differences.
+DATA contains CIFAR-10's `train.npz` and `test.npz` (docs/guides/data.md; benchmarks/convert_cifar.py makes
+them). TEACHER is a file of weights for `cifar_resnet20` with padded shortcuts. The program distills a
+MobileNetV3-small-050 at 64 pixels on half of the images, and quantizes it coarsely on purpose (signed,
+extremes as ranges, one weight scale a layer, nothing left in float), without and with the fine-tune. It uses
+kdpipe's command line, and the artefacts stay in the store: a second call only evaluates. For each seed of the
+student's training it prints top-1 of the float file, the INT8 file and the fine-tuned INT8 file, all run node
+by node, with the 95 % paired bootstrap intervals of their differences.
 """
 
 from __future__ import annotations
@@ -44,13 +44,13 @@ def main() -> None:
     parser.add_argument("teacher", type=Path, help="weights of the teacher, .safetensors")
     parser.add_argument("--store", type=Path, required=True, help="kdpipe's store")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
-    parser.add_argument("--json", action="store_true")
-    said = parser.parse_args()
-    profile = profile_of(said.data, said.teacher)
+    parser.add_argument("--json", action="store_true", help="print the figures as one JSON document")
+    options = parser.parse_args()
+    profile = profile_of(options.data, options.teacher)
     test = load(profile_model()(**profile).data).test
-    rows = [row_of(seed, profile, said.store, test) for seed in said.seeds]
+    rows = [row_of(seed, profile, options.store, test) for seed in options.seeds]
     result = {"machine": machine(), "images": len(test), "rows": rows}
-    print(json.dumps(result, indent=2) if said.json else table(result))
+    print(json.dumps(result, indent=2) if options.json else table(result))
 
 
 def profile_of(data: Path, teacher: Path) -> dict[str, Any]:
@@ -87,11 +87,11 @@ def profile_of(data: Path, teacher: Path) -> dict[str, Any]:
 
 
 def row_of(seed: int, profile: dict[str, Any], store: Path, test: Split) -> dict[str, Any]:
-    """One student: its three files on the test images."""
+    """Evaluate the three files of a student on the test images."""
     # The first student has the profile's own seed.
-    drawn = ["--set", f"distill.seed={seed}"] if seed else []
-    before = artefacts(profile, store, [*drawn, "--set", "quantize.distill.when=never"])
-    after = artefacts(profile, store, [*drawn, "--set", "quantize.distill.when=always"])
+    overrides = ["--set", f"distill.seed={seed}"] if seed else []
+    before = artefacts(profile, store, [*overrides, "--set", "quantize.distill.when=never"])
+    after = artefacts(profile, store, [*overrides, "--set", "quantize.distill.when=always"])
     facts = json.loads((after["quantize"] / "calibration.json").read_text(encoding="utf-8"))
     card = json.loads((before["export"] / "student.json").read_text(encoding="utf-8"))
     logits = {
@@ -100,21 +100,21 @@ def row_of(seed: int, profile: dict[str, Any], store: Path, test: Split) -> dict
         "fine_tuned": logits_of(after["quantize"] / FILE, test, card),
     }
     top1 = {
-        name: 100.0 * float((found.argmax(axis=1) == test.labels).mean()) for name, found in logits.items()
+        name: 100.0 * float((values.argmax(axis=1) == test.labels).mean()) for name, values in logits.items()
     }
     return {
         "seed": seed,
         "top1": top1,
-        "lost": paired_accuracy(logits["int8"], logits["float"], test.labels),
-        "left": paired_accuracy(logits["fine_tuned"], logits["float"], test.labels),
-        "won": paired_accuracy(logits["fine_tuned"], logits["int8"], test.labels),
+        "int8_minus_float": paired_accuracy(logits["int8"], logits["float"], test.labels),
+        "fine_tuned_minus_float": paired_accuracy(logits["fine_tuned"], logits["float"], test.labels),
+        "fine_tuned_minus_int8": paired_accuracy(logits["fine_tuned"], logits["int8"], test.labels),
         "recovered_share": (top1["fine_tuned"] - top1["int8"]) / (top1["float"] - top1["int8"]),
         "validation": facts["files"]["signed"]["quantization_aware"],
     }
 
 
 def artefacts(profile: dict[str, Any], store: Path, more: list[str]) -> dict[str, Path]:
-    """The folder of every stage's artefact, by `kdpipe quantize --json`."""
+    """Run `kdpipe quantize --json` and return the folder of every stage's artefact."""
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "quantization_aware.yaml"
         file.write_text(json.dumps(profile), encoding="utf-8")  # JSON is YAML
@@ -152,14 +152,15 @@ def table(result: dict[str, Any]) -> str:
         top1 = row["top1"]
         lines.append(
             f"{row['seed']:>4} {top1['float']:>7.2f} {top1['int8']:>7.2f} {top1['fine_tuned']:>7.2f} "
-            f"{points(row['lost'])} {points(row['won'])} {points(row['left'])} {row['recovered_share']:>9.0%}"
+            f"{points(row['int8_minus_float'])} {points(row['fine_tuned_minus_int8'])} "
+            f"{points(row['fine_tuned_minus_float'])} {row['recovered_share']:>9.0%}"
         )
     return "\n".join(lines)
 
 
-def points(found: dict[str, Any]) -> str:
-    low, high = found["ci"]
-    return f"{found['points']:+7.2f} [{low:+6.2f},{high:+6.2f}]".rjust(24)
+def points(difference: dict[str, Any]) -> str:
+    low, high = difference["ci"]
+    return f"{difference['points']:+7.2f} [{low:+6.2f},{high:+6.2f}]".rjust(24)
 
 
 if __name__ == "__main__":

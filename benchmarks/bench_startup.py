@@ -1,10 +1,10 @@
-"""How long the command line takes to answer: --help, plan, a fully cached run, and an update call.
+"""Measure the start-up time of the command line: --help, plan and a fully cached run, and a progress update.
 
     python benchmarks/bench_startup.py [--profile FILE] [--store DIR] [--runs N]
 
-Each command is a fresh process, timed by the wall and taken in turns, beside `python -c pass`. The
-cached run needs a store in which the profile is up to date: without --store one is made in a
-temporary folder by running the profile with the tiny settings below (about a minute).
+Each command is a new process, measured in wall time. The commands take turns with `python -c pass`. The
+cached run needs a store in which the profile is up to date. Without --store, the program makes a store in a
+temporary folder: it runs the profile with the tiny settings below (about a minute).
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--profile", type=Path, default=FLAGSHIP)
-    parser.add_argument("--store", type=Path, help="a store in which the profile, as it is, is up to date")
+    parser.add_argument("--store", type=Path, help="a store in which the unchanged profile is up to date")
     parser.add_argument("--runs", type=int, default=15)
     parser.add_argument("--json", action="store_true", help="print the figures as one JSON document")
     options = parser.parse_args()
@@ -51,19 +51,19 @@ def main() -> None:
         if store is None:
             store = Path(folder) / "store"
             overrides = [word for setting in TINY for word in ("--set", setting)]
-            _say(f"making a store with {' '.join(TINY)}")
-        about = [str(options.profile), "--store", str(store), *overrides]
-        made = subprocess.run(
-            _kdpipe("run", *about, "-q"), stdout=subprocess.DEVNULL, env=_environment(), check=False
+            _log(f"making a store with {' '.join(TINY)}")
+        arguments = [str(options.profile), "--store", str(store), *overrides]
+        process = subprocess.run(
+            _kdpipe("run", *arguments, "-q"), stdout=subprocess.DEVNULL, env=_environment(), check=False
         )
-        if made.returncode:
-            sys.exit(f"the run that fills the store ended with exit code {made.returncode}")
+        if process.returncode:
+            sys.exit(f"the run that fills the store ended with exit code {process.returncode}")
         commands = {
             "python -c pass": [sys.executable, "-c", "pass"],
             "python -c 'import click'": [sys.executable, "-c", "import click"],
             "kdpipe --help": _kdpipe("--help"),
-            "kdpipe plan (all cached)": _kdpipe("plan", *about),
-            "kdpipe run (all cached)": _kdpipe("run", *about),
+            "kdpipe plan (all cached)": _kdpipe("plan", *arguments),
+            "kdpipe run (all cached)": _kdpipe("run", *arguments),
         }
         times_s = _time(commands, options.runs)
     update_ns = _update_ns()
@@ -79,14 +79,14 @@ def main() -> None:
     for name, times in times_s.items():
         median = statistics.median(times)
         print(f"{name:<26}  {1e3 * min(times):8.1f}  {1e3 * median:9.1f}  {median / bare:8.1f}")
-    print(f"\n{options.runs} runs of each, in turns, files in the page cache")
+    print(f"\n{options.runs} runs of each command, in turns, files in the page cache")
     print(f"Progress.update: {update_ns:.0f} ns a call")
     for name, value in _where().items():
         print(f"{name}: {value}")
 
 
 def _time(commands: dict[str, list[str]], runs: int) -> dict[str, list[float]]:
-    """Seconds of each run; the commands take turns, so that a disturbance hits all alike."""
+    """Return the seconds of each run; the commands take turns, so a disturbance affects all equally."""
     times: dict[str, list[float]] = {name: [] for name in commands}
     for number in range(runs + 1):
         for name, command in commands.items():
@@ -100,16 +100,16 @@ def _time(commands: dict[str, list[str]], runs: int) -> dict[str, list[float]]:
 
 
 def _update_ns(calls: int = 200_000) -> float:
-    """What one call of a stage's `Progress.update` costs while the progress is being drawn."""
+    """Return the nanoseconds of a call of a stage's `Progress.update` while the progress is drawn."""
     sys.path.insert(0, str(ROOT))
     from pipeline.console.console import Console
     from pipeline.console.progress import ConsoleListener
 
     with (
         Path(os.devnull).open("w", encoding="utf-8") as sink,
-        ConsoleListener(Console(sink, sink), ("train",)) as told,
+        ConsoleListener(Console(sink, sink), ("train",)) as listener,
     ):
-        update = told.progress("train").update
+        update = listener.progress("train").update
         began = time.perf_counter_ns()
         for number in range(calls):
             update(number, calls, "images", epoch=3, val_top1=97.25)
@@ -139,7 +139,7 @@ def _environment() -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": str(ROOT)}
 
 
-def _say(text: str) -> None:
+def _log(text: str) -> None:
     print(text, file=sys.stderr)
 
 

@@ -1,12 +1,12 @@
-"""A profile from training to a device, one command a step, on a device that is an account of this machine.
+"""Take a profile from training to a device, command by command; the device is an account on this machine.
 
     sudo .venv/bin/python benchmarks/device_rehearsal.py --store DIR [--profile FILE] [--result FILE] [--keep]
 
-Needs root, OpenSSH's server and a Python 3.10 or later that every account can run (--python). Makes the
-account `kdpipe-edge` with a key of its own, an sshd on a free port of the loopback interface that lets nobody
-else in, and there a virtual environment with numpy, onnxruntime, openvino and Pillow: nothing of kdpipe.
-Then it runs what a user would, each as one command, and prints the command, its exit code, its seconds and
-what it said. All that is made is taken away in the end; --keep leaves the account and its files.
+The program needs root, OpenSSH's server and a Python 3.10 or later that every account can run (--python). It
+creates the account `kdpipe-edge` with its own key. It starts an sshd on a free port of the loopback interface
+that accepts only this account. The account gets a virtual environment with numpy, onnxruntime, openvino and
+Pillow, without kdpipe. Then the program runs the commands of a user, and prints each command, its exit code,
+its seconds and its output. At the end it removes everything; --keep leaves the account and its files.
 """
 
 from __future__ import annotations
@@ -38,18 +38,18 @@ SHOWN_LINES = 40
 
 @dataclass(frozen=True)
 class Step:
-    """A command as it was typed, and how it went."""
+    """A command with its exit code, duration and output."""
 
     name: str
     typed: str
     code: int
     seconds: float
-    said: str
+    output: str
 
 
 @dataclass(frozen=True)
 class Edge:
-    """The account: its home, its Python, and what ssh needs to get there."""
+    """The account: its home, its Python, and the settings of the ssh connection."""
 
     home: Path
     python: Path
@@ -58,7 +58,7 @@ class Edge:
     identity: Path
 
     def entry(self) -> dict[str, object]:
-        """Of `devices` in a profile."""
+        """Return the entry under `devices` in a profile."""
         address = f"ssh://{ACCOUNT}@127.0.0.1:{self.port}"
         access = {"identity": str(self.identity), "config": str(self.config)}
         return {"url": address, "python": str(self.python), **access}
@@ -73,26 +73,28 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--profile", type=Path, default=ROOT / "profiles" / "resnet_to_mobilenet.yaml")
-    parser.add_argument("--store", type=Path, required=True, help="kdpipe's store; may hold the run already")
+    parser.add_argument(
+        "--store", type=Path, required=True, help="kdpipe's store; it may already contain the run"
+    )
     parser.add_argument("--python", default="/usr/bin/python3", help="the Python that the account uses")
-    parser.add_argument("--result", type=Path, help="a Markdown file to write what was seen to")
+    parser.add_argument("--result", type=Path, help="write the report to this Markdown file")
     parser.add_argument("--keep", action="store_true", help="leave the account and its files")
-    asked = parser.parse_args()
-    _refuse_unfit(asked.python)
-    with tempfile.TemporaryDirectory(prefix="kdpipe-rehearsal-") as folder, ending(asked.keep):
-        edge = prepare(Path(folder), asked.python)
+    options = parser.parse_args()
+    _check_requirements(options.python)
+    with tempfile.TemporaryDirectory(prefix="kdpipe-rehearsal-") as folder, cleanup(options.keep):
+        edge = prepare(Path(folder), options.python)
         with serving(Path(folder), edge):
-            steps = rehearse(Path(folder), edge, asked.profile.resolve(), asked.store.resolve())
+            steps = rehearse(Path(folder), edge, options.profile.resolve(), options.store.resolve())
     table = as_table(steps)
     print(table)
-    if asked.result:
-        asked.result.write_text(as_page(steps, table), encoding="utf-8")
+    if options.result:
+        options.result.write_text(as_page(steps, table), encoding="utf-8")
     sys.exit(max(step.code for step in steps))
 
 
 def rehearse(folder: Path, edge: Edge, profile: Path, store: Path) -> list[Step]:
-    mine = folder / "edge.yaml"
-    mine.write_text(
+    edge_profile = folder / "edge.yaml"
+    edge_profile.write_text(
         json.dumps({"extends": str(profile), "devices": {"edge": edge.entry()}}), encoding="utf-8"
     )
     write_image(edge.home / "image.png")
@@ -100,14 +102,14 @@ def rehearse(folder: Path, edge: Edge, profile: Path, store: Path) -> list[Step]
     at = ["--store", str(store)]
     commands = [
         ("run", [*KDPIPE, "run", str(profile), *at]),
-        ("device check", [*KDPIPE, "device", "check", "edge", str(mine)]),
-        ("device measure", [*KDPIPE, "device", "measure", "edge", str(mine), *at]),
-        ("device measure, again", [*KDPIPE, "device", "measure", "edge", str(mine), *at]),
-        ("ship", [*KDPIPE, "ship", "edge", str(mine), *at]),
+        ("device check", [*KDPIPE, "device", "check", "edge", str(edge_profile)]),
+        ("device measure", [*KDPIPE, "device", "measure", "edge", str(edge_profile), *at]),
+        ("device measure, again", [*KDPIPE, "device", "measure", "edge", str(edge_profile), *at]),
+        ("ship", [*KDPIPE, "ship", "edge", str(edge_profile), *at]),
         ("predict there", edge.ssh(predict)),
-        ("ship a second version", [*KDPIPE, "ship", "edge", str(mine), *at, "--set", SECOND_VERSION]),
-        ("ship --list", [*KDPIPE, "ship", "edge", str(mine), *at, "--list"]),
-        ("ship --rollback", [*KDPIPE, "ship", "edge", str(mine), *at, "--rollback"]),
+        ("ship a second version", [*KDPIPE, "ship", "edge", str(edge_profile), *at, "--set", SECOND_VERSION]),
+        ("ship --list", [*KDPIPE, "ship", "edge", str(edge_profile), *at, "--list"]),
+        ("ship --rollback", [*KDPIPE, "ship", "edge", str(edge_profile), *at, "--rollback"]),
         ("predict there, again", edge.ssh(predict)),
         ("self-test there", edge.ssh(f"{edge.python} kdpipe/current/predict.py --selftest")),
     ]
@@ -116,7 +118,7 @@ def rehearse(folder: Path, edge: Edge, profile: Path, store: Path) -> list[Step]
             name,
             command,
             {
-                str(mine): "edge.yaml",
+                str(edge_profile): "edge.yaml",
                 f"--store {store}": "--store STORE",
                 f"{store}/": "STORE/",
                 f"{folder}/": "KEYS/",
@@ -127,7 +129,13 @@ def rehearse(folder: Path, edge: Edge, profile: Path, store: Path) -> list[Step]
 
 
 def take(name: str, command: list[str], short: dict[str, str]) -> Step:
-    """Runs a command and shows it. short: what stands for long paths in what is shown."""
+    """Run a command and print it with its output.
+
+    Args:
+        name: the step's name.
+        command: the arguments.
+        short: replacements for long paths in the printed text.
+    """
     typed = shlex.join(["kdpipe", *command[len(KDPIPE) :]] if command[: len(KDPIPE)] == KDPIPE else command)
     begun = time.perf_counter()
     done = subprocess.run(
@@ -140,27 +148,27 @@ def take(name: str, command: list[str], short: dict[str, str]) -> Step:
         env={**os.environ, "NO_COLOR": "1"},
     )
     seconds = time.perf_counter() - begun
-    said = done.stdout.strip()
+    output = done.stdout.strip()
     for long, word in {**short, f"{ROOT}/": ""}.items():
-        typed, said = typed.replace(long, word), said.replace(long, word)
-    lines = said.splitlines()
+        typed, output = typed.replace(long, word), output.replace(long, word)
+    lines = output.splitlines()
     if len(lines) > SHOWN_LINES:
-        said = "\n".join([f"... {len(lines) - SHOWN_LINES} lines before", *lines[-SHOWN_LINES:]])
-    print(f"$ {typed}\n{said}\n=> exit code {done.returncode}, {seconds:.1f} s\n", flush=True)
-    return Step(name, typed, done.returncode, seconds, said)
+        output = "\n".join([f"... {len(lines) - SHOWN_LINES} lines before", *lines[-SHOWN_LINES:]])
+    print(f"$ {typed}\n{output}\n=> exit code {done.returncode}, {seconds:.1f} s\n", flush=True)
+    return Step(name, typed, done.returncode, seconds, output)
 
 
 def prepare(folder: Path, python: str) -> Edge:
-    """The account with its Python and key."""
+    """Create the account with its Python and key."""
     subprocess.run(["useradd", "--create-home", "--shell", "/bin/sh", ACCOUNT], check=True)
-    # A locked account is let in by no key; one without a password that any could match is.
+    # sshd rejects a locked account even with a key. With `*`, the account is not locked and has no password.
     subprocess.run(["usermod", "--password", "*", ACCOUNT], check=True)
     home = Path(pwd.getpwnam(ACCOUNT).pw_dir)
     as_account = ["runuser", "-u", ACCOUNT, "--"]
     subprocess.run([*as_account, python, "-m", "venv", "--without-pip", str(home / "venv")], check=True)
     there = home / "venv" / "bin" / "python"
-    says = "import sys; print('%d.%d' % sys.version_info[:2])"
-    minor = subprocess.run([*as_account, there, "-c", says], capture_output=True, text=True, check=True)
+    code = "import sys; print('%d.%d' % sys.version_info[:2])"
+    minor = subprocess.run([*as_account, there, "-c", code], capture_output=True, text=True, check=True)
     site = home / "venv" / "lib" / f"python{minor.stdout.strip()}" / "site-packages"
     pins = [f"{name}=={version(name)}" for name in PACKAGES]
     pip = [
@@ -193,7 +201,7 @@ def prepare(folder: Path, python: str) -> Edge:
 
 @contextlib.contextmanager
 def serving(folder: Path, edge: Edge) -> Iterator[None]:
-    """An sshd for the account alone."""
+    """Run an sshd that accepts only the account."""
     (folder / "sshd_config").write_text(
         f"Port {edge.port}\nListenAddress 127.0.0.1\nHostKey {folder / 'host'}\nPidFile none\nUsePAM no\n"
         f"AuthorizedKeysFile {folder / 'user.pub'}\nStrictModes no\nPasswordAuthentication no\n"
@@ -213,8 +221,8 @@ def serving(folder: Path, edge: Edge) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def ending(keep: bool) -> Iterator[None]:
-    """Takes the account away in the end."""
+def cleanup(keep: bool) -> Iterator[None]:
+    """Remove the account at the end."""
     try:
         yield
     finally:
@@ -223,13 +231,11 @@ def ending(keep: bool) -> Iterator[None]:
                 ["userdel", "--remove", "--force", ACCOUNT], capture_output=True, text=True, check=False
             )
             if removed.returncode:
-                print(
-                    f"the account {ACCOUNT} could not be removed: {removed.stderr.strip()}", file=sys.stderr
-                )
+                print(f"cannot remove the account {ACCOUNT}: {removed.stderr.strip()}", file=sys.stderr)
 
 
 def write_image(path: Path) -> None:
-    """A scan of a handwritten digit as an image file, as a camera might hand one over."""
+    """Write a scan of a handwritten digit as an image file, like a camera."""
     import numpy as np
     from PIL import Image
     from sklearn.datasets import load_digits
@@ -252,24 +258,24 @@ def as_page(steps: list[Step], table: str) -> str:
     parts = [
         "# From a profile to a device",
         f"`python benchmarks/device_rehearsal.py`, {time.strftime('%Y-%m-%d')}, {facts}. The device is "
-        f"a second account of the same machine, reached over an sshd of its own, with {pins} and nothing "
-        "of kdpipe.",
+        f"a second account on the same machine, with its own sshd, and with {pins}. kdpipe is not installed "
+        "there.",
         f"```\n{table}\n```",
     ]
-    parts += [f"## {step.name}\n\n```\n$ {step.typed}\n{step.said}\n```" for step in steps]
+    parts += [f"## {step.name}\n\n```\n$ {step.typed}\n{step.output}\n```" for step in steps]
     return "\n\n".join(parts) + "\n"
 
 
-def _refuse_unfit(python: str) -> None:
+def _check_requirements(python: str) -> None:
     if os.getuid() != 0:
-        sys.exit("an account is made: run it as root")
+        sys.exit("run it as root: the program creates an account")
     if _exists():
-        sys.exit(f"there is an account {ACCOUNT} already: remove it with userdel --remove {ACCOUNT}")
+        sys.exit(f"the account {ACCOUNT} already exists: remove it with userdel --remove {ACCOUNT}")
     for program in ("useradd", "runuser", "ssh", "ssh-keygen", python):
         if shutil.which(program) is None:
-            sys.exit(f"{program} is not there")
+            sys.exit(f"{program} is not installed")
     if shutil.which("sshd") is None and not Path("/usr/sbin/sshd").is_file():
-        sys.exit("there is no sshd: apt-get install openssh-server")
+        sys.exit("sshd is not installed: apt-get install openssh-server")
 
 
 def _exists() -> bool:

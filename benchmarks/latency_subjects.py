@@ -1,4 +1,4 @@
-"""Networks to measure, for the benchmarks of the latency harness: built by kdpipe's own runtimes."""
+"""Build networks with kdpipe's own runtimes, for the benchmarks of the latency harness."""
 
 from __future__ import annotations
 
@@ -20,14 +20,17 @@ from stages.runtimes.images import natural_images
 from stages.runtimes.settings import BuildSettings
 
 CORNER = 16
-"""Width and height in pixels of what the extra work is done on."""
+"""Width and height in pixels of the image part for the extra work."""
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 class WithExtraWork(nn.Module):
-    """A network, and beside it `layers` small convolutions on a corner of the image, whose result is
-    part of the output: so small that a slow-down can be set to about half a per cent of 1 ms."""
+    """A network with `layers` additional small convolutions on a corner of the image.
+
+    Their result is part of the output. They are small enough to set a slow-down to about half a per cent of
+    1 ms.
+    """
 
     def __init__(self, network: nn.Module, layers: int, width: int) -> None:
         super().__init__()
@@ -52,7 +55,7 @@ def subject(
     extra_layers: int = 0,
     extra_width: int = 8,
 ) -> Subject:
-    """A target of `runtime` in fp32, built in `folder` from a timm model with random weights."""
+    """Build a target of `runtime` in fp32 in `folder`, from a timm model with random weights."""
     torch.manual_seed(0)
     network: nn.Module = timm.create_model(model, pretrained=False)
     if extra_layers:
@@ -84,7 +87,7 @@ def subject(
 
 
 def where() -> list[str]:
-    """The machine and the versions behind a table."""
+    """Describe the machine and the versions, two lines."""
     packages = ("onnxruntime", "openvino", "torch", "timm", "numpy")
     versions = ", ".join(f"{name} {version(name)}" for name in packages)
     return [

@@ -1,4 +1,4 @@
-"""The table of `bench_networks.py`: what became of every target of every network, from artefacts alone."""
+"""Make the table of `bench_networks.py`: every target of every network, only from artefacts."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 BASELINE = "fp32"
-"""The precision that the others of its runtime are timed against, in turns."""
+"""The precision with which the others of its runtime are timed in turns."""
 
 COLUMNS = (
     "network",
@@ -25,25 +25,29 @@ COLUMNS = (
 )
 
 LEGEND = """\
-- state: measured; built (and proven if it runs here, but not timed or judged); no: not built. The number is
-  that of the reason below.
-- file's error: of the ONNX file that the target is built from. Float: largest logit difference from PyTorch
-  over the logits' standard deviation; INT8: root mean square of the differences from the float file over the
-  spread of the logits, on training images that calibration has not seen.
-- target's error: root mean square of the logit differences of the built target from that file over their
+- state: measured; built (and proved if it runs on this machine, but not timed or judged); no: not built. The
+  number refers to the reasons below.
+- file's error: error of the ONNX file from which the target is built. Float: largest logit difference from
+  PyTorch, divided by the logits' standard deviation. INT8: root mean square difference from the float file,
+  divided by the logits' spread, on training images that calibration did not use.
+- target's error: root mean square logit difference of the built target from that file, divided by the logits'
   spread, on real test images.
-- agreement, top-1 change: with and against the student in PyTorch (float32), over all test images; the
-  interval is paired, image by image.
-- p50: one image, one thread. Time over fp32's: both taken in turns; below 1 is faster than fp32 of the same
+- agreement, top-1 change: compared with the student in PyTorch (float32), over all test images; the interval
+  is paired, image by image.
+- p50: one image, one thread. Time over fp32's: both timed in turns; below 1 is faster than fp32 in the same
   runtime."""
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """One network's run.
+    """The run of a network.
 
-    folders, metrics: of the stages that got done, by name. fault: the sentence that ended the run, if one
-    did. left_out: targets that had to be left out for the run to go on, and why.
+    Attributes:
+        network: the profile's name.
+        folders: the artefact's folder of each finished stage, by name.
+        metrics: the metrics of each finished stage, by name.
+        fault: the error as a sentence; None if the run finished.
+        left_out: targets that the run left out, with the reason.
     """
 
     network: str
@@ -53,18 +57,24 @@ class Outcome:
     left_out: Mapping[str, str]
 
     def read(self, stage: str, name: str) -> dict[str, Any] | None:
-        """A JSON file of a stage's artefact; None if the run did not come so far."""
+        """Read a JSON file of a stage's artefact; None if the run did not reach the stage."""
         folder = self.folders.get(stage)
         if folder is None:
             return None
-        found: dict[str, Any] = json.loads((folder / name).read_text(encoding="utf-8"))
-        return found
+        document: dict[str, Any] = json.loads((folder / name).read_text(encoding="utf-8"))
+        return document
 
 
 @dataclass(frozen=True)
 class Row:
-    """One target of one network. cells: from `state` on, without the reason's number. why: the reason, if
-    there is one. silent: there are neither figures nor a reason.
+    """A target of a network.
+
+    Attributes:
+        network: the profile's name.
+        target: the target's name.
+        cells: the columns from `state` on, without the reason's number.
+        why: the reason, or None.
+        silent: there are neither figures nor a reason.
     """
 
     network: str
@@ -75,12 +85,12 @@ class Row:
 
 
 def rows_of(outcome: Outcome, targets: Sequence[str]) -> list[Row]:
-    """A row for each target, whatever became of it."""
+    """Make a row for each target."""
     scorecard = outcome.read("measure", "scorecard.json") or {"rows": [], "comparisons": []}
     measured = {row["target"]: row for row in scorecard["rows"] if row["model"] == "student"}
     built = _built(outcome)
     ratios = _ratios(scorecard["comparisons"])
-    found = []
+    rows = []
     for target in targets:
         row = measured.get(target) or built.get(target) or {}
         figures = row.get("top1") is not None and bool(row.get("latency"))
@@ -96,12 +106,12 @@ def rows_of(outcome: Outcome, targets: Sequence[str]) -> list[Row]:
             ratios.get(target, ""),
             _fixed(row["size_bytes"] / 1e6, 2) if row.get("size_bytes") else "",
         )
-        found.append(Row(outcome.network, target, cells, why, silent=not figures and not why))
-    return found
+        rows.append(Row(outcome.network, target, cells, why, silent=not figures and not why))
+    return rows
 
 
 def markdown(rows: Sequence[Row]) -> str:
-    """The table, what its columns mean, and every reason once with the targets that it stands for."""
+    """Format the table, the meaning of its columns, and each reason once with its targets."""
     reasons = list(dict.fromkeys(row.why for row in rows if row.why))
     lines = ["| " + " | ".join(COLUMNS) + " |", "|" + " --- |" * len(COLUMNS)]
     for row in rows:
@@ -113,20 +123,20 @@ def markdown(rows: Sequence[Row]) -> str:
     if reasons:
         lines += ["Reasons:", ""]
     for number, reason in enumerate(reasons, 1):
-        lines.append(f"{number}. {_whose(row for row in rows if row.why == reason)}: {reason}")
+        lines.append(f"{number}. {_affected(row for row in rows if row.why == reason)}: {reason}")
     return "\n".join(lines)
 
 
 def students(outcomes: Sequence[Outcome]) -> str:
-    """The networks themselves: their size and what they learnt, by PyTorch in float32."""
+    """Format the size and accuracy of the networks, in PyTorch with float32."""
     lines = ["| network | architecture | parameters | million MACs | top-1 % [95 %] |", "|" + " --- |" * 5]
     for outcome in outcomes:
         card = outcome.read("distill", "model.json")
-        judged = outcome.read("evaluate", "metrics.json")
-        if card is None or judged is None:
+        metrics = outcome.read("evaluate", "metrics.json")
+        if card is None or metrics is None:
             lines.append(f"| {outcome.network} | | | | not trained: {outcome.fault} |")
             continue
-        student = judged["student"]
+        student = metrics["student"]
         low, high = student["top1_ci"]
         lines.append(
             f"| {outcome.network} | `{card['model']}` | {card['parameters']:,} | {student['macs'] / 1e6:.1f} "
@@ -136,7 +146,7 @@ def students(outcomes: Sequence[Outcome]) -> str:
 
 
 def sentence(text: str, most: int = 400) -> str:
-    """A reason in one line: what a builder said over several is joined, and cut where it is endless."""
+    """Format a reason as one line: join several lines, and shorten them to `most` characters."""
     words = " ".join(text.replace("|", "/").split())
     return words if len(words) <= most else words[: most - 1].rstrip() + "…"
 
@@ -147,13 +157,13 @@ def _built(outcome: Outcome) -> dict[str, dict[str, Any]]:
 
 
 def _why(outcome: Outcome, target: str, row: Mapping[str, Any]) -> str | None:
-    said = row.get("why_not") or outcome.left_out.get(target) or outcome.fault
-    return sentence(said) if said else None
+    reason = row.get("why_not") or outcome.left_out.get(target) or outcome.fault
+    return sentence(reason) if reason else None
 
 
 def _build_figures(outcome: Outcome, target: str) -> Mapping[str, Any]:
-    told = outcome.metrics.get("build", {}).get("targets", [])
-    return next((one for one in told if one["model"] == "student" and one["target"] == target), {})
+    targets = outcome.metrics.get("build", {}).get("targets", [])
+    return next((entry for entry in targets if (entry["model"], entry["target"]) == ("student", target)), {})
 
 
 def _file_error(outcome: Outcome, target: str, row: Mapping[str, Any]) -> str:
@@ -171,14 +181,15 @@ def _file_error(outcome: Outcome, target: str, row: Mapping[str, Any]) -> str:
 
 
 def _ratios(comparisons: Sequence[Mapping[str, Any]]) -> dict[str, str]:
-    """Of the student's targets that were timed in turns with fp32 of their runtime."""
-    found = {}
-    for one in comparisons:
-        first, second = one["first"], one["second"]
+    """Return the ratio of each student target that was timed in turns with fp32 of its runtime."""
+    ratios = {}
+    for comparison in comparisons:
+        first, second = comparison["first"], comparison["second"]
         if first["model"] == second["model"] == "student" and first["target"].endswith(f"-{BASELINE}"):
-            low, high = one["ratio_ci"]
-            found[second["target"]] = f"{one['ratio']:.3f} [{low:.3f}, {high:.3f}] {one['verdict']}"
-    return found
+            low, high = comparison["ratio_ci"]
+            ratio = f"{comparison['ratio']:.3f} [{low:.3f}, {high:.3f}]"
+            ratios[second["target"]] = f"{ratio} {comparison['verdict']}"
+    return ratios
 
 
 def _change(against: Mapping[str, Any] | None) -> str:
@@ -194,8 +205,8 @@ def _p50(row: Mapping[str, Any]) -> str:
         return ""
     low, high = entries[0]["p50_ci_ms"]
     doubts = ", ".join(flag for flag in row.get("flags", []) if flag != "tail under-sampled")
-    told = f"{entries[0]['p50_ms']:.3f} [{low:.3f}, {high:.3f}]"
-    return f"{told} ({doubts})" if doubts else told
+    p50 = f"{entries[0]['p50_ms']:.3f} [{low:.3f}, {high:.3f}]"
+    return f"{p50} ({doubts})" if doubts else p50
 
 
 def _number(value: float | None) -> str:
@@ -206,8 +217,8 @@ def _fixed(value: float | None, digits: int) -> str:
     return "" if value is None else f"{value:.{digits}f}"
 
 
-def _whose(rows: Any) -> str:
-    """`resmlp, vit: ncnn-fp32, ncnn-fp16`: the networks and the targets that share a reason."""
+def _affected(rows: Any) -> str:
+    """List the networks and targets that share a reason: `resmlp, vit; ncnn-fp32, ncnn-fp16`."""
     rows = list(rows)
     networks = ", ".join(dict.fromkeys(row.network for row in rows))
     targets = ", ".join(dict.fromkeys(row.target for row in rows))

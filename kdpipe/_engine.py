@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from pipeline.errors import KdpipeError, UsageError
 
 if TYPE_CHECKING:
-    from pipeline.comparing.method_specs import Entry
+    from pipeline.comparing.method_specs import MethodSpec
     from pipeline.console.progress import ConsoleListener
     from pipeline.profile.loading import LoadedProfile
     from pipeline.store.store import Store
@@ -168,7 +168,7 @@ def compared(
     """
     from pipeline.commands.profiles import memo_folder, remember_profile
     from pipeline.comparing.comparison import plan_runs
-    from pipeline.comparing.execution import error_for_failed_runs, execute, seeds_of_count
+    from pipeline.comparing.execution import error_for_failed_runs, execute_comparison, seeds_of_count
     from pipeline.running.runner import prepare_run, run_stages
 
     if split not in ("test", "validation"):
@@ -187,11 +187,11 @@ def compared(
             _entries(methods, baseline),
             chosen,
             store,
-            alone=baseline,
+            baseline=baseline,
             memo=memo_folder(store.root),
         )
         with _listener(["train", "compare", *(each.title for each in runs)], progress) as listener:
-            done, document = execute(
+            done, document = execute_comparison(
                 loaded,
                 store,
                 runs,
@@ -209,12 +209,12 @@ def compared(
 
 def _entries(
     methods: Sequence[str] | Mapping[str, Sequence[str | Mapping[str, Any]]] | None, baseline: bool
-) -> list[Entry]:
-    from pipeline.comparing.method_specs import DEFAULT, Entry, read_specs
+) -> list[MethodSpec]:
+    from pipeline.comparing.method_specs import DEFAULT, MethodSpec, read_specs
 
     if isinstance(methods, Mapping):
         entries = [
-            Entry(label, tuple({"name": one} if isinstance(one, str) else dict(one) for one in listed))
+            MethodSpec(label, tuple({"name": one} if isinstance(one, str) else dict(one) for one in listed))
             for label, listed in methods.items()
         ]
     else:

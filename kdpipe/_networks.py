@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.errors import DataError
-from stages.data.images import Form, UnreadableImage, decode
+from stages.data.images import ImageFormat, UnreadableImage, decode
 from stages.data.preprocessing import Preprocessing
 from stages.models import card
-from stages.models.feeding import resize_to
+from stages.models.network_input import resize_to
 
 
 def load(folder: Path) -> nn.Module:
@@ -40,7 +40,7 @@ def preprocess(
     """
     if isinstance(images, str | os.PathLike):
         images = [images]
-    form = Form(contract.image_size, contract.channels, contract.resize)
+    form = ImageFormat(contract.image_size, contract.channels, contract.resize)
     squares = [_decoded(image, form, number) for number, image in enumerate(images)]
     pixels = torch.from_numpy(np.stack(squares) if squares else np.zeros((0, *form.shape), np.uint8))
     mean = torch.tensor(contract.mean, dtype=torch.float64)
@@ -50,7 +50,7 @@ def preprocess(
     return channels_first if contract.network_size is None else resize_to(channels_first, contract.side)
 
 
-def _decoded(image: str | os.PathLike[str] | np.ndarray, form: Form, number: int) -> np.ndarray:
+def _decoded(image: str | os.PathLike[str] | np.ndarray, form: ImageFormat, number: int) -> np.ndarray:
     if isinstance(image, np.ndarray):
         source: Path | np.ndarray = image
         where = f"image {number}"

@@ -66,7 +66,7 @@ def environment() -> dict[str, str]:
 
 
 def last_line(stderr: str) -> str:
-    """Return the line of a process's standard error that says most about its end.
+    r"""Return the line of a process's standard error that best explains its end.
 
     Args:
         stderr: Everything that the process wrote to standard error.

@@ -15,28 +15,12 @@ from typing import Any
 
 from pipeline import __version__, machine
 from pipeline.child_process import environment, last_line, python_command
+from pipeline.running.plan import resolve
 from pipeline.store.file_system import try_file_system
-from stages import STAGES, TRIAL
+from stages import PACKAGE_CONFLICTS, REPORTED_DISTRIBUTIONS, STAGES, TRIAL
 
 Facts = dict[str, Any]
 
-DISTRIBUTIONS = (
-    "torch",
-    "torchvision",
-    "timm",
-    "numpy",
-    "onnx",
-    "onnxscript",
-    "onnxruntime",
-    "onnxruntime-gpu",
-    "openvino",
-    "ncnn",
-    "pnnx",
-    "tensorrt",
-    "tensorrt-rtx",
-    "pydantic",
-    "click",
-)
 TRIAL_TIMEOUT_S = 300.0
 """Enough to import a package or to build a network of a few layers: no trial depends on the user's model."""
 
@@ -49,8 +33,8 @@ def examine(store: Path, report_step: Callable[[str], None]) -> Facts:
         report_step: Receives the name of each step before it starts.
 
     Returns:
-        The document of `kdpipe doctor --json`. `core` is whether every stage can run here, at least with ONNX
-        Runtime.
+        The document of `kdpipe doctor --json`. `core` is whether every stage can run here, with one runtime
+        at least.
 
     Raises:
         UsageError: The folder is not a store.
@@ -71,7 +55,7 @@ def examine(store: Path, report_step: Callable[[str], None]) -> Facts:
     facts["stages"] = try_stages()
     report_step("trying every runtime")
     facts["targets"] = try_targets()
-    report_step("exporting a small network and running it in ONNX Runtime")
+    report_step("exporting a small network and running it")
     facts["build"] = try_build()
     facts["warnings"] = version_conflicts(facts["versions"])
     facts["problems"] = core_problems(facts)
@@ -97,19 +81,17 @@ def version_conflicts(versions: dict[str, str | None]) -> list[str]:
     Args:
         versions: The result of `distribution_versions`.
     """
-    if versions.get("onnxruntime") and versions.get("onnxruntime-gpu"):
-        return [
-            "onnxruntime and onnxruntime-gpu are both installed. They have the same folder, so the package "
-            "installed last is used. For a GPU: pip uninstall --yes onnxruntime onnxruntime-gpu && "
-            "pip install 'onnxruntime-gpu[cuda,cudnn]'"
-        ]
-    return []
+    conflicts: list[str] = resolve(PACKAGE_CONFLICTS)(versions)
+    return conflicts
 
 
 def distribution_versions() -> dict[str, str | None]:
-    """Return the version of each of `DISTRIBUTIONS`, None where it is not installed. Import none of them."""
-    installed = machine.installed_versions(DISTRIBUTIONS)
-    return {name: installed.get(name) for name in DISTRIBUTIONS}
+    """Return the version of each of `stages.REPORTED_DISTRIBUTIONS`, None where it is not installed.
+
+    Import none of them.
+    """
+    installed = machine.installed_versions(REPORTED_DISTRIBUTIONS)
+    return {name: installed.get(name) for name in REPORTED_DISTRIBUTIONS}
 
 
 def try_stages() -> list[Facts]:
@@ -144,15 +126,15 @@ def try_targets() -> list[Facts]:
             targets.append(_no_target(name, ending, None))
             continue
         fields = {key: answer[key] for key in ("can_build", "can_run", "why_not", "hint")}
-        targets += [{"target": f"{name}-{precision}", **fields} for precision in answer["precisions"]]
+        targets += [{"target": target, **fields} for target in answer["targets"]]
     return targets
 
 
 def try_build() -> Facts:
-    """Export a small network with PyTorch, run it in ONNX Runtime, and compare the outputs.
+    """Export a small network with PyTorch, run it in a runtime, and compare the outputs.
 
     Returns:
-        `works`; if it works `seconds` and `max_difference`, otherwise `why_not`.
+        `works`; if it works `seconds`, `max_difference` and `comparison` (in words), otherwise `why_not`.
     """
     lines, ending = run_trial("build")
     return next((line for line in lines if "works" in line), {"works": False, "why_not": ending})

@@ -159,15 +159,55 @@ DEVICE = Stage(
     name="device",
     summary="Compute the scorecard of a device from the samples that were taken there.",
     module="stages.device",
-    version=4,
+    version=5,
     inputs=("evaluate", "export", "quantize", "measure", "package"),
     reads=("build", "measure"),
     data=True,
 )
 """The stage of `kdpipe device measure`; no run of a profile contains it."""
 
+REPORTED_DISTRIBUTIONS = (
+    "torch",
+    "torchvision",
+    "timm",
+    "numpy",
+    "onnx",
+    "onnxscript",
+    "onnxruntime",
+    "onnxruntime-gpu",
+    "openvino",
+    "ncnn",
+    "pnnx",
+    "tensorrt",
+    "tensorrt-rtx",
+    "pydantic",
+    "click",
+)
+"""Python distributions whose versions `kdpipe doctor` reports."""
+
+PACKAGE_CONFLICTS = "stages.runtimes.identity:package_conflicts"
+"""The light function that names installed packages that do not go together, for `kdpipe doctor`."""
+
 DEVICE_PROGRAM = "stages.devices.program:program"
 """The function that returns the bytes of the program for devices."""
+
+DEVICE_REQUEST = "stages.devices.requests:measuring_request"
+"""The light function that writes the request to measure one target on a device."""
+
+BUILT_ON_DEVICES = "stages.devices.requests:is_built_there"
+"""The light function that decides whether a device builds a target's file itself."""
+
+DEVICE_ABILITIES = "stages.devices.abilities:why_unable"
+"""The light function that returns, by target, why a device cannot measure it, from the device's facts."""
+
+DEVICE_KEY_FACTS = "stages.devices.abilities:key_facts"
+"""The light function that selects the facts of a device that its figures depend on."""
+
+DEVICE_LASTING_FACTS = "stages.devices.abilities:lasting_facts"
+"""The light function that selects the facts of a device that do not change from minute to minute."""
+
+DEVICE_SOFTWARE = "stages.devices.abilities:software_rows"
+"""The light function that returns the rows about runtimes in the table of `kdpipe device check`."""
 
 DEVICE_SOURCES = "stages.devices.sources:prepare"
 """The function that writes the ONNX files from which a device builds its engines."""

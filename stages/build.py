@@ -1,9 +1,9 @@
 """The build stage: every target for its runtime, and the teacher's baseline to compare with.
 
-A target that this machine cannot build is recorded with the reason and the remedy; it ends the
-run only if the profile says `required`. A target that was built and can run here is loaded and
-compared with its source before anybody measures it; one that its builder refuses or that computes
-something else is recorded too, and fails the stage if it is required.
+A target that this machine cannot build is recorded with the reason and the remedy; it ends the run only if
+the profile marks it `required`. A target that was built and can run here is loaded and compared with its
+source before it is measured. A target that its builder refuses, or that computes something else, is recorded
+too, and fails the stage if it is required.
 """
 
 from __future__ import annotations
@@ -26,12 +26,18 @@ from stages.runtimes.shipping import NOT_SHIPPED, what_ships
 from stages.runtimes.tensorrt import options as tensorrt_options
 
 BASELINE = "onnxruntime-fp32"
-"""What the teacher is built for: the row that every other row is compared with."""
+"""The target that the teacher is built for: the row that every other row is compared with."""
 
 
 @dataclass(frozen=True)
-class Wanted:
-    """One thing to build: whose network (teacher or student), for which target."""
+class BuildItem:
+    """One target to build, of the teacher or of the student.
+
+    Attributes:
+        model: "teacher" or "student".
+        target: its name.
+        required: whether a machine that cannot build it ends the run.
+    """
 
     model: str
     target: str
@@ -39,31 +45,45 @@ class Wanted:
 
     @property
     def folder(self) -> str:
+        """The target's folder in the artefact."""
         return f"{self.model}/{self.target}"
 
 
 def check(settings: SimpleNamespace) -> None:
-    """Raises UsageError for an unknown runtime, a precision that its runtime does not offer, or settings
-    that none of the runtimes can follow."""
+    """Check the profile's targets and build settings.
+
+    Raises:
+        UsageError: a runtime is unknown, or does not offer the precision, or none of the runtimes can follow
+            the settings.
+    """
     runtimes = [registry.check_target(target.name).name for target in settings.targets]
     tensorrt_options.check_targets(runtimes, settings.build.model_dump())
 
 
 def run(context: Context) -> Metrics:
+    """Write a folder for each target, and `build.json`, the list of them (docs/reference/artefacts.md).
+
+    Args:
+        context: of the stage: `targets` and `build`, and the folders of `export` and `quantize`.
+
+    Raises:
+        UsageError: see `check`.
+        StageError: a required target cannot be built, or computes something else than its source.
+    """
     check(context.settings)
-    wanted = [Wanted("teacher", BASELINE, required=True)]
-    wanted += [Wanted("student", target.name, target.required) for target in context.settings.targets]
+    items = [BuildItem("teacher", BASELINE, required=True)]
+    items += [BuildItem("student", target.name, target.required) for target in context.settings.targets]
     for model in ("student", "teacher"):
         shutil.copyfile(context.inputs["export"] / f"{model}.json", context.output / f"{model}.json")
     context.work.mkdir(parents=True, exist_ok=True)
 
     rows, figures = [], []
-    for done, one in enumerate(wanted):
-        context.progress.update(done, len(wanted), "targets", target=one.target)
-        row, told = _build(one, context)
+    for done, item in enumerate(items):
+        context.progress.update(done, len(items), "targets", target=item.target)
+        row, item_figures = _build(item, context)
         rows.append(row)
-        figures.append(told)
-    context.progress.update(len(wanted), len(wanted), "targets")
+        figures.append(item_figures)
+    context.progress.update(len(items), len(items), "targets")
 
     listing = {"schema_version": 1, "targets": rows}
     write_json(context.output / "build.json", listing)
@@ -79,20 +99,24 @@ def run(context: Context) -> Metrics:
     }
 
 
-def _build(one: Wanted, context: Context) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The target's row of build.json, and its figures for the manifest (times and differences,
-    which vary from machine to machine and so have no place in the artefact)."""
-    runtime = registry.check_target(one.target)
-    precision = registry.target_parts(one.target)[1]
+def _build(item: BuildItem, context: Context) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Build one target.
+
+    Returns:
+        The target's row of build.json, and its figures for the manifest: times and differences, which vary
+        from machine to machine and so are not part of the artefact.
+    """
+    runtime = registry.check_target(item.target)
+    precision = registry.target_parts(item.target)[1]
     row: dict[str, Any] = {
-        "model": one.model,
-        "target": one.target,
+        "model": item.model,
+        "target": item.target,
         "runtime": runtime.name,
         "precision": precision,
         "built": False,
         "why_not": None,
         "hint": None,
-        "required": one.required,
+        "required": item.required,
         "folder": None,
         "files": [],
         "size_bytes": None,
@@ -102,36 +126,36 @@ def _build(one: Wanted, context: Context) -> tuple[dict[str, Any], dict[str, Any
         "float_layers": None,
         "disproved": False,
     }
-    figures: dict[str, Any] = {"model": one.model, "target": one.target, "built": False}
+    figures: dict[str, Any] = {"model": item.model, "target": item.target, "built": False}
     ability = runtime.ability_to_build()
     row["versions"] = dict(sorted(ability.versions.items()))
     if not ability.can:
-        return _not_built(one, row, figures, ability.why_not, ability.hint, context)
+        return _not_built(item, row, figures, ability.why_not, ability.hint, context)
 
-    source = _source(one, runtime, precision, context)
+    source = _source(item, runtime, precision, context)
     row["float_layers"] = _float_layers(source)
-    folder = context.output / one.folder
+    folder = context.output / item.folder
     folder.mkdir(parents=True)
     started = time.perf_counter()
     try:
         facts = runtime.build(source, folder, context.settings.build, context.progress, context.work)
         build_s = round(time.perf_counter() - started, 3)
-        facts["checked"], checked = _check(one, runtime, source, folder, context, row)
+        facts["checked"], checked = _check(item, runtime, source, folder, context, row)
     except (MachineCannot, StageError) as error:
-        # A machine on which it stopped running has disproved nothing.
+        # A machine on which the target stopped running has disproved nothing.
         row["disproved"] = row["disproved"] and isinstance(error, StageError)
-        if one.required and isinstance(error, StageError):
+        if item.required and isinstance(error, StageError):
             raise
         shutil.rmtree(folder)
         why = f"{error.what}: {error.why}" if error.why else error.what
-        return _not_built(one, row, figures, why, error.hint, context)
+        return _not_built(item, row, figures, why, error.hint, context)
     for name in NOT_SHIPPED:
-        if (folder / name).exists():  # it holds what earlier targets added, so the last one counts
+        if (folder / name).exists():  # it contains the entries of earlier targets, so the last file counts
             (folder / name).replace(context.output / name)
     shipped = what_ships(folder)
     row |= {
         "built": True,
-        "folder": one.folder,
+        "folder": item.folder,
         "files": list(shipped.files),
         "size_bytes": shipped.size_bytes,
         "sha256": shipped.sha256,
@@ -141,25 +165,25 @@ def _build(one: Wanted, context: Context) -> tuple[dict[str, Any], dict[str, Any
 
 
 def _not_built(
-    one: Wanted, row: dict[str, Any], figures: dict[str, Any], why: str, hint: str, context: Context
+    item: BuildItem, row: dict[str, Any], figures: dict[str, Any], why: str, hint: str, context: Context
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     row |= {"why_not": why, "hint": hint or None}
-    context.progress.note(f"{one.target} is not built: {why}")
+    context.progress.note(f"{item.target} is not built: {why}")
     return row, figures
 
 
-def _source(one: Wanted, runtime: Runtime, precision: str, context: Context) -> Source:
-    card = json.loads((context.inputs["export"] / f"{one.model}.json").read_text(encoding="utf-8"))
+def _source(item: BuildItem, runtime: Runtime, precision: str, context: Context) -> Source:
+    card = json.loads((context.inputs["export"] / f"{item.model}.json").read_text(encoding="utf-8"))
     preprocessing = card["preprocessing"]
     if precision == "int8":
-        onnx = context.inputs["quantize"] / f"{one.model}.int8.{runtime.recipe}.onnx"
+        onnx = context.inputs["quantize"] / f"{item.model}.int8.{runtime.recipe}.onnx"
     else:
-        onnx = context.inputs["export"] / f"{one.model}.onnx"
+        onnx = context.inputs["export"] / f"{item.model}.onnx"
     if not onnx.is_file():
         raise StageError(
-            f"the file that {one.target} is built from is missing",
+            f"the file that {item.target} is built from is missing",
             where=onnx.name,
-            why=f"the {onnx.parent.name} artefact does not hold it",
+            why=f"the {onnx.parent.name} artefact does not contain it",
             hint=f"kdpipe {'quantize' if precision == 'int8' else 'export'} PROFILE",
         )
     size = preprocessing["image_size"]
@@ -176,33 +200,36 @@ def _source(one: Wanted, runtime: Runtime, precision: str, context: Context) -> 
 
 
 def _float_layers(source: Source) -> list[str] | None:
-    """The layers of an INT8 file that compute in float; None for another precision or an unreadable file."""
+    """Return the layers of an INT8 file that compute in float; None for others and damaged files."""
     from stages.onnx_files.float_layers import names_left_float
 
     if source.precision != "int8":
         return None
     try:
         return names_left_float(source.onnx)
-    except Exception:  # protobuf's own class; the builder says more of a damaged file
+    except Exception:  # protobuf's own class; the builder reports more about a damaged file
         return None
 
 
 def _check(
-    one: Wanted, runtime: Runtime, source: Source, folder: Path, context: Context, row: dict[str, Any]
+    item: BuildItem, runtime: Runtime, source: Source, folder: Path, context: Context, row: dict[str, Any]
 ) -> tuple[str, dict[str, Any]]:
-    """How the built target was checked, in a sentence, and by how much it differs from its source.
+    """Compare a built target with its source.
 
-    The row counts as disproved from when the target is loaded until its logits are found to be right.
+    The row counts as disproved from the time when the target is loaded until its logits are proved right.
+
+    Returns:
+        How it was checked, in a sentence, and by how much it differs.
     """
     ability = runtime.ability_to_run()
     if not ability.can:
-        context.progress.note(f"{one.target} is built, but not checked: {ability.why_not}")
+        context.progress.note(f"{item.target} is built, but not checked: {ability.why_not}")
         return f"not run here: {ability.why_not}", {}
     build = context.settings.build
     batches = parity.batches_within(build.batch_min, build.batch_max)
     session = runtime.load(folder, source, usable_cores())
     row["disproved"] = True
-    name = f"{one.model} {one.target}"
+    name = f"{item.model} {item.target}"
     agreement = parity.find_agreement(session, source, batches, name)
     limits = parity.Limits(getattr(build, f"limit_{source.precision}"), build.agreement / 100.0)
     fault = parity.agreement_fault(agreement, source, batches, name, limits)
@@ -210,11 +237,13 @@ def _check(
         raise fault
     row["disproved"] = False
     if fault:
-        context.progress.note(f"{fault.what}: {fault.why}; kept all the same (build.prove: false)")
+        context.progress.note(
+            f"{fault.what}: {fault.why}; the target counts as built all the same (build.prove: false)"
+        )
     if agreement.relative > parity.DOUBTFUL:
         context.progress.note(
-            f"{one.target}: logits are {agreement.relative:.0%} of their spread away from the file it was "
-            "built from; the scorecard tells what that costs in accuracy"
+            f"{item.target}: logits are {agreement.relative:.0%} of their spread away from the file it was "
+            "built from; the scorecard shows what that costs in accuracy"
         )
     figures = {
         "effective_precision": session.facts.get("effective_precision"),
@@ -224,5 +253,5 @@ def _check(
         "top1_agreement": round(100.0 * agreement.top1_agreement, 4),
         "images": agreement.images,
     }
-    said = "agrees" if fault is None else "DOES NOT AGREE"
-    return f"{said} with its source at batch {', '.join(map(str, batches))}", figures
+    verdict = "agrees" if fault is None else "DOES NOT AGREE"
+    return f"{verdict} with its source at batch {', '.join(map(str, batches))}", figures

@@ -23,7 +23,7 @@ from stages.methods import registry
 from stages.models import card as cards
 from stages.models.create import create
 from stages.models.features import Needs
-from stages.models.feeding import fed
+from stages.models.network_input import network_preprocessing
 from stages.models.observer import Observer
 from stages.training import batches, before, loop, result
 from stages.training.checkpoint import Checkpoints, identity_of, weights_digest
@@ -101,7 +101,7 @@ def _distill(fabric: Fabric, context: Context) -> Metrics:
             more_follows=recipe.baseline and nth == 0,
         )
 
-    preprocessing = fed(settings.student, data.preprocessing)
+    preprocessing = network_preprocessing(settings.student, data.preprocessing)
     student = _student(settings, data, seed)
     task: Task = Alone(student, preprocessing)
     if recipe.methods:

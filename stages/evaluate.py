@@ -1,6 +1,7 @@
-"""Judges teacher, student and baseline on the test images, which no training has seen.
+"""Evaluate teacher, student and baseline on the test images, which no training uses.
 
-In float32 whatever the training's precision: the figures are compared with those of exported files.
+The evaluation runs in float32 for any training precision, because its figures are compared with those of
+exported files.
 """
 
 from __future__ import annotations
@@ -25,11 +26,11 @@ from stages.training.calibration import expected_calibration_error
 from stages.training.supply import Supply
 
 DIGITS = 6
-"""Figures are rounded, so that a last bit that depends on the machine changes no artefact."""
+"""Decimals of all figures, so that machine-dependent last bits do not change the artefact."""
 
 
 def run(context: Context) -> Metrics:
-    """Leaves `metrics.json` (docs/reference/artefacts.md). Reads `train` and `distill`."""
+    """Write `metrics.json` (docs/reference/artefacts.md) from the artefacts of `train` and `distill`."""
     settings = context.settings
     data = load(settings.data)
     for note in data.notes:
@@ -39,67 +40,74 @@ def run(context: Context) -> Metrics:
         folders["baseline"] = context.inputs["distill"] / "baseline"
     total = len(folders) * len(data.test.labels)
 
-    def tell(before: int, model: str) -> Callable[[int], None]:
+    def progress_from(before: int, model: str) -> Callable[[int], None]:
         return lambda done: context.progress.update(before + done, total, unit="images", model=model)
 
     compute = replace(fabric.resolve(settings.compute), devices=1)
     labels = np.asarray(data.test.labels, dtype=np.int64)
-    judged: dict[str, dict[str, Any]] = {}
+    results: dict[str, dict[str, Any]] = {}
     with fabric.reproducible(compute, seed=0, true_fp32=True):
         test = Supply(data.test, compute.device)
         for nth, (role, folder) in enumerate(folders.items()):
             network, card = cards.load(folder)
-            answers = judge.logits_by_card(
+            logits = judge.logits_by_card(
                 network,
                 card,
                 test,
                 compute,
                 batch_size=settings.evaluate.batch_size,
-                tell=tell(nth * len(labels), role),
+                tell=progress_from(nth * len(labels), role),
             )
-            judged[role] = _figures(answers, labels, data.classes, settings.evaluate.ece_bins)
-            judged[role]["parameters"] = card.parameters
-            judged[role]["macs"] = macs(network, card.preprocessing.side, card.preprocessing.channels)
-    teacher = np.array(judged["teacher"]["predictions"])
-    for role, figures in judged.items():
+            results[role] = _figures(logits, labels, data.classes, settings.evaluate.ece_bins)
+            results[role]["parameters"] = card.parameters
+            results[role]["macs"] = macs(network, card.preprocessing.side, card.preprocessing.channels)
+    teacher = np.array(results["teacher"]["predictions"])
+    for role, figures in results.items():
         same = np.array(figures["predictions"]) == teacher
         figures["agreement_with_teacher"] = None if role == "teacher" else _per_cent(same.mean())
     report = {
         "schema_version": 1,
         "images": len(labels),
         "classes": list(data.classes),
-        "teacher": judged["teacher"],
-        "student": judged["student"],
-        "baseline": judged.get("baseline"),
-        "distillation": _gain(judged, labels),
+        "teacher": results["teacher"],
+        "student": results["student"],
+        "baseline": results.get("baseline"),
+        "distillation": _gain(results, labels),
     }
     write_json(context.output / "metrics.json", report)
     return _summary(report)
 
 
-def _figures(answers: Tensor, labels: np.ndarray, classes: tuple[str, ...], ece_bins: int) -> dict[str, Any]:
-    """Everything that follows from the answers (n, classes) and the true labels (n) alone."""
+def _figures(logits: Tensor, labels: np.ndarray, classes: tuple[str, ...], ece_bins: int) -> dict[str, Any]:
+    """Compute a network's figures.
+
+    Args:
+        logits: (n, classes), float32.
+        labels: The true labels, int64 (n,).
+        classes: Class names, by label.
+        ece_bins: Bins of the expected calibration error.
+    """
     truth = torch.from_numpy(labels)
-    count, kinds = len(labels), len(classes)
+    image_count, class_count = len(labels), len(classes)
     # In float64: a sum of logarithms over a whole split.
-    probabilities = answers.double().softmax(dim=1)
-    predictions = answers.argmax(dim=1)
-    right = (predictions == truth).numpy()
-    confusion = np.zeros((kinds, kinds), dtype=np.int64)
+    probabilities = logits.double().softmax(dim=1)
+    predictions = logits.argmax(dim=1)
+    correct = (predictions == truth).numpy()
+    confusion = np.zeros((class_count, class_count), dtype=np.int64)
     np.add.at(confusion, (labels, predictions.numpy()), 1)
     top5 = None
-    if kinds > 5:
-        best = answers.topk(5, dim=1).indices
+    if class_count > 5:
+        best = logits.topk(5, dim=1).indices
         top5 = _per_cent((best == truth[:, None]).any(dim=1).double().mean().item())
     images = confusion.sum(axis=1)
-    low, high = wilson_interval(int(right.sum()), count)
+    low, high = wilson_interval(int(correct.sum()), image_count)
     confidence = probabilities.gather(1, predictions[:, None])[:, 0].numpy()
     return {
-        "top1": _per_cent(right.mean()),
+        "top1": _per_cent(correct.mean()),
         "top5": top5,
         "top1_ci": [_per_cent(low), _per_cent(high)],
-        "loss": round(functional.cross_entropy(answers.double(), truth).item(), DIGITS),
-        "ece": round(expected_calibration_error(confidence, right, ece_bins), DIGITS),
+        "loss": round(functional.cross_entropy(logits.double(), truth).item(), DIGITS),
+        "ece": round(expected_calibration_error(confidence, correct, ece_bins), DIGITS),
         "per_class": [
             {
                 "class": name,
@@ -113,23 +121,23 @@ def _figures(answers: Tensor, labels: np.ndarray, classes: tuple[str, ...], ece_
     }
 
 
-def _gain(judged: dict[str, dict[str, Any]], labels: np.ndarray) -> dict[str, Any] | None:
-    """What distillation gave: the student against the same student trained alone, image by image."""
-    if "baseline" not in judged:
+def _gain(results: dict[str, dict[str, Any]], labels: np.ndarray) -> dict[str, Any] | None:
+    """Compare the student with the same student trained without a teacher, image by image."""
+    if "baseline" not in results:
         return None
-    distilled = np.array(judged["student"]["predictions"]) == labels
-    alone = np.array(judged["baseline"]["predictions"]) == labels
-    low, high = paired_bootstrap(distilled, alone)
+    student = np.array(results["student"]["predictions"]) == labels
+    baseline = np.array(results["baseline"]["predictions"]) == labels
+    low, high = paired_bootstrap(student, baseline)
     return {
-        "gain_points": _per_cent(distilled.mean() - alone.mean()),
+        "gain_points": _per_cent(student.mean() - baseline.mean()),
         "gain_ci": [_per_cent(low), _per_cent(high)],
-        "p_value": round(mcnemar(distilled, alone), DIGITS),
+        "p_value": round(mcnemar(student, baseline), DIGITS),
         "verdict": verdict(low, high),
     }
 
 
 def _summary(report: dict[str, Any]) -> Metrics:
-    """The few figures that are shown beside the stage."""
+    """Return the figures for the stage's line in the run's table."""
     metrics: Metrics = {"images": report["images"]}
     for role in ("teacher", "student", "baseline"):
         if report[role] is not None:

@@ -1,7 +1,7 @@
-"""How a setting is declared: typed, with a default, a range, a unit and a line of help.
+"""Declarations of settings: type, default, range, unit and a line of help.
 
-Light: imports pydantic alone. The schema, `docs/reference/profile.md`, validation and the help texts are
-all made from these declarations.
+Imports only pydantic. The schema, `docs/reference/profile.md`, the validation and the help texts come
+from these declarations.
 """
 
 from __future__ import annotations
@@ -26,7 +26,11 @@ class Settings(BaseModel):
 
 
 class BrokenRules(ValueError):  # noqa: N818 - several errors in one
-    """Several rules of a group of settings, all broken at once; each sentence names the key to blame."""
+    """Several violated rules of a group of settings.
+
+    Args:
+        rules: A sentence for each rule, which names the key to correct.
+    """
 
     def __init__(self, rules: Sequence[str]) -> None:
         super().__init__("; ".join(rules))
@@ -41,12 +45,17 @@ def setting(
     keyed: bool = True,
     **limits: Any,
 ) -> Any:
-    """Declares one setting.
+    """Declare a setting.
 
-    help: one line, shown in `docs/reference/profile.md`, the schema and editors.
-    unit: of the value ("s", "images", "points").
-    keyed: False for what does not change an artefact (a folder's place: its content counts).
-    limits: pydantic's constraints (`ge`, `gt`, `le`, `lt`, `min_length`, `pattern`).
+    Args:
+        default: The default, or a function that returns it; without one the setting is required.
+        help: One line, shown in `docs/reference/profile.md`, the schema and editors.
+        unit: The value's unit ("s", "images", "points").
+        keyed: Set False for settings that do not affect the result, such as a folder's path.
+        limits: pydantic's constraints (`ge`, `gt`, `le`, `lt`, `min_length`, `pattern`).
+
+    Returns:
+        pydantic's field.
     """
     extra: dict[str, Any] = {}
     if unit:

@@ -16,7 +16,7 @@ from pipeline.json_files import write_json
 from pipeline.stage import Context, Metrics
 from stages.data.load import DataSet
 from stages.data.load import load as load_data
-from stages.data.torchvision.sets import to_be_downloaded
+from stages.data.torchvision.sets import needs_download
 from stages.data.torchvision.table import SETS
 from stages.onnx_files.calibration import audit, divide, doubts, provenance
 from stages.onnx_files.quantizing import RECIPES, Recipe, prepare
@@ -47,7 +47,7 @@ def check(settings: SimpleNamespace) -> None:
         return
     recipe = recipe_of(own, settings.distill)
     batches.refuse_unequal_shares(recipe, settings.compute.devices, SECTION)
-    if not (settings.data.name in SETS and to_be_downloaded(settings.data)):
+    if not (settings.data.name in SETS and needs_download(settings.data)):
         count = round(len(load_data(settings.data).train) * recipe.fraction)
         batches.refuse_large_batch(recipe, count, SECTION)
 

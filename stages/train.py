@@ -1,4 +1,4 @@
-"""Trains the teacher: from random weights, from a checkpoint or from pretrained ones."""
+"""Train the teacher from random weights, a checkpoint or pretrained weights."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from lightning_fabric import Fabric
 from pipeline.stage import Context, Metrics
 from stages.data.load import load
 from stages.models.create import create
-from stages.models.feeding import fed
+from stages.models.network_input import network_preprocessing
 from stages.training import batches, before, loop, result
 from stages.training.checkpoint import Checkpoints, identity_of, weights_digest
 from stages.training.fabric import launch, resolve
@@ -19,12 +19,17 @@ from stages.training.tasks import Alone
 
 
 def check(settings: SimpleNamespace) -> None:
-    """Raises UsageError or MachineCannot for what the teacher cannot be trained with."""
+    """Check that the teacher can be trained with these settings.
+
+    Raises:
+        UsageError: The settings or the data are invalid.
+        MachineCannot: This machine cannot train with them.
+    """
     before.check(settings, settings.teacher, settings.train, section="train")
 
 
 def run(context: Context) -> Metrics:
-    """Leaves `model.safetensors`, `model.json` and `history.csv`. Reads no other stage."""
+    """Write `model.safetensors`, `model.json` and `history.csv`; no other stage's artefact is read."""
     return launch(_train, context)
 
 
@@ -34,7 +39,7 @@ def _train(fabric: Fabric, context: Context) -> Metrics:
     data = load(settings.data)
     for note in data.notes:
         context.progress.note(note)
-    preprocessing = fed(settings.teacher, data.preprocessing)
+    preprocessing = network_preprocessing(settings.teacher, data.preprocessing)
     teacher = create(
         settings.teacher,
         classes=len(data.classes),

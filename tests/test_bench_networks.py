@@ -64,7 +64,7 @@ def test_a_run_that_fails_gives_every_target_its_reason(tmp_path: Path) -> None:
 def test_no_images_are_told_before_anything_runs(tmp_path: Path) -> None:
     done = bench("--data", tmp_path)
     assert done.returncode == 2
-    assert "holds no train.npz" in done.stderr
+    assert "contains no train.npz" in done.stderr
 
 
 def test_a_target_without_figures_and_reason_is_silent(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -24,7 +24,7 @@ from safetensors.numpy import load_file
 
 from pipeline.cli import main
 from pipeline.comparing.comparison import plan_runs
-from pipeline.comparing.method_specs import ALONE, read_specs
+from pipeline.comparing.method_specs import STUDENT_ALONE, read_specs
 from pipeline.errors import UsageError
 from pipeline.profile.loading import load
 from pipeline.store.store import Store
@@ -89,10 +89,10 @@ def runs_of(found: dict[str, Any]) -> dict[tuple[str, int], dict[str, Any]]:
 def test_the_document_tells_every_run_and_every_method(first: dict[str, Any], home: Path) -> None:
     assert (first["schema_version"], first["command"], first["split"]) == (1, "compare", "test")
     assert (first["images"], first["classes"], first["seeds"]) == (359, 10, [0, 1])
-    labels = {ALONE, "kd", "msdcrd:beta=0+kd:weight=0.5"}
+    labels = {STUDENT_ALONE, "kd", "msdcrd:beta=0+kd:weight=0.5"}
     assert set(runs_of(first)) == {(label, seed) for label in labels for seed in (0, 1)}
-    assert first["reference"] == REFERENCE == ALONE
-    assert first["methods"][0]["label"] == ALONE
+    assert first["reference"] == REFERENCE == STUDENT_ALONE
+    assert first["methods"][0]["label"] == STUDENT_ALONE
     for run in first["runs"]:
         assert run["status"] == "ran"
         assert run["failed"] is None
@@ -159,7 +159,7 @@ def test_the_table_ends_with_the_answer(first: dict[str, Any], home: Path) -> No
     done = compare(home, *ASKED)
     lines = done.stdout.splitlines()
     assert lines[0].split()[:2] == ["method", "seeds"]
-    assert lines[1].startswith(ALONE)
+    assert lines[1].startswith(STUDENT_ALONE)
     assert first["answer"]["text"] in lines
     assert Path(lines[-1].split()[-1]).name == "comparison.html"
     page = (home / "page.html").read_text(encoding="utf-8")
@@ -281,7 +281,7 @@ def test_killed_and_called_again_it_goes_on(first: dict[str, Any], home: Path) -
     process.stderr.close()
     found = compare(home, *ASKED, "--json", store="killed").document()
     runs = runs_of(found)
-    assert runs[ALONE, 0]["status"] == "hit"
+    assert runs[STUDENT_ALONE, 0]["status"] == "hit"
     assert runs["kd", 1]["status"] == "ran"
     assert {place: run["digest"] for place, run in runs.items()} == {
         place: run["digest"] for place, run in runs_of(first).items()
@@ -297,12 +297,12 @@ def test_all_leaves_out_what_does_not_fit(home: Path) -> None:
     base = load(home / "tiny.yaml", ["student.model=test_vit"])
     planned = partial(plan_runs, base, seeds=[0], store=Store(home / "none"))
     every = read_specs(["kd,all"])
-    runs, unfit = planned(entries=every, alone=True, memo=home / "none" / "memo")
+    runs, unfit = planned(specs=every, baseline=True, memo=home / "none" / "memo")
     assert [one.label for one in unfit] == ["sdd"]
     assert "linear" in unfit[0].why
-    assert {run.label for run in runs} == {ALONE, *(entry.label for entry in every)} - {"sdd"}
+    assert {run.label for run in runs} == {STUDENT_ALONE, *(entry.label for entry in every)} - {"sdd"}
     with raises(UsageError, what="sdd does not fit"):
-        planned(entries=read_specs(["sdd"]), alone=True, memo=home / "none" / "memo")
+        planned(specs=read_specs(["sdd"]), baseline=True, memo=home / "none" / "memo")
     assert not (home / "none").exists()
 
 

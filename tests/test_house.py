@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 import functools
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -82,6 +83,21 @@ HEAVY = (
     "torch",
     "torchvision",
 )
+
+
+RUNTIME_WORDS = re.compile(
+    r"onnx[ _]?runtime|openvino|tensorrt|trtexec|ncnn|precision|batch_(min|opt|max)|image_shape",
+    re.IGNORECASE,
+)
+"""Runtimes by name, and what only they need: the engine is to know neither."""
+
+TARGETS_IN_HELP = (
+    ("pipeline/commands/debug.py", "This target"),
+    ("pipeline/commands/debug.py", "kdpipe debug"),
+    ("pipeline/commands/show.py", "kdpipe show"),
+    ("pipeline/profile/reference.py", "--set targets"),
+)
+"""Lines that may name a target, by file and content: examples for users."""
 
 
 @functools.cache
@@ -180,6 +196,24 @@ def test_the_engine_imports_nothing_heavy() -> None:
         if name.split(".")[0] in HEAVY
     ]
     assert heavy == []
+
+
+def test_the_engine_names_no_runtime() -> None:
+    named = [
+        (file.relative_to(ROOT).as_posix(), number, line.strip())
+        for file in ROOT.glob("pipeline/**/*.py")
+        for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), 1)
+        if RUNTIME_WORDS.search(line)
+    ]
+    allowed = {(path, example) for path, example in TARGETS_IN_HELP}
+    for path, example in TARGETS_IN_HELP:
+        assert any(path == file and example in line for file, _, line in named), f"{path}: {example} is gone"
+    wrong = [
+        f"{path}:{number}: {line}"
+        for path, number, line in named
+        if not any(path == file and example in line for file, example in allowed)
+    ]
+    assert wrong == []
 
 
 def test_only_the_stage_gate_decides_what_ships() -> None:

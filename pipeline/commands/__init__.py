@@ -1,1 +1,6 @@
-"""The subcommands, one module for each that does something of its own."""
+"""The subcommands.
+
+Read `base` (help, groups, global options) and `options` (those that several commands take) first, then
+`profiles` and `up_to_date`, which most commands call. Every other module is a command or a few of them;
+`pipeline.cli` lists them.
+"""

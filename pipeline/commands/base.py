@@ -1,17 +1,18 @@
 """Commands and groups with kdpipe's help: grouped options, examples, exit codes, global options.
 
-Imports only click and the standard library, because `--help` must print at once.
+This module imports no third-party package but click, because `--help` must print at once.
 """
 
 from __future__ import annotations
 
-import importlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import click
 from click.shell_completion import CompletionItem
 
+from pipeline import plugins
 from pipeline.console.session import Session
 from pipeline.errors import (
     EXIT_DONE,
@@ -25,19 +26,19 @@ from pipeline.errors import (
 )
 
 COMPLETION_VARIABLE = "_KDPIPE_COMPLETE"
-"""The environment variable by which a shell asks for completions."""
+"""The environment variable that a shell sets to request completions."""
 
 EXIT_CODES = {
     EXIT_DONE: "done",
-    EXIT_STAGE_FAILED: "a stage failed, or kdpipe did",
-    EXIT_USAGE: "the command line, the profile or its data are at fault",
+    EXIT_STAGE_FAILED: "a stage failed, or kdpipe failed unexpectedly",
+    EXIT_USAGE: "the command line, the profile or its data are invalid",
     EXIT_GATE_MISSED: "a gate was missed",
     EXIT_MACHINE_CANNOT: "this machine cannot do what is required",
     EXIT_STALE: "`plan --check` found stale stages",
     EXIT_INTERRUPTED: "interrupted",
     EXIT_TERMINATED: "terminated",
 }
-EVERY_RUN = (
+RUN_EXIT_CODES = (
     EXIT_DONE,
     EXIT_STAGE_FAILED,
     EXIT_USAGE,
@@ -46,17 +47,19 @@ EVERY_RUN = (
     EXIT_INTERRUPTED,
     EXIT_TERMINATED,
 )
+"""The exit codes of commands that run stages."""
+
 ENVIRONMENT = {
-    "KDPIPE_STORE": "the store, where --store is not given",
-    "KDPIPE_TRACKING_URI": "the MLflow server, where --track is not given",
-    "KDPIPE_LOG": "error, warning, info or debug: as -qq, -q, nothing and -v",
-    "KDPIPE_NO_PROGRESS": "as --no-progress",
-    "NO_COLOR, FORCE_COLOR": "as --color never and always",
+    "KDPIPE_STORE": "the store, unless --store is given",
+    "KDPIPE_TRACKING_URI": "the MLflow server, unless --track is given",
+    "KDPIPE_LOG": "error, warning, info or debug: like -qq, -q, no option and -v",
+    "KDPIPE_NO_PROGRESS": "like --no-progress",
+    "NO_COLOR, FORCE_COLOR": "like --color never and --color always",
 }
 
 
 class Option(click.Option):
-    """An option that stands under a heading of the help."""
+    """An option under a heading of the help."""
 
     def __init__(self, *args: Any, heading: str = "Options", **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -64,7 +67,12 @@ class Option(click.Option):
 
 
 class Command(click.Command):
-    """A command whose help is: one sentence, usage, examples, options by heading, exit codes."""
+    """A command whose help has one sentence, usage, examples, options by heading, and exit codes.
+
+    Attributes:
+        examples: Three command lines.
+        exit_codes: The exit codes, keys of EXIT_CODES.
+    """
 
     def __init__(
         self,
@@ -79,6 +87,7 @@ class Command(click.Command):
         self.exit_codes = tuple(exit_codes)
 
     def format_help(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the help."""
         formatter.write_text(self.help or "")
         formatter.write_paragraph()
         self.format_usage(ctx, formatter)
@@ -87,40 +96,70 @@ class Command(click.Command):
         write_exit_codes(formatter, self.exit_codes)
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the options by heading."""
         write_options(formatter, ctx, self.get_params(ctx))
 
     def get_help_option(self, ctx: click.Context) -> click.Option | None:
+        """Return `--help`, as a global option."""
         return _under_global_options(super().get_help_option(ctx))
 
 
+@dataclass(frozen=True)
+class LazyCommand:
+    """A command that is not imported yet.
+
+    Attributes:
+        target: "module:attribute", or "module:function()" for a function that makes the command of its name.
+        summary: Its line in the group's help.
+        heading: The heading of that line.
+    """
+
+    target: str
+    summary: str
+    heading: str
+
+
 class Group(click.Group):
-    """The commands by name, each imported when it is called; `add_lazy` fills it."""
+    """Commands that are imported when they are called.
+
+    Attributes:
+        lazy: By the command's name, its entry of `add_lazy`.
+    """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         kwargs["params"] = [*(kwargs.get("params") or ()), *global_options()]
         super().__init__(*args, **kwargs)
-        self.lazy: dict[str, tuple[str, str, str, str]] = {}
+        self.lazy: dict[str, LazyCommand] = {}
 
     def add_lazy(self, name: str, target: str, summary: str, heading: str) -> None:
-        """A command `name` that lies at `target` ("module:attribute", or "module:function()" for a
-        function that makes it of its name)."""
-        module, _, attribute = target.partition(":")
-        self.lazy[name] = (module, attribute, summary, heading)
+        """Add a command; see `LazyCommand` for the arguments."""
+        self.lazy[name] = LazyCommand(target, summary, heading)
 
-    def list_commands(self, ctx: click.Context) -> list[str]:
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - the interface passes it
+        """Return the names of the commands, in the order of the help."""
         return list(self.lazy)
 
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+    def get_command(
+        self,
+        ctx: click.Context,  # noqa: ARG002 - the interface passes it
+        cmd_name: str,
+    ) -> click.Command | None:
+        """Import a command; return None if there is no such command."""
         if cmd_name not in self.lazy:
             return None
-        module, attribute, _, _ = self.lazy[cmd_name]
-        found = getattr(importlib.import_module(module), attribute.removesuffix("()"))
-        command: click.Command = found(cmd_name) if attribute.endswith("()") else found
+        target = self.lazy[cmd_name].target
+        attribute = plugins.imported(target.removesuffix("()"))
+        command: click.Command = attribute(cmd_name) if target.endswith("()") else attribute
         return command
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Return the command of the first word.
+
+        Raises:
+            UnknownName: There is no such command.
+        """
         name = args[0]
         if name not in self.lazy and not name.startswith("-"):
             hint = did_you_mean(name, self.lazy)
@@ -130,6 +169,7 @@ class Group(click.Group):
         return super().resolve_command(ctx, args)
 
     def format_help(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the help."""
         formatter.write_text(self.help or "")
         formatter.write_paragraph()
         self.format_usage(ctx, formatter)
@@ -142,9 +182,9 @@ class Group(click.Group):
                 "kdpipe doctor",
             ),
         )
-        for heading in dict.fromkeys(entry[3] for entry in self.lazy.values()):
+        for heading in dict.fromkeys(command.heading for command in self.lazy.values()):
+            rows = [(name, entry.summary) for name, entry in self.lazy.items() if entry.heading == heading]
             with formatter.section(heading):
-                rows = [(name, entry[2]) for name, entry in self.lazy.items() if entry[3] == heading]
                 formatter.write_dl(rows)
         write_options(formatter, ctx, self.get_params(ctx))
         with formatter.section("Environment"):
@@ -152,38 +192,50 @@ class Group(click.Group):
         write_exit_codes(formatter, tuple(EXIT_CODES))
 
     def get_help_option(self, ctx: click.Context) -> click.Option | None:
+        """Return `--help`, as a global option."""
         return _under_global_options(super().get_help_option(ctx))
 
     def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
-        # The inherited one would import every command for its summary.
+        """Return the options or the commands that start like this."""
+        # The inherited method would import every command for its summary.
         if incomplete.startswith("-"):
             return click.Command.shell_complete(self, ctx, incomplete)
         return [
-            CompletionItem(name, help=entry[2])
+            CompletionItem(name, help=entry.summary)
             for name, entry in self.lazy.items()
             if name.startswith(incomplete)
         ]
 
 
-class Family(Group):
-    """A command whose first word names one of several of its own."""
+class NestedGroup(Group):
+    """A command with subcommands of its own.
+
+    Attributes:
+        examples: Some command lines.
+    """
 
     def __init__(self, *args: Any, examples: Sequence[str] = (), **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.examples = tuple(examples)
 
     def format_help(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the help."""
         formatter.write_text(self.help or "")
         formatter.write_paragraph()
         self.format_usage(ctx, formatter)
         write_lines(formatter, "Examples", self.examples)
         with formatter.section("Commands"):
-            formatter.write_dl([(name, entry[2]) for name, entry in self.lazy.items()])
+            formatter.write_dl([(name, entry.summary) for name, entry in self.lazy.items()])
         write_options(formatter, ctx, self.get_params(ctx))
 
 
 class UnknownName(click.UsageError):
-    """A name that is none of those there are; `hint` is what to do, `expected` what there is."""
+    """An unknown name.
+
+    Attributes:
+        expected: The known names, for people.
+        hint: What to do; empty if no known name is similar.
+    """
 
     def __init__(self, message: str, expected: str, hint: str, ctx: click.Context | None = None) -> None:
         super().__init__(message, ctx)
@@ -192,12 +244,12 @@ class UnknownName(click.UsageError):
 
 
 def global_options() -> list[click.Parameter]:
-    """The options that every command takes, before or after its name."""
+    """Return the options that every command takes, before or after its name."""
 
-    def option(*names: str, keep: Callable[[Session, Any], None], **kwargs: Any) -> Option:
+    def option(*names: str, apply: Callable[[Session, Any], None], **kwargs: Any) -> Option:
         def callback(ctx: click.Context, param: click.Parameter, value: Any) -> None:
             if ctx.get_parameter_source(param.name or "") is click.core.ParameterSource.COMMANDLINE:
-                keep(ctx.ensure_object(Session), value)
+                apply(ctx.ensure_object(Session), value)
 
         return Option(names, expose_value=False, callback=callback, heading="Global options", **kwargs)
 
@@ -206,42 +258,44 @@ def global_options() -> list[click.Parameter]:
             "-q",
             "--quiet",
             count=True,
-            keep=_add_quiet,
+            apply=_add_quiet,
             help="Print only results, warnings and errors; -qq: only errors.",
         ),
         option(
             "-v",
             "--verbose",
             count=True,
-            keep=_add_verbose,
-            help="Say more, and draw no live line.",
+            apply=_add_verbose,
+            help="Print details, and no live progress line.",
         ),
         option(
             "--color",
             type=click.Choice(["auto", "always", "never"]),
             metavar="WHEN",
-            keep=_set_color,
-            help="auto (where a terminal shows it), always or never.",
+            apply=_set_color,
+            help="Color the output: auto (on a terminal that shows colors), always or never.",
         ),
-        option("--no-progress", is_flag=True, keep=_hide_progress, help="Hide progress."),
-        option("--traceback", is_flag=True, keep=_show_traceback, help="Show where an error comes from."),
+        option("--no-progress", is_flag=True, apply=_hide_progress, help="Hide progress."),
+        option("--traceback", is_flag=True, apply=_show_traceback, help="Show the traceback of an error."),
     ]
 
 
-def did_you_mean(name: str, known: Any) -> str:
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Return a question with the known names that are similar; empty if none is."""
     import difflib
 
-    near = difflib.get_close_matches(name, list(known), n=2, cutoff=0.6)
-    return f"did you mean {' or '.join(near)}?" if near else ""
+    similar = difflib.get_close_matches(name, list(known), n=2, cutoff=0.6)
+    return f"did you mean {' or '.join(similar)}?" if similar else ""
 
 
 def write_options(
     formatter: click.HelpFormatter, ctx: click.Context, params: Sequence[click.Parameter]
 ) -> None:
+    """Write options by heading; the global options are last."""
     headings: dict[str, list[tuple[str, str]]] = {}
     for param in params:
         if isinstance(param, click.Argument):
-            continue  # stands in the usage line
+            continue  # it is in the usage line
         record = param.get_help_record(ctx)
         if record is not None:
             headings.setdefault(getattr(param, "heading", "Options"), []).append(record)
@@ -254,6 +308,7 @@ def write_options(
 
 
 def write_lines(formatter: click.HelpFormatter, heading: str, lines: Sequence[str]) -> None:
+    """Write lines under a heading, without wrapping them."""
     if lines:
         with formatter.section(heading):
             for line in lines:
@@ -261,6 +316,7 @@ def write_lines(formatter: click.HelpFormatter, heading: str, lines: Sequence[st
 
 
 def write_exit_codes(formatter: click.HelpFormatter, codes: Sequence[int]) -> None:
+    """Write what these exit codes mean."""
     with formatter.section("Exit codes"):
         formatter.write_dl([(str(code), EXIT_CODES[code]) for code in codes])
 

@@ -1,4 +1,4 @@
-"""`kdpipe clean`: artefacts that are not needed any more leave the store."""
+"""`kdpipe clean`: remove artefacts from the store that are no longer needed."""
 
 from __future__ import annotations
 
@@ -35,48 +35,50 @@ def _clean(
     session.so_far = lambda: {"store": str(session.store)}
     if everything and (profiles or stage):
         raise UsageError(
-            "--all leaves nothing to choose",
+            "--all excludes profiles and --stage",
             where="kdpipe clean",
-            why="it removes every artefact, but profiles to keep or a stage are named as well",
+            why="--all removes every artefact; profiles keep some, and --stage selects some",
             hint="leave out --all, or the profiles and --stage",
         )
     opened = Store(session.store)
     opened.check()
-    keep = _reached(opened, profiles, overrides) if profiles else None
-    only_shown = dry_run or not yes
-    items = clean_store(opened, keep=keep, stage=stage, everything=everything, dry_run=only_shown)
+    keep = _needed_artefacts(opened, profiles, overrides) if profiles else None
+    is_dry_run = dry_run or not yes
+    items = clean_store(opened, keep=keep, stage=stage, everything=everything, dry_run=is_dry_run)
     total = sum(item.size_bytes for item in items)
     if session.json:
         session.print_json(
             **session.so_far(),
-            removed=not only_shown,
+            removed=not is_dry_run,
             size_bytes=total,
             items=[_entry(item) for item in items],
         )
         return
-    verb = "would remove" if only_shown else "removed"
+    verb = "would remove" if is_dry_run else "removed"
     if items:
         rows = [
             [item.kind, item.stage, item.key[:12] or item.path.name, size(item.size_bytes)] for item in items
         ]
         session.console.result(table(("kind", "stage", "key", "size"), rows, "lllr") + "\n")
         session.console.result(f"{verb} {size(total)} from {session.store}")
-        if only_shown and not dry_run:
+        if is_dry_run and not dry_run:
             session.console.line("nothing is removed without --yes")
     else:
         session.console.result(f"nothing to remove from {session.store}")
 
 
-def _reached(store: Store, profiles: tuple[str, ...], overrides: tuple[str, ...]) -> set[tuple[str, str]]:
-    """What the plans of these profiles reach, by stage and key."""
+def _needed_artefacts(
+    store: Store, profiles: tuple[str, ...], overrides: tuple[str, ...]
+) -> set[tuple[str, str]]:
+    """Return the stage and key of every artefact that the plans of these profiles need."""
     from pipeline.profile.loading import load
     from pipeline.running.plan import artefacts_to_keep, make_plan
 
-    kept: set[tuple[str, str]] = set()
+    needed: set[tuple[str, str]] = set()
     for path in profiles:
         profile = load(path, overrides, memo_folder(store.root), remember=False)
-        kept |= artefacts_to_keep(make_plan(profile, store), profile, store)
-    return kept
+        needed |= artefacts_to_keep(make_plan(profile, store), profile, store)
+    return needed
 
 
 def _entry(item: StoreItem) -> dict[str, Any]:
@@ -92,26 +94,32 @@ def _entry(item: StoreItem) -> dict[str, Any]:
 
 clean = Command(
     "clean",
-    help="Show, and with --yes remove, what the store holds beyond what the named profiles need.\n\n"
-    "Without a profile that is only what is left over: damaged artefacts, logs, scratch folders of dead "
-    "processes.",
+    help="List, and with --yes remove, everything in the store that the given profiles do not need.\n\n"
+    "Without a profile, this is only damaged artefacts, logs, and scratch folders of dead processes.",
     params=[
         click.Argument(["profiles"], nargs=-1, type=ProfilePath(), metavar="[PROFILE]..."),
         Option(
             ["--stage"],
             type=StageName(),
             metavar="STAGE",
-            heading="What goes",
-            help="Only what belongs to this stage; without a profile, all of it.",
+            heading="Selection",
+            help="Remove only items of this stage; without a profile, all of them.",
         ),
         Option(
             ["--all", "everything"],
             is_flag=True,
-            heading="What goes",
-            help="Every artefact and every checkpoint.",
+            heading="Selection",
+            help="Remove every artefact and every checkpoint.",
         ),
-        Option(["--dry-run"], is_flag=True, heading="What goes", help="Show it only, also with --yes."),
-        Option(["--yes"], is_flag=True, heading="What goes", help="Remove it; nothing goes without this."),
+        Option(
+            ["--dry-run"], is_flag=True, heading="Selection", help="Only list the items, even with --yes."
+        ),
+        Option(
+            ["--yes"],
+            is_flag=True,
+            heading="Selection",
+            help="Remove the items; without this option they are only listed.",
+        ),
         set_option(),
         json_option(),
         store_option(),

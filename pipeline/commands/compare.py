@@ -1,4 +1,4 @@
-"""`kdpipe compare`: methods and seeds on one profile, and whether distillation paid."""
+"""`kdpipe compare`: train the student by several methods and from several seeds, and compare the gains."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pipeline.commands.base import EVERY_RUN, Command, Option
+from pipeline.commands.base import RUN_EXIT_CODES, Command, Option
 from pipeline.commands.options import json_option, profile_argument, set_option, store_option
 from pipeline.commands.profiles import memo_folder, open_profile
 from pipeline.commands.up_to_date import bring_up_to_date
@@ -19,12 +19,12 @@ from pipeline.console.session import Session
 from pipeline.errors import EXIT_DONE, UsageError
 
 if TYPE_CHECKING:
-    from pipeline.comparing.comparison import Done, Run, Unfit
+    from pipeline.comparing.comparison import FinishedRun, PlannedRun, UnfitMethod
     from pipeline.console.progress import ConsoleListener
     from pipeline.profile.loading import LoadedProfile
     from pipeline.store.store import Store
 
-SEEDS = 3
+DEFAULT_SEEDS = 3
 
 
 def _compare(
@@ -45,50 +45,52 @@ def _compare(
 
     session = click.get_current_context().ensure_object(Session)
     loaded, opened = open_profile(session, profile, overrides, store)
-    about = {name: value for name, value in session.so_far().items() if name != "stages"}
-    session.so_far = lambda: {**about, "split": split, "runs": []}
+    call_fields = {name: value for name, value in session.so_far().items() if name != "stages"}
+    session.so_far = lambda: {**call_fields, "split": split, "runs": []}
     page = _page_to_write(html)
-    chosen = _seeds(seeds, seed_list, loaded)
-    entries = read_specs(methods or DEFAULT)
-    if not baseline and len(entries) < 2 and "all" not in methods:
+    chosen_seeds = _seeds(seeds, seed_list, loaded)
+    specs = read_specs(methods or DEFAULT)
+    if not baseline and len(specs) < 2 and "all" not in methods:
         raise UsageError(
             "There is nothing to compare",
             where="kdpipe compare --no-baseline",
-            why="without the student alone the others are held against the first method; it is the only one",
-            hint="leave out --no-baseline, or name two with --methods",
+            why="without the student alone the first method is the reference; it is the only one",
+            hint="leave out --no-baseline, or name two methods with --methods",
         )
     with guarded_output():
         runs, unfit = plan_runs(
-            loaded, entries, chosen, opened, alone=baseline, memo=memo_folder(opened.root)
+            loaded, specs, chosen_seeds, opened, baseline=baseline, memo=memo_folder(opened.root)
         )
         _announce(session, runs, unfit)
         session.resumable = True
         titles = tuple(run.title for run in runs)
         with ConsoleListener(session.console, ("train", "compare", *titles)) as listener:
-            done, fields = _carry_out(session, loaded, opened, runs, unfit, split, jobs, listener, about)
-    _show(session, {**about, **fields}, page)
-    _raise_if_failed(session, done, {**about, **fields})
+            finished, fields = _execute(
+                session, loaded, opened, runs, unfit, split, jobs, listener, call_fields
+            )
+    _show(session, {**call_fields, **fields}, page)
+    _raise_if_failed(session, finished, {**call_fields, **fields})
     return EXIT_DONE
 
 
-def _carry_out(
+def _execute(
     session: Session,
     loaded: LoadedProfile,
     store: Store,
-    runs: Sequence[Run],
-    unfit: Sequence[Unfit],
+    runs: Sequence[PlannedRun],
+    unfit: Sequence[UnfitMethod],
     split: str,
     jobs: int,
     listener: ConsoleListener,
-    about: dict[str, Any],
-) -> tuple[list[Done], dict[str, Any]]:
-    """The teacher, all runs, and the comparison; the JSON document tells how far that has come."""
-    from pipeline.comparing.execution import execute
+    call_fields: dict[str, Any],
+) -> tuple[list[FinishedRun], dict[str, Any]]:
+    """Bring the teacher, all runs and the comparison up to date; the JSON document has the runs so far."""
+    from pipeline.comparing.execution import execute_comparison
     from pipeline.comparing.text import runs_so_far
 
-    so_far: list[Done] = []
-    session.so_far = lambda: {**about, "split": split, "runs": runs_so_far(so_far)}
-    return execute(
+    so_far: list[FinishedRun] = []
+    session.so_far = lambda: {**call_fields, "split": split, "runs": runs_so_far(so_far)}
+    return execute_comparison(
         loaded,
         store,
         runs,
@@ -102,19 +104,19 @@ def _carry_out(
     )
 
 
-def _announce(session: Session, runs: Sequence[Run], unfit: Sequence[Unfit]) -> None:
+def _announce(session: Session, runs: Sequence[PlannedRun], unfit: Sequence[UnfitMethod]) -> None:
     cached = sum(run.decision.status == "hit" for run in runs)
     labels = len({run.label for run in runs})
     seeds = len({run.seed for run in runs})
     session.console.line(
         f"{labels} x {seeds} seed{'s' * (seeds != 1)}: {len(runs)} runs, {cached} of them cached"
     )
-    for one in unfit:
-        session.console.line(f"left out: {one.label}: {one.why}")
+    for method in unfit:
+        session.console.line(f"left out: {method.label}: {method.why}")
 
 
 def _show(session: Session, fields: dict[str, Any], page: Path | None) -> None:
-    from pipeline.comparing.text import in_words
+    from pipeline.comparing.text import comparison_text
 
     folder = Path(fields["path"])
     if page is not None:
@@ -123,103 +125,103 @@ def _show(session: Session, fields: dict[str, Any], page: Path | None) -> None:
         except OSError as error:
             raise _unwritable(page, error.strerror or str(error)) from error
     if not session.json:
-        session.console.result(in_words(fields, page or folder / "comparison.html"))
+        session.console.result(comparison_text(fields, page or folder / "comparison.html"))
     elif not any(run["failed"] for run in fields["runs"]):
         session.print_json(**fields)
 
 
-def _raise_if_failed(session: Session, done: Sequence[Done], fields: dict[str, Any]) -> None:
-    """Failed runs end the command with code 1, but only after all else is done and shown."""
+def _raise_if_failed(session: Session, finished: Sequence[FinishedRun], fields: dict[str, Any]) -> None:
+    """Raise the error of failed runs: last, so that all other results are printed."""
     from pipeline.comparing.execution import error_for_failed_runs
 
-    error = error_for_failed_runs(done)
+    error = error_for_failed_runs(finished)
     if error is not None:
         session.so_far = lambda: fields
         raise error
 
 
-def _seeds(count: int | None, listed: str | None, profile: LoadedProfile) -> list[int]:
-    """The seeds asked for; without a list, so many from the profile's own on."""
-    if listed is None:
+def _seeds(count: int | None, seed_list: str | None, profile: LoadedProfile) -> list[int]:
+    """Return the seeds of --seed-list, or --seeds seeds counted from the profile's own."""
+    if seed_list is None:
         from pipeline.comparing.execution import seeds_of_count
 
-        return seeds_of_count(profile, count or SEEDS)
+        return seeds_of_count(profile, count or DEFAULT_SEEDS)
     if count is not None:
         raise UsageError(
             "--seeds and --seed-list exclude each other", where="kdpipe compare", hint="leave one of them out"
         )
-    words = [word.strip() for word in listed.split(",")]
+    words = [word.strip() for word in seed_list.split(",")]
     if not all(word.isascii() and word.isdigit() and int(word) < 2**31 for word in words):
         raise UsageError(
-            "--seed-list takes whole numbers from 0 on",
-            where=f"--seed-list {listed}",
+            "--seed-list takes whole numbers of at least 0",
+            where=f"--seed-list {seed_list}",
             hint="write them with commas: --seed-list 0,1,2",
         )
     return list(dict.fromkeys(int(word) for word in words))
 
 
 def _page_to_write(html: str | None) -> Path | None:
-    """Where the page goes, looked at before hours of training."""
+    """Return the path of --html; check before hours of training that it can be written."""
     if html is None:
         return None
     page = Path(html).expanduser().absolute()
     if page.is_dir() or not os.access(page.parent, os.W_OK):
         raise _unwritable(
-            page, "it is a folder" if page.is_dir() else "its folder is not there, or is not yours"
+            page,
+            "it is a folder" if page.is_dir() else "its folder does not exist, or you cannot write into it",
         )
     return page
 
 
 def _unwritable(page: Path, why: str) -> UsageError:
-    return UsageError("The page cannot be written", where=f"--html {page}", why=why, hint="name another file")
+    return UsageError("The page cannot be written", where=f"--html {page}", why=why, hint="give another file")
 
 
 compare = Command(
     "compare",
-    help="Train the student by several methods and from several seeds, and say what each gained.\n\n"
-    "The teacher is trained once. Each run is a cached artefact of the stage distill, the student alone "
-    "among them. All are judged at the end, on the test images at once.",
+    help="Train the student by several methods and from several seeds, and print the gain of each method.\n\n"
+    "The teacher is trained once. Each run is a cached artefact of the stage distill, also that of the "
+    "student alone. At the end, all students are evaluated together on the test images.",
     params=[
         profile_argument(),
         Option(
             ["--methods"],
             multiple=True,
             metavar="SPEC[,SPEC]...",
-            heading="What is compared",
-            help="kd, msdcrd+kd, kd:temperature=2:weight=0.5+msdcrd, profile (what the profile says), all "
-            "(each built-in one that fits), @FILE.yaml (label: list of methods). Repeatable. "
-            "Default: profile,kd,msdcrd.",
+            heading="Comparison",
+            help="Compare these methods: kd, msdcrd+kd, kd:temperature=2:weight=0.5+msdcrd, profile (those "
+            "of the profile), all (each built-in method that fits), @FILE.yaml (label: list of methods). "
+            "Repeatable. Default: profile,kd,msdcrd.",
         ),
         Option(
             ["--seeds"],
             type=click.IntRange(1, 1000),
             metavar="N",
-            heading="What is compared",
-            help=f"So many seeds of the student, from the profile's on. Default: {SEEDS}.",
+            heading="Comparison",
+            help=f"Train from this many seeds, counted from the profile's seed. Default: {DEFAULT_SEEDS}.",
         ),
-        Option(
-            ["--seed-list"], metavar="S,S...", heading="What is compared", help="These seeds of the student."
-        ),
+        Option(["--seed-list"], metavar="S,S...", heading="Comparison", help="Train from these seeds."),
         Option(
             ["--baseline/--no-baseline"],
             default=True,
-            heading="What is compared",
-            help="Train the student alone, too; without it the others are held against the first method.",
+            heading="Comparison",
+            help="Train the student alone, as the reference. With --no-baseline, it is the first method.",
         ),
         Option(
             ["--split"],
             type=click.Choice(["test", "validation"]),
             default="test",
-            heading="What is compared",
-            help="Images to judge on: validation to make choices, test once they are made. Default: test.",
+            heading="Comparison",
+            help="Evaluate on these images: validation to choose a method, test for the final figures. "
+            "Default: test.",
         ),
         Option(
             ["--jobs"],
             type=click.IntRange(1, 256),
             default=1,
             metavar="N",
-            heading="Running",
-            help="Runs at once, each in a process with its share of the cores. Default: 1.",
+            heading="Processes",
+            help="Train this many runs at once, each in a process with its share of the cores. Default: 1.",
         ),
         set_option(),
         Option(
@@ -227,7 +229,7 @@ compare = Command(
             type=click.Path(),
             metavar="FILE",
             heading="Output",
-            help="Copy the page with table and charts here; it lies in the store as well.",
+            help="Copy the page with the table and charts to this file; the original stays in the store.",
         ),
         json_option(),
         store_option(),
@@ -238,5 +240,5 @@ compare = Command(
         "kdpipe compare profiles/resnet_to_mobilenet.yaml --methods kd,msdcrd:beta=0,msdcrd+kd --seeds 5",
         "kdpipe compare profiles/resnet_to_mobilenet.yaml --methods all --split validation --json",
     ),
-    exit_codes=EVERY_RUN,
+    exit_codes=RUN_EXIT_CODES,
 )

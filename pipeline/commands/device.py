@@ -1,4 +1,4 @@
-"""`kdpipe device check` and `kdpipe device measure`: one's own devices."""
+"""`kdpipe device check` and `kdpipe device measure`: check the user's devices, and measure targets there."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pipeline.commands.base import EVERY_RUN, Command, Family, Option
+from pipeline.commands.base import RUN_EXIT_CODES, Command, NestedGroup, Option
 from pipeline.commands.options import json_option, profile_argument, set_option, store_option
 from pipeline.commands.profiles import open_profile
 from pipeline.commands.up_to_date import bring_up_to_date
@@ -28,43 +28,46 @@ if TYPE_CHECKING:
 
 
 def names_argument() -> click.Argument:
+    """Return NAME..., one or more names of the profile's devices."""
     return click.Argument(["names"], nargs=-1, required=True, metavar="NAME...")
 
 
 def _check(names: tuple[str, ...], profile: str, overrides: tuple[str, ...]) -> int:
     from pipeline.devices.jobs import targets_of
-    from pipeline.devices.measuring import abilities, open_link
+    from pipeline.devices.measuring import open_link, why_unable
     from pipeline.devices.text import device_in_words, error_entry
 
     session = click.get_current_context().ensure_object(Session)
     loaded, _ = open_profile(session, profile, overrides, None)
-    about = {name: value for name, value in session.so_far().items() if name in ("profile", "overrides")}
-    told: list[dict[str, Any]] = []
+    call_fields = {
+        name: value for name, value in session.so_far().items() if name in ("profile", "overrides")
+    }
+    entries: list[dict[str, Any]] = []
     failed: list[KdpipeError] = []
-    session.so_far = lambda: {**about, "devices": told}
+    session.so_far = lambda: {**call_fields, "devices": entries}
     links = [open_link(name, loaded) for name in dict.fromkeys(names)]
     with ExitStack() as open_links:
         for link in links:
             open_links.enter_context(link)
             try:
                 facts = link.facts()
-            except KdpipeError as error:  # the others are looked at all the same
+            except KdpipeError as error:  # the other devices are checked nevertheless
                 failed.append(error)
-                told.append({"name": link.name, "url": link.settings["url"], "error": error_entry(error)})
+                entries.append({"name": link.name, "url": link.settings["url"], "error": error_entry(error)})
                 continue
-            can = abilities(facts, targets_of(link.name, loaded))
-            targets = [{"target": name, "can": why is None, "why_not": why} for name, why in can.items()]
-            told.append({"name": link.name, "url": link.settings["url"], **facts, "targets": targets})
-    reached = [one for one in told if "error" not in one]
+            reasons = why_unable(facts, targets_of(link.name, loaded))
+            targets = [{"target": name, "can": why is None, "why_not": why} for name, why in reasons.items()]
+            entries.append({"name": link.name, "url": link.settings["url"], **facts, "targets": targets})
+    reached = [entry for entry in entries if "error" not in entry]
     if reached and not session.json:
-        session.console.result("\n\n".join(device_in_words(one) for one in reached))
-    unable = [one["name"] for one in reached if not any(target["can"] for target in one["targets"])]
+        session.console.result("\n\n".join(device_in_words(entry) for entry in reached))
+    unable = [entry["name"] for entry in reached if not any(target["can"] for target in entry["targets"])]
     if unable:
         failed.append(
             DeviceCannot(
-                "No target of the profile can be measured there",
+                "No target of the profile can be measured on the device",
                 where=", ".join(f"device {name}" for name in unable),
-                hint="install numpy and a runtime there, or name another Python with devices.NAME.python",
+                hint="install numpy and a runtime there, or set another Python with devices.NAME.python",
             )
         )
     _raise_first(session, failed)
@@ -83,34 +86,39 @@ def _measure(
 
     session = click.get_current_context().ensure_object(Session)
     loaded, opened = open_profile(session, profile, overrides, store)
-    about = {name: value for name, value in session.so_far().items() if name != "stages"}
-    done: list[Measured] = []
-    session.so_far = lambda: {**about, "devices": [measured_entry(one) for one in done]}
+    call_fields = {name: value for name, value in session.so_far().items() if name != "stages"}
+    measurements: list[Measured] = []
+    session.so_far = lambda: {
+        **call_fields,
+        "devices": [measured_entry(measurement) for measurement in measurements],
+    }
     links = [open_link(name, loaded) for name in dict.fromkeys(names)]
     session.resumable = True
-    with guarded_output(), ExitStack() as held:
+    with guarded_output(), ExitStack() as stack:
         for link in links:
-            held.enter_context(link)
-        # A device that does not answer is told before hours of training.
+            stack.enter_context(link)
+        # Fail before hours of training if no device answers.
         links, unreached = reach(links, session.console.warn)
-        done += unreached
+        measurements += unreached
         if not links:
-            _raise_first(session, [one.error for one in done if one.error is not None])
+            _raise_first(
+                session, [measurement.error for measurement in measurements if measurement.error is not None]
+            )
         outcome = bring_up_to_date(session, loaded, opened, only="package")
-        outcome.raise_if_incomplete()  # an error of a complete run is about this machine: raised in the end
+        outcome.raise_if_incomplete()  # the error of a complete run is about this machine; it is raised last
         opened.prepare()
-        held.callback(opened.release)
-        made = {result.name: result for result in outcome.results}
-        sources = held.enter_context(opened.scratch())
-        prepare_sources([link.name for link in links], made, sources, loaded)
-        line = Line(loaded, opened, made, sources, TestImages(loaded, sources))
-        done += measure(links, line, force=force, tell=session.console.line)
-        done.sort(key=lambda one: names.index(one.name))
+        stack.callback(opened.release)
+        results = {result.name: result for result in outcome.results}
+        sources = stack.enter_context(opened.scratch())
+        prepare_sources([link.name for link in links], results, sources, loaded)
+        line = Line(loaded, opened, results, sources, TestImages(loaded, sources))
+        measurements += measure(links, line, force=force, tell=session.console.line)
+        measurements.sort(key=lambda measurement: names.index(measurement.name))
         opened.digests.save()
-    measured = [one for one in done if one.error is None]
+    measured = [measurement for measurement in measurements if measurement.error is None]
     if measured and not session.json:
-        session.console.result("\n\n".join(measured_in_words(one) for one in measured))
-    errors = [*(one.error for one in done), outcome.error]
+        session.console.result("\n\n".join(measured_in_words(measurement) for measurement in measured))
+    errors = [*(measurement.error for measurement in measurements), outcome.error]
     _raise_first(session, [error for error in errors if error is not None])
     if session.json:
         session.print_json(**session.so_far())
@@ -118,7 +126,7 @@ def _measure(
 
 
 def _raise_first(session: Session, errors: Sequence[KdpipeError]) -> None:
-    """Raises the first of the errors, if there is one; the others are told before it."""
+    """Print all errors but the first, and raise the first; return if there is none."""
     for other in errors[1:]:
         session.console.error(other)
     if errors:
@@ -127,8 +135,8 @@ def _raise_first(session: Session, errors: Sequence[KdpipeError]) -> None:
 
 check = Command(
     "check",
-    help="Say what a device is and has: Python, numpy, runtimes, trtexec, cores, disk, board.\n\n"
-    "Nothing is left on the device.",
+    help="Print a device's hardware and software: Python, numpy, runtimes, cores, disk, board.\n\n"
+    "No files stay on the device.",
     params=[names_argument(), profile_argument(), set_option(), json_option()],
     callback=_check,
     examples=(
@@ -141,15 +149,19 @@ check = Command(
 
 measure = Command(
     "measure",
-    help="Measure latency, memory and top-1 of the profile's targets on devices, several at once; TensorRT's "
-    "engines are built there.\n\n"
-    "Brings the bundle up to date first. What broke off goes on: files where they ended, "
-    "measurements by target.",
+    help="Measure latency, memory and top-1 of the profile's targets on devices, several at once.\n\n"
+    "Brings the bundle up to date first. Files that fit only one device are built there. An interrupted call "
+    "continues: file transfers where they ended, measurements with the next target.",
     params=[
         names_argument(),
         profile_argument(),
         set_option(),
-        Option(["--force"], is_flag=True, heading="Stages", help="Measure again what is in the store."),
+        Option(
+            ["--force"],
+            is_flag=True,
+            heading="Stages",
+            help="Measure again, even if the measurements are in the store.",
+        ),
         json_option(),
         store_option(),
     ],
@@ -159,15 +171,17 @@ measure = Command(
         "kdpipe device measure pi orin profiles/mine.yaml",
         "kdpipe device measure pi profiles/mine.yaml --set measure.threads=[1,4] --json",
     ),
-    exit_codes=EVERY_RUN,
+    exit_codes=RUN_EXIT_CODES,
 )
 
-device = Family(
+device = NestedGroup(
     "device",
-    help="Your own devices: what they have, and the profile's targets measured on them.",
+    help="Check your own devices, and measure the profile's targets on them.",
     examples=("kdpipe device check pi profiles/mine.yaml", "kdpipe device measure pi profiles/mine.yaml"),
 )
-device.add_lazy("check", "pipeline.commands.device:check", "Say what a device is and has.", "Commands")
+device.add_lazy(
+    "check", "pipeline.commands.device:check", "Print a device's hardware and software.", "Commands"
+)
 device.add_lazy(
     "measure", "pipeline.commands.device:measure", "Measure the profile's targets on devices.", "Commands"
 )

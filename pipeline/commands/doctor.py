@@ -1,4 +1,4 @@
-"""`kdpipe doctor`: what this machine is, what it can do, and what is missing."""
+"""`kdpipe doctor`: report this machine's hardware and versions, and the stages and targets that work."""
 
 from __future__ import annotations
 
@@ -19,25 +19,27 @@ def _examine(store: str | None) -> int:
     session.store = store_folder(store)
     console = session.console
 
-    def tell(text: str) -> None:
+    def report_step(text: str) -> None:
         if console.live:
             console.redraw(f"doctor  {text}")
         else:
             console.line(f"doctor  {text}")
 
-    facts = examine(session.store, tell)
+    facts = examine(session.store, report_step)
     console.redraw("")
     if session.json:
         session.print_json(**facts)
     else:
-        console.result(in_words(facts))
+        console.result(doctor_text(facts))
     return EXIT_DONE if facts["core"] else EXIT_MACHINE_CANNOT
 
 
-def in_words(facts: dict[str, Any]) -> str:
+def doctor_text(facts: dict[str, Any]) -> str:
+    """Return the text of the facts that `examine` returned."""
     versions = [[name, version or "not installed"] for name, version in facts["versions"].items()]
     stages = [
-        [one["name"], "can run" if one["can"] else f"cannot run: {one['why_not']}"] for one in facts["stages"]
+        [stage["name"], "can run" if stage["can"] else f"cannot run: {stage['why_not']}"]
+        for stage in facts["stages"]
     ]
     parts = [
         _section("machine", columns(_machine(facts), "ll")),
@@ -52,7 +54,9 @@ def in_words(facts: dict[str, Any]) -> str:
         parts.append("every stage can run here")
     else:
         parts.append(
-            "\n".join(["the core stages cannot all run here:", *(f"  {one}" for one in facts["problems"])])
+            "\n".join(
+                ["the core stages cannot all run here:", *(f"  {problem}" for problem in facts["problems"])]
+            )
         )
     return "\n\n".join(parts)
 
@@ -70,22 +74,23 @@ def _machine(facts: dict[str, Any]) -> list[list[str]]:
         ["kdpipe", f"{facts['kdpipe']} on Python {facts['python']}"],
         ["system", facts["system"]],
         ["CPU", f"{cpu['model']}, {usable}"],
-        ["CPU flags", " ".join(cpu["flags"]) or "none of those that matter here"],
-        ["CPU clock", ", ".join(frequency) or "the system does not tell"],
+        ["CPU flags", " ".join(cpu["flags"]) or "none of those that kdpipe uses"],
+        ["CPU clock", ", ".join(frequency) or "not reported by the system"],
         ["memory", _memory(memory)],
     ]
-    for gpu in facts["gpus"] or [None]:
-        rows.append(
-            ["GPU", ", ".join(f"{key} {value}" for key, value in gpu.items()) if gpu else "none found"]
-        )
     rows += [
-        ["store", store["path"] + ("" if store["exists"] else " (not there yet)")],
+        ["GPU", ", ".join(f"{key} {value}" for key, value in gpu.items()) if gpu else "none found"]
+        for gpu in facts["gpus"] or [None]
+    ]
+    rows += [
+        ["store", store["path"] + ("" if store["exists"] else " (does not exist yet)")],
         ["free disk", "unknown" if store["free_bytes"] is None else size(store["free_bytes"])],
         ["file locks", _works(store["locks"])],
         ["atomic rename", _works(store["rename"])],
         [
             "clock",
-            f"{clock['resolution_ns']:g} ns promised, {clock['smallest_step_ns']} ns smallest step seen",
+            f"{clock['resolution_ns']:g} ns nominal resolution, "
+            f"{clock['smallest_step_ns']} ns smallest measured step",
         ],
     ]
     return rows
@@ -103,34 +108,32 @@ def _works(outcome: dict[str, Any]) -> str:
 
 
 def _target_lines(targets: list[dict[str, Any]]) -> list[str]:
-    """One line a target; a remedy that several share is given once, under the last of them."""
-    width = max(len(one["target"]) for one in targets)
+    """Return a line for each target; a hint that successive targets share is printed once, after the last."""
+    width = max(len(target["target"]) for target in targets)
     lines = []
-    for one, following in zip(targets, [*targets[1:], {}], strict=True):
-        can = "can be built and run"
-        if not one["can_build"]:
-            can = "cannot be built"
-        elif not one["can_run"]:
-            can = "can be built, not run"
-        why = f": {one['why_not']}" if one["why_not"] else ""
-        lines.append(f"{one['target'].ljust(width)}  {can}{why}")
-        if one["hint"] and one["hint"] != following.get("hint"):
-            lines.append(f"{'':{width}}  hint: {one['hint']}")
+    for target, following in zip(targets, [*targets[1:], {}], strict=True):
+        ability = "can be built and run"
+        if not target["can_build"]:
+            ability = "cannot be built"
+        elif not target["can_run"]:
+            ability = "can be built, not run"
+        why = f": {target['why_not']}" if target["why_not"] else ""
+        lines.append(f"{target['target'].ljust(width)}  {ability}{why}")
+        if target["hint"] and target["hint"] != following.get("hint"):
+            lines.append(f"{'':{width}}  hint: {target['hint']}")
     return lines
 
 
 def _build_line(build: dict[str, Any]) -> str:
     if not build["works"]:
         return f"failed: {build['why_not']}"
-    return (
-        f"exported, loaded and run in {build['seconds']:.1f} s; "
-        f"ONNX Runtime and PyTorch differ by {build['max_difference']:.1g} at most"
-    )
+    seconds = f"{build['seconds']:.1f} s"
+    return f"a small network was exported, loaded and run in {seconds}; {build['comparison']}"
 
 
 doctor = Command(
     "doctor",
-    help="Say what this machine is and can do: versions, hardware, file system, stages, targets.",
+    help="Check this machine: versions, hardware, file system, and the stages and targets that work here.",
     params=[store_option(), json_option()],
     callback=_examine,
     examples=(

@@ -1,4 +1,4 @@
-"""`kdpipe gate` and `kdpipe pick`: the profile's limits judged, and the target to ship under them."""
+"""`kdpipe gate` and `kdpipe pick`: judge the profile's gates, and print the target to ship under them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pipeline.commands.base import EVERY_RUN, Command, Option
+from pipeline.commands.base import RUN_EXIT_CODES, Command, Option
 from pipeline.commands.options import (
     force_option,
     json_option,
@@ -45,23 +45,23 @@ def _gate(
     from pipeline.console.gates_text import gates_in_words, github_annotations, pick_in_words
 
     session = click.get_current_context().ensure_object(Session)
-    done = _judged(session, profile, overrides, store, remote, force, strict=strict)
-    found = done.found
+    judged = _bring_gates_up_to_date(session, profile, overrides, store, remote, force, strict=strict)
+    gates = judged.gates
     if junit:
-        _write_junit(Path(junit), found, strict=strict)
+        _write_junit(Path(junit), gates, strict=strict)
     if github:
-        places = {number: done.profile.place(f"gates.{number}") for number in range(len(found["gates"]))}
-        for line in github_annotations(found, places, strict=strict):
-            # GitHub reads both streams; standard output is the document's where one was asked for.
+        places = {number: judged.profile.place(f"gates.{number}") for number in range(len(gates["gates"]))}
+        for line in github_annotations(gates, places, strict=strict):
+            # GitHub reads both streams; with --json, standard output holds only the document.
             session.console.line(line, at=QUIET) if session.json else session.console.document(line)
-    if done.ending:
+    if judged.error:
         if not session.json:
-            session.console.result("\n".join(gates_in_words(found)))
-        raise done.ending
+            session.console.result("\n".join(gates_in_words(gates)))
+        raise judged.error
     if session.json:
         session.print_json(**session.so_far())
     else:
-        session.console.result("\n".join([*gates_in_words(found), *pick_in_words(found["pick"])]))
+        session.console.result("\n".join([*gates_in_words(gates), *pick_in_words(gates["pick"])]))
     return EXIT_DONE
 
 
@@ -75,22 +75,23 @@ def _pick(
     from pipeline.console.gates_text import device_in_words, front_in_words, pick_in_words
 
     session = click.get_current_context().ensure_object(Session)
-    done = _judged(session, profile, overrides, store, remote, force, strict=False)
-    pick = done.found["pick"]
-    on_devices = _on_devices(done)
-    about = session.so_far()
-    session.so_far = lambda: {**about, "devices": on_devices}
+    judged = _bring_gates_up_to_date(session, profile, overrides, store, remote, force, strict=False)
+    pick = judged.gates["pick"]
+    device_entries = _device_picks(judged)
+    fields = session.so_far()
+    session.so_far = lambda: {**fields, "devices": device_entries}
     if not session.json:
         lines = [*pick_in_words(pick, label="ship"), "", *front_in_words(pick)]
         session.console.result(
-            "\n".join([*lines, *(line for one in on_devices for line in device_in_words(one))])
+            "\n".join([*lines, *(line for entry in device_entries for line in device_in_words(entry))])
         )
     if pick["target"] is None:
         raise GateMissed(
             "There is no target to ship",
             where="stage gate",
-            why="\n".join(f"{one['target']} {one['why']}" for one in pick["rejected"]) or pick["reason"],
-            hint=f"kdpipe gate {profile} shows every limit beside what was measured",
+            why="\n".join(f"{target['target']} {target['why']}" for target in pick["rejected"])
+            or pick["reason"],
+            hint=f"kdpipe gate {profile} prints every limit and the measured value",
         )
     if session.json:
         session.print_json(**session.so_far())
@@ -98,35 +99,42 @@ def _pick(
 
 
 @dataclass(frozen=True)
-class _Judged:
-    """found: the content of gates.json. ending: the error that a missed gate or a target that cannot be
-    built is, for afterwards."""
+class _JudgedProfile:
+    """A profile with its judged gates.
+
+    Attributes:
+        profile: The profile.
+        store: Its store.
+        results: The results of the stages up to gate.
+        gates: The content of `gates.json`.
+        error: The error of a missed gate, or of a target that cannot be built; raised after the output.
+    """
 
     profile: LoadedProfile
     store: Store
     results: Sequence[StageResult]
-    found: dict[str, Any]
-    ending: KdpipeError | None
+    gates: dict[str, Any]
+    error: KdpipeError | None
 
 
-def _on_devices(done: _Judged) -> list[dict[str, Any]]:
-    """What to ship to each device that `kdpipe device measure` has measured these files on."""
+def _device_picks(judged: _JudgedProfile) -> list[dict[str, Any]]:
+    """Return the target to ship to each device on which `kdpipe device measure` has measured these files."""
     from pipeline.devices.picks import device_picks
     from pipeline.running.plan import resolve
 
-    (measured,) = (one for one in done.results if one.name == "measure")
+    (measured,) = (result for result in judged.results if result.name == "measure")
     assert measured.path is not None
     scorecard = json.loads((measured.path / "scorecard.json").read_text(encoding="utf-8"))
     return device_picks(
-        done.store,
+        judged.store,
         str(measured.digest),
-        done.found,
+        judged.gates,
         scorecard["float_top1"]["student"],
         resolve(PICK),
     )
 
 
-def _judged(
+def _bring_gates_up_to_date(
     session: Session,
     profile: str,
     overrides: Sequence[str],
@@ -135,8 +143,12 @@ def _judged(
     force: Sequence[str],
     *,
     strict: bool,
-) -> _Judged:
-    """Brings `gate` up to date. Raises what keeps the gates from being judged."""
+) -> _JudgedProfile:
+    """Bring the stage gate up to date.
+
+    Raises:
+        KdpipeError: The gates cannot be judged.
+    """
     from pipeline.console.gates_text import read_gates
 
     loaded, opened = open_profile(session, profile, overrides, store)
@@ -146,28 +158,28 @@ def _judged(
     outcome.raise_if_incomplete()
     folder = outcome.results[-1].path
     assert folder is not None  # the run is complete
-    found = read_gates(folder)
-    about = session.so_far()
+    gates = read_gates(folder)
+    fields = session.so_far()
     session.so_far = lambda: {
-        **about,
+        **fields,
         "strict": strict,
-        **{name: value for name, value in found.items() if name != "schema_version"},
+        **{name: value for name, value in gates.items() if name != "schema_version"},
     }
-    return _Judged(loaded, opened, outcome.results, found, outcome.error)
+    return _JudgedProfile(loaded, opened, outcome.results, gates, outcome.error)
 
 
-def _write_junit(file: Path, found: dict[str, Any], *, strict: bool) -> None:
+def _write_junit(file: Path, gates: dict[str, Any], *, strict: bool) -> None:
     from pipeline.junit import junit
 
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(junit(found["judgements"], strict=strict), encoding="utf-8")
+        file.write_text(junit(gates["judgements"], strict=strict), encoding="utf-8")
     except OSError as error:
         raise UsageError(
             "The JUnit file cannot be written",
             where=str(file),
             why=error.strerror or str(error),
-            hint="name another file with --junit",
+            hint="give another file with --junit",
         ) from error
 
 
@@ -184,12 +196,12 @@ def _options() -> list[click.Parameter]:
 
 gate = Command(
     "gate",
-    help="Judge the profile's gates on what was measured.\n\n"
-    "Brings up to date what it needs (evaluate, measure) first. A gate is missed only if the whole 95 % "
-    "interval lies beyond its limit, and undecided if the limit lies inside.",
+    help="Judge the profile's gates by the measured values.\n\n"
+    "Brings the stages that it needs (evaluate, measure) up to date first. A gate is missed only if the "
+    "whole 95 % interval is beyond its limit, and undecided if the limit is inside the interval.",
     params=[
         *_options(),
-        Option(["--strict"], is_flag=True, heading="Gates", help="An undecided gate counts as missed."),
+        Option(["--strict"], is_flag=True, heading="Gates", help="Count an undecided gate as missed."),
         Option(
             ["--junit"],
             type=click.Path(dir_okay=False),
@@ -201,7 +213,7 @@ gate = Command(
             ["--github"],
             is_flag=True,
             heading="Output",
-            help="Print GitHub annotations at the profile's lines for what is missed or undecided.",
+            help="Print a GitHub annotation at the profile's line of each gate that is missed or undecided.",
         ),
     ],
     callback=_gate,
@@ -210,14 +222,15 @@ gate = Command(
         "kdpipe gate profiles/resnet_to_mobilenet.yaml --strict --junit gates.xml",
         "kdpipe gate profiles/resnet_to_mobilenet.yaml --github",
     ),
-    exit_codes=EVERY_RUN,
+    exit_codes=RUN_EXIT_CODES,
 )
 
 pick = Command(
     "pick",
-    help="Name the target to ship under the profile's gates, and why no other.\n\n"
-    "The fastest of those that pass; of several whose speed cannot be told apart the most accurate, then the "
-    "smallest. Brings up to date what it needs first; exit code 3 only if there is no target to ship.",
+    help="Print the target to ship under the profile's gates, and why the others were rejected.\n\n"
+    "This is the fastest target that passes. Among targets whose speeds cannot be distinguished, it is the "
+    "most accurate, then the smallest. Brings the stages that it needs up to date first. Exits with 3 only "
+    "if there is no target to ship.",
     params=_options(),
     callback=_pick,
     examples=(
@@ -225,5 +238,5 @@ pick = Command(
         "kdpipe pick profiles/resnet_to_mobilenet.yaml --set gates='[{metric: accuracy_drop, max: 0.5}]'",
         "kdpipe pick profiles/resnet_to_mobilenet.yaml --json",
     ),
-    exit_codes=EVERY_RUN,
+    exit_codes=RUN_EXIT_CODES,
 )

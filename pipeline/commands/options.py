@@ -1,6 +1,6 @@
 """The arguments and options that several commands take.
 
-Imports only click and the standard library, because `--help` must print at once.
+This module imports no third-party package but click, because `--help` must print at once.
 """
 
 from __future__ import annotations
@@ -19,11 +19,16 @@ STAGE_NAMES = tuple(stage.name for stage in STAGES)
 
 
 class StageName(click.ParamType):
-    """The name of a stage, with the nearest one suggested."""
+    """The name of a stage; the error suggests similar names."""
 
     name = "stage"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Return the name.
+
+        Raises:
+            UnknownName: There is no such stage.
+        """
         if value in STAGE_NAMES:
             return str(value)
         option = param.opts[0] if param and param.opts else "stage"
@@ -35,19 +40,27 @@ class StageName(click.ParamType):
         )
 
     def shell_complete(
-        self, ctx: click.Context, param: click.Parameter, incomplete: str
+        self,
+        ctx: click.Context,  # noqa: ARG002 - the interface passes it
+        param: click.Parameter,  # noqa: ARG002 - the interface passes it
+        incomplete: str,
     ) -> list[CompletionItem]:
+        """Return the stages that start like this."""
         return [CompletionItem(name) for name in STAGE_NAMES if name.startswith(incomplete)]
 
 
 class ProfilePath(click.ParamType):
-    """A profile's file; completed with folders and YAML files."""
+    """The path of a profile; a shell completes folders and YAML files."""
 
     name = "profile"
 
     def shell_complete(
-        self, ctx: click.Context, param: click.Parameter, incomplete: str
+        self,
+        ctx: click.Context,  # noqa: ARG002 - the interface passes it
+        param: click.Parameter,  # noqa: ARG002 - the interface passes it
+        incomplete: str,
     ) -> list[CompletionItem]:
+        """Return the YAML files that start like this, or leave the completion of folders to the shell."""
         folder, start = os.path.split(incomplete)
         try:
             entries = [entry for entry in os.scandir(folder or ".") if entry.name.startswith(start)]
@@ -57,15 +70,17 @@ class ProfilePath(click.ParamType):
             names = sorted(entry.name for entry in entries if entry.name.endswith((".yaml", ".yml")))
             if names:
                 return [CompletionItem(f"{folder}/{name}" if folder else name) for name in names]
-        # Only the shell itself goes on into a folder without a blank after it.
+        # Only the shell itself completes a folder without adding a blank.
         return [CompletionItem(incomplete, type="file")]
 
 
 def profile_argument() -> click.Argument:
+    """Return PROFILE."""
     return click.Argument(["profile"], type=ProfilePath(), metavar="PROFILE")
 
 
 def set_option() -> Option:
+    """Return `--set`."""
     return Option(
         ["--set", "overrides"],
         multiple=True,
@@ -76,18 +91,21 @@ def set_option() -> Option:
 
 
 def store_option() -> Option:
+    """Return `--store`."""
     return Option(
         ["--store"],
         type=click.Path(file_okay=False),
         metavar="DIR",
         envvar="KDPIPE_STORE",
         heading="Store",
-        help="Where artefacts are kept. Default: $KDPIPE_STORE, else .kdpipe in the working folder.",
+        help="Keep artefacts in this folder. Default: $KDPIPE_STORE, else .kdpipe in the working folder.",
     )
 
 
 def json_option() -> Option:
-    def callback(ctx: click.Context, param: click.Parameter, value: bool) -> None:
+    """Return `--json`."""
+
+    def callback(ctx: click.Context, _param: click.Parameter, value: bool) -> None:
         if value:
             ctx.ensure_object(Session).json = True
 
@@ -102,6 +120,7 @@ def json_option() -> Option:
 
 
 def until_option() -> Option:
+    """Return `--until`."""
     return Option(
         ["--until"],
         type=StageName(),
@@ -112,6 +131,7 @@ def until_option() -> Option:
 
 
 def force_option() -> Option:
+    """Return `--force`."""
     return Option(
         ["--force"],
         type=StageName(),
@@ -123,28 +143,31 @@ def force_option() -> Option:
 
 
 def remote_option() -> Option:
+    """Return `--remote`."""
     return Option(
         ["--remote"],
         metavar="URL",
         heading="Store",
-        help="Pull artefacts from here before a stage runs, push them here after it (any fsspec URL).",
+        help="Pull artefacts from this URL before a stage runs, push them there after it (any fsspec URL).",
     )
 
 
 def track_option() -> Option:
+    """Return `--track`."""
     return Option(
         ["--track"],
         metavar="URI",
         envvar="KDPIPE_TRACKING_URI",
-        heading="Elsewhere",
-        help="Log the run to this MLflow server afterwards. Default: $KDPIPE_TRACKING_URI, else nowhere.",
+        heading="Other machines",
+        help="After the run, log it to this MLflow server. Default: $KDPIPE_TRACKING_URI, else none.",
     )
 
 
 def on_option() -> Option:
+    """Return `--on`."""
     return Option(
         ["--on"],
         metavar="CLUSTER",
-        heading="Elsewhere",
-        help="Run stages as tasks of a Ray cluster: ray or ray://HOST:PORT.",
+        heading="Other machines",
+        help="Run the stages as tasks of a Ray cluster: ray or ray://HOST:PORT.",
     )

@@ -78,7 +78,7 @@ def _in_words(decisions: Sequence[Decision], console: Console) -> str:
     if estimates:
         text += f", about {duration(sum(estimates))}"
         unknown = len(stale) - len(estimates)
-        text += f" and {unknown} of unknown length" if unknown else " by the last times"
+        text += f" and {unknown} of unknown length" if unknown else ", by the time of earlier runs"
     lines.append(text)
     return "\n".join(lines)
 
@@ -91,9 +91,7 @@ plan = Command(
         set_option(),
         until_option(),
         force_option(),
-        Option(
-            ["--check"], is_flag=True, heading="Output", help="Exit with 5 if any stage is stale (for CI)."
-        ),
+        Option(["--check"], is_flag=True, heading="Output", help="Exit with 5 if a stage is stale (for CI)."),
         json_option(),
         store_option(),
     ],

@@ -16,14 +16,14 @@ if TYPE_CHECKING:
 def open_profile(
     session: Session, path: str, overrides: Sequence[str], store_option: str | None
 ) -> tuple[LoadedProfile, Store]:
-    """Load the profile and open the store; the session's JSON document names both from now on.
+    """Load the profile and open the store; the session's JSON document contains both from now on.
 
-    A profile that the session has already is not read again. Nothing is written, because an invalid profile
-    must leave no trace.
+    A profile that the session has loaded already is not read again. Nothing is written, because an invalid
+    profile must leave no trace.
 
     Args:
         session: The call of the command line.
-        path: The profile, as the user named it.
+        path: The profile's path or name.
         overrides: The `KEY=VALUE` of `--set`.
         store_option: The value of `--store`.
 
@@ -38,12 +38,12 @@ def open_profile(
     from pipeline.store.store import Store
 
     session.store = store_folder(store_option)
-    about = {"profile": path, "overrides": list(overrides), "store": str(session.store)}
-    session.so_far = lambda: {**about, "stages": _entries(session)}
+    call_fields = {"profile": path, "overrides": list(overrides), "store": str(session.store)}
+    session.so_far = lambda: {**call_fields, "stages": _entries(session)}
     store = Store(session.store)
     store.check()
     profile = session.loaded or load(path, overrides, memo_folder(store.root), remember=False)
-    about["profile"] = str(profile.path)
+    call_fields["profile"] = str(profile.path)
     return profile, store
 
 

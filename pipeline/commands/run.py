@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from pipeline.commands.base import EVERY_RUN, Command
+from pipeline.commands.base import RUN_EXIT_CODES, Command
 from pipeline.commands.options import (
     force_option,
     json_option,
@@ -108,14 +108,18 @@ run = Command(
         "kdpipe run profiles/resnet_to_mobilenet.yaml --set distill.epochs=5 --until evaluate",
         "kdpipe run profiles/resnet_to_mobilenet.yaml --json > run.json",
     ),
-    exit_codes=EVERY_RUN,
+    exit_codes=RUN_EXIT_CODES,
 )
 
 
 def stage_command(name: str) -> Command:
     """Return the subcommand of one stage."""
     stage = next(stage for stage in STAGES if stage.name == name)
-    needs = f"Brings up to date what it needs ({', '.join(stage.inputs)}) first." if stage.inputs else ""
+    needs = (
+        f"Brings the stages that it needs ({', '.join(stage.inputs)}) up to date first."
+        if stage.inputs
+        else ""
+    )
     return Command(
         name,
         help=f"{stage.summary}\n\n{needs}".strip(),
@@ -126,5 +130,5 @@ def stage_command(name: str) -> Command:
             f"kdpipe {name} profiles/resnet_to_mobilenet.yaml --force {name}",
             f"kdpipe {name} profiles/resnet_to_mobilenet.yaml --json",
         ),
-        exit_codes=EVERY_RUN,
+        exit_codes=RUN_EXIT_CODES,
     )

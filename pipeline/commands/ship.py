@@ -1,4 +1,4 @@
-"""`kdpipe ship`: releases on a device."""
+"""`kdpipe ship`: install, list and roll back releases on a device."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pipeline.commands.base import EVERY_RUN, Command, Option
+from pipeline.commands.base import RUN_EXIT_CODES, Command, Option
 from pipeline.commands.options import json_option, profile_argument, set_option, store_option
 from pipeline.commands.profiles import open_profile
 from pipeline.commands.up_to_date import bring_up_to_date
@@ -39,53 +39,53 @@ def _ship(
             "--list and --rollback exclude each other", where="kdpipe ship", hint="leave one of them out"
         )
     loaded, opened = open_profile(session, profile, overrides, store)
-    about = {key: value for key, value in session.so_far().items() if key != "stages"}
-    session.so_far = lambda: {**about, "device": name}
+    call_fields = {key: value for key, value in session.so_far().items() if key != "stages"}
+    session.so_far = lambda: {**call_fields, "device": name}
     with open_link(name, loaded) as link, guarded_output():
         if list_:
-            told = releases(link)
+            fields = releases(link)
         elif rollback:
-            told = roll_back(link)
+            fields = roll_back(link)
         else:
-            told = _install(session, link, loaded, opened, keep)
+            fields = _install(session, link, loaded, opened, keep)
     if session.json:
-        session.print_json(**session.so_far(), **told)
+        session.print_json(**session.so_far(), **fields)
     else:
-        words = releases_in_words(told) if list_ else shipped_in_words(name, told)
-        session.console.result(words)
+        text = releases_in_words(fields) if list_ else shipped_in_words(name, fields)
+        session.console.result(text)
     return EXIT_DONE
 
 
 def _install(
     session: Session, link: Link, loaded: LoadedProfile, opened: Store, keep: int | None
 ) -> dict[str, Any]:
-    """The bundle, brought up to date and verified here, becomes the device's current release."""
+    """Bring the bundle up to date, verify it here, and install it as the device's current release."""
     from pipeline.devices.shipping import may_ship, ship, verified_bundle
 
-    link.reach()  # a device that does not answer is told before hours of training
+    link.reach()  # fails before hours of training if the device does not answer
     outcome = bring_up_to_date(session, loaded, opened, only="package")
     outcome.raise_if_incomplete()
     if outcome.error is not None:
         if isinstance(outcome.error, GateMissed) and not may_ship(outcome.results):
             raise outcome.error
-        session.console.warn(f"{outcome.error.what}: the bundle is shipped all the same")
+        session.console.warn(f"{outcome.error.what}: the bundle is shipped nevertheless")
     packed = outcome.results[-1]
     bundle = verified_bundle(opened, packed)
-    newest = int(link.settings["keep"] if keep is None else keep)
-    return ship(link, bundle, str(packed.digest), keep=newest, tell=session.console.line)
+    keep_count = int(link.settings["keep"] if keep is None else keep)
+    return ship(link, bundle, str(packed.digest), keep=keep_count, tell=session.console.line)
 
 
 ship = Command(
     "ship",
     help="Install the profile's bundle on a device, as the release in use.\n\n"
-    "Each release has a folder by its digest; `current` points to the one in use, in one step and only after "
-    "the self-test passed there. The last few are kept for --rollback. If the bundle's default target misses "
-    "a gate, nothing is shipped.",
+    "Each release has a folder, named by its digest; the link `current` points to the release in use. It "
+    "changes in one step, and only after the self-test passed on the device. The latest releases stay there "
+    "for --rollback. If the bundle's default target misses a gate, nothing is shipped.",
     params=[
         click.Argument(["name"], metavar="NAME"),
         profile_argument(),
         Option(
-            ["--list", "list_"], is_flag=True, heading="Releases", help="Show the device's releases instead."
+            ["--list", "list_"], is_flag=True, heading="Releases", help="List the device's releases instead."
         ),
         Option(
             ["--rollback"],
@@ -98,7 +98,7 @@ ship = Command(
             type=click.IntRange(1, 1000),
             metavar="N",
             heading="Releases",
-            help="Releases to leave there. Default: devices.NAME.keep.",
+            help="Keep this many releases on the device. Default: devices.NAME.keep.",
         ),
         set_option(),
         json_option(),
@@ -110,5 +110,5 @@ ship = Command(
         "kdpipe ship pi profiles/mine.yaml --list",
         "kdpipe ship pi profiles/mine.yaml --rollback",
     ),
-    exit_codes=EVERY_RUN,
+    exit_codes=RUN_EXIT_CODES,
 )

@@ -1,4 +1,4 @@
-"""`kdpipe show` and `kdpipe schema`: a profile with every default, and what a profile may say."""
+"""`kdpipe show` and `kdpipe schema`: print a profile with every default, and the JSON Schema of profiles."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def _schema() -> None:
 
 show = Command(
     "show",
-    help="Print a profile with every default, and all that it extends, written out.",
+    help="Print a profile with every default, merged with the profiles that it extends.",
     params=[profile_argument(), set_option(), json_option()],
     callback=_show,
     examples=(

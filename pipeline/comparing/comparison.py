@@ -1,12 +1,11 @@
-"""Many runs of `distill` on one teacher, and the artefact that compares them.
+"""Many runs of `distill` with one teacher, and the artefact that compares them.
 
-Each run is the distill stage of a profile with other methods and another seed; the store makes it once.
+Each run is the distill stage of a profile with other methods and another seed; the store caches it.
 The comparison is an artefact as well (`artefacts/compare/KEY`), keyed by the content of the runs.
 """
 
 from __future__ import annotations
 
-import importlib
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -14,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from pipeline.comparing.method_specs import ALONE, Entry
+from pipeline.comparing.method_specs import STUDENT_ALONE, MethodSpec
 from pipeline.errors import MachineCannot, ProfileError, UsageError
 from pipeline.profile.loading import LoadedProfile
 from pipeline.running.plan import Decision, KeyFacts, make_plan, profile_entry, resolve
@@ -25,22 +24,37 @@ from pipeline.store.keys import sha256_of
 from pipeline.store.store import Store
 from stages import COMPARE, METHODS_FIT
 
-LINE = "distill"
+RUN_STAGE = "distill"
+"""The stage that a run executes, after those that it needs."""
 
 
-class DamagedRun(Exception):  # noqa: N818 - a way back, not an error
-    """An artefact was found damaged when it was to be read, and was set aside: it has to be made again."""
+class DamagedArtefacts(Exception):  # noqa: N818 - the caller recovers from it: it runs the stages again
+    """Artefacts are damaged and were set aside: their stages have to run again."""
 
 
 @dataclass(frozen=True)
-class Unfit:
+class UnfitMethod:
+    """A method of `all` that does not fit the networks.
+
+    Attributes:
+        label: The method.
+        why: The reason, for people.
+    """
+
     label: str
     why: str
 
 
 @dataclass(frozen=True)
-class Run:
-    """One training: what it is called, its seed, and the profile that says it."""
+class PlannedRun:
+    """One training of the student.
+
+    Attributes:
+        label: The methods, by the label that the comparison uses.
+        seed: The student's seed.
+        profile: The profile with these methods and this seed.
+        decision: Whether the run is cached, by the plan at the start.
+    """
 
     label: str
     seed: int
@@ -49,174 +63,223 @@ class Run:
 
     @property
     def title(self) -> str:
+        """The label and the seed; unique in a comparison."""
         return f"{self.label}, seed {self.seed}"
 
     @property
     def methods(self) -> list[str]:
-        return [str(one["name"]) for one in self.profile.sections["distill"]["methods"]]
+        """The names of the methods; empty for the student alone."""
+        return [str(method["name"]) for method in self.profile.sections["distill"]["methods"]]
 
 
 @dataclass(frozen=True)
-class Done:
-    """What became of a run: its result, or why it failed."""
+class FinishedRun:
+    """A run with its result.
 
-    run: Run
+    Attributes:
+        run: The run.
+        result: The result of the stage distill.
+        why_failed: What went wrong; None if the run succeeded.
+    """
+
+    run: PlannedRun
     result: StageResult
-    failed: str | None = None
+    why_failed: str | None = None
 
 
 def plan_runs(
     base: LoadedProfile,
-    entries: Sequence[Entry],
+    specs: Sequence[MethodSpec],
     seeds: Sequence[int],
     store: Store,
     *,
-    alone: bool,
+    baseline: bool,
     memo: Path,
-) -> tuple[list[Run], list[Unfit]]:
-    """All runs, seed by seed, the student alone first, and the methods of `all` that do not fit.
+) -> tuple[list[PlannedRun], list[UnfitMethod]]:
+    """Plan a run for each entry and seed. Entries with the same methods become one.
 
-    Two entries that come to the same methods are one. Raises UsageError for methods that do not fit the
-    networks, or that the profile cannot take.
+    Args:
+        base: The profile.
+        specs: What to compare.
+        seeds: The student's seeds.
+        store: Where the artefacts are.
+        baseline: Whether the student alone is trained too, as the first entry.
+        memo: The folder with the validated profiles.
+
+    Returns:
+        All runs, seed by seed, and the methods of `all` that do not fit.
+
+    Raises:
+        UsageError: Methods do not fit the networks.
+        ProfileError: The profile does not accept the methods.
     """
-    chosen = ([Entry(ALONE, ())] if alone else []) + list(entries)
+    chosen = ([MethodSpec(STUDENT_ALONE, ())] if baseline else []) + list(specs)
     facts = KeyFacts(base, store)
-    first, unfit = _loaded(base, chosen, seeds[0], memo)
-    runs: list[Run] = []
+    distinct, unfit = _distinct_profiles(base, chosen, seeds[0], memo)
+    runs: list[PlannedRun] = []
     for seed in seeds:
-        for entry, profile in first:
-            here = profile if seed == seeds[0] else _profile(base, entry, seed, memo)
-            decision = make_plan(here, store, only=LINE, facts=facts)[-1]
-            runs.append(Run(entry.label, seed, here, decision))
-    stale = {run.label for run in runs if run.decision.status == "stale"} - {ALONE}
-    asked = [(entry, profile) for entry, profile in first if entry.label in stale]
+        for spec, first_profile in distinct:
+            profile = first_profile if seed == seeds[0] else _profile(base, spec, seed, memo)
+            decision = make_plan(profile, store, only=RUN_STAGE, facts=facts)[-1]
+            runs.append(PlannedRun(spec.label, seed, profile, decision))
+    stale = {run.label for run in runs if run.decision.status == "stale"} - {STUDENT_ALONE}
+    unproved = [(spec, profile) for spec, profile in distinct if spec.label in stale]
     sections = ("data", "teacher", "student", "distill")
-    reasons = resolve(METHODS_FIT)([profile.settings(sections) for _, profile in asked]) if asked else []
-    for (entry, _), why in zip(asked, reasons, strict=True):
-        if why and not entry.optional:
+    settings = [profile.settings(sections) for _, profile in unproved]
+    reasons = resolve(METHODS_FIT)(settings) if unproved else []
+    for (spec, _), why in zip(unproved, reasons, strict=True):
+        if why and not spec.optional:
             raise UsageError(
-                f"The method {entry.label} does not fit the teacher and the student of this profile",
-                where=f"--methods {entry.label}",
+                f"The method {spec.label} does not fit the teacher and the student of this profile",
+                where=f"--methods {spec.label}",
                 why=why,
-                hint="leave it out; --methods all leaves out by itself what does not fit",
+                hint="leave it out; --methods all leaves out every method that does not fit",
             )
         if why:
-            unfit.append(Unfit(entry.label, why))
-    gone = {one.label for one in unfit}
-    return [run for run in runs if run.label not in gone], unfit
+            unfit.append(UnfitMethod(spec.label, why))
+    unfit_labels = {method.label for method in unfit}
+    return [run for run in runs if run.label not in unfit_labels], unfit
 
 
-def make_runs(
-    runs: Sequence[Run],
+def finish_runs(
+    runs: Sequence[PlannedRun],
     store: Store,
     listener: Listener,
-    tell: Callable[[Done], None],
+    report: Callable[[FinishedRun], None],
     failed: Mapping[str, str],
-) -> list[Done]:
-    """Brings all runs up to date, one after the other; one that fails does not stop the others.
+) -> list[FinishedRun]:
+    """Bring all runs up to date, one after the other; a run that fails does not stop the others.
 
-    failed: by title, runs that are known to have failed and are not tried again.
-    Raises what no other run could escape: a fault of the profile, a teacher that cannot be trained.
+    Args:
+        runs: The runs.
+        store: Where the artefacts are.
+        listener: Receives the events of the runs, under their titles.
+        report: Receives each finished run.
+        failed: By title, why a run has failed already; it is not tried again.
+
+    Raises:
+        KdpipeError: An error that every other run would meet too: a fault of the profile, or a teacher that
+            cannot be trained.
     """
     finished = []
     for run in runs:
         if run.title in failed:
-            done = Done(run, StageResult(LINE, "failed"), failed[run.title])
+            finished_run = FinishedRun(run, StageResult(RUN_STAGE, "failed"), failed[run.title])
         else:
-            done = _make_run(run, store, listener)
-        tell(done)
-        finished.append(done)
+            finished_run = _finish_run(run, store, listener)
+        report(finished_run)
+        finished.append(finished_run)
     return finished
 
 
-def compare(
+def compare_runs(
     base: LoadedProfile,
-    done: Sequence[Done],
-    unfit: Sequence[Unfit],
+    finished: Sequence[FinishedRun],
+    unfit: Sequence[UnfitMethod],
     store: Store,
     *,
     teacher: StageResult,
     split: str,
     progress: Progress,
 ) -> tuple[Path, str, dict[str, Any]]:
-    """Folder, key and content of the comparison: found in the store, or made.
+    """Judge all runs that succeeded, in one pass over the images, unless the comparison is cached.
 
-    All finished runs are judged on the split together, in one reading of it. Raises DamagedRun.
+    Args:
+        base: The profile.
+        finished: The runs; the first one's label is the reference.
+        unfit: The methods that do not fit.
+        store: Where the artefacts are.
+        teacher: The result of the stage train.
+        split: The images to judge on, `test` or `validation`.
+        progress: Receives the progress.
+
+    Returns:
+        The folder of the artefact, its key, and the content of `comparison.json`.
+
+    Raises:
+        DamagedArtefacts: The teacher or runs are damaged.
     """
-    told = [
-        {
-            "label": one.run.label,
-            "seed": one.run.seed,
-            "methods": one.run.methods,
-            "key": one.result.key,
-            "digest": one.result.digest,
-            "metrics": dict(one.result.metrics),
-            "failed": one.failed,
-            "input": None if one.failed else one.run.title,
-        }
-        for one in done
-    ]
-    asked = {
+    comparison = {
         "title": base.name,
         "split": split,
-        "reference": done[0].run.label,
-        "runs": told,
-        "unfit": [{"label": one.label, "why": one.why} for one in unfit],
+        "reference": finished[0].run.label,
+        "runs": [_run_entry(run) for run in finished],
+        "unfit": [{"label": method.label, "why": method.why} for method in unfit],
     }
-    made = {"train": teacher} | {one.run.title: one.result for one in done if not one.failed}
-    parts = {
+    results = {"train": teacher} | {each.run.title: each.result for each in finished if not each.why_failed}
+    key_parts = {
         "stage": COMPARE.name,
         "version": COMPARE.version,
         "profile": {name: base.keyed[name] for name in COMPARE.reads},
-        "inputs": {name: result.digest for name, result in made.items()},
-        "comparison": asked,
+        "inputs": {name: result.digest for name, result in results.items()},
+        "comparison": comparison,
         **KeyFacts(base, store).of(COMPARE),
     }
-    key = sha256_of(parts)
+    key = sha256_of(key_parts)
     folder = store.artefact_path(COMPARE.name, key)
     with store.lock(COMPARE.name, key, lambda holder: progress.note(f"waiting for {holder}")):
         if store.find(COMPARE.name, key) is None:
-            _set_aside_damaged(made, store, progress)
-            _judge(base, store, asked, made, parts, progress)
+            _set_aside_damaged(results, store, progress)
+            _publish(base, store, comparison, results, key_parts, progress)
     document: dict[str, Any] = json.loads((folder / "comparison.json").read_text(encoding="utf-8"))
     return folder, key, document
 
 
-def _set_aside_damaged(made: Mapping[str, StageResult], store: Store, progress: Progress) -> None:
-    """Every file is read once before it is trusted. Raises DamagedRun."""
-    found = []
-    for name, result in made.items():
+def _run_entry(finished: FinishedRun) -> dict[str, Any]:
+    """Return what the stage compare needs of a run; its weights are in the input with the run's title."""
+    return {
+        "label": finished.run.label,
+        "seed": finished.run.seed,
+        "methods": finished.run.methods,
+        "key": finished.result.key,
+        "digest": finished.result.digest,
+        "metrics": dict(finished.result.metrics),
+        "failed": finished.why_failed,
+        "input": None if finished.why_failed else finished.run.title,
+    }
+
+
+def _set_aside_damaged(results: Mapping[str, StageResult], store: Store, progress: Progress) -> None:
+    """Verify every file before it is used.
+
+    Raises:
+        DamagedArtefacts: Artefacts were damaged; they are set aside.
+    """
+    damaged = []
+    for name, result in results.items():
         stage, key = result.name, str(result.key)
         if damage := store.verify(stage, key):
-            place = store.set_aside(stage, key)
-            progress.note(f"{name}: the artefact is damaged: {damage}; it was set aside in {place}")
-            found.append(name)
-    if found:
-        raise DamagedRun(", ".join(found))
+            folder = store.set_aside(stage, key)
+            progress.note(f"{name}: the artefact is damaged: {damage}; it was set aside in {folder}")
+            damaged.append(name)
+    if damaged:
+        raise DamagedArtefacts(", ".join(damaged))
 
 
-def _judge(
+def _publish(
     base: LoadedProfile,
     store: Store,
-    asked: dict[str, Any],
-    made: Mapping[str, StageResult],
-    parts: dict[str, Any],
+    comparison: dict[str, Any],
+    results: Mapping[str, StageResult],
+    key_parts: dict[str, Any],
     progress: Progress,
 ) -> None:
+    """Run the stage compare, and publish its artefact."""
     begun = time.monotonic()
     settings = base.settings(COMPARE.reads)
-    settings.comparison = asked
+    settings.comparison = comparison
     with store.scratch() as output:
-        inputs = {name: result.path for name, result in made.items() if result.path}
+        inputs = {name: result.path for name, result in results.items() if result.path}
         context = Context(settings, inputs, output, work=output, progress=progress)
-        metrics = importlib.import_module(COMPARE.module).run(context)
+        metrics = resolve(f"{COMPARE.module}:run")(context)
         store.publish(
             output,
             stage=COMPARE.name,
             version=COMPARE.version,
-            key_parts=parts,
+            key_parts=key_parts,
             inputs={
-                name: {"key": str(result.key), "digest": str(result.digest)} for name, result in made.items()
+                name: {"key": str(result.key), "digest": str(result.digest)}
+                for name, result in results.items()
             },
             metrics=metrics,
             seconds=time.monotonic() - begun,
@@ -224,74 +287,83 @@ def _judge(
         )
 
 
-def _make_run(run: Run, store: Store, listener: Listener) -> Done:
-    outcome = run_stages(prepare_run(run.profile, store, _OfRun(listener, run.title), only=LINE))
+def _finish_run(run: PlannedRun, store: Store, listener: Listener) -> FinishedRun:
+    outcome = run_stages(
+        prepare_run(run.profile, store, _TitledListener(listener, run.title), only=RUN_STAGE)
+    )
     error, failed = outcome.error, outcome.failed
     if error is None:
-        return Done(run, outcome.results[-1])
-    if isinstance(error, UsageError | MachineCannot) or failed is None or failed.name != LINE:
+        return FinishedRun(run, outcome.results[-1])
+    if isinstance(error, UsageError | MachineCannot) or failed is None or failed.name != RUN_STAGE:
         raise error
-    return Done(run, failed, f"{error.what}: {error.why}" if error.why else error.what)
+    return FinishedRun(run, failed, f"{error.what}: {error.why}" if error.why else error.what)
 
 
-class _OfRun:
-    """Passes on what one run does, under the run's title, and nothing of the teacher, the same for all."""
+class _TitledListener:
+    """Pass on the events of a run under its title; leave out the teacher's result, common to all runs."""
 
     def __init__(self, listener: Listener, title: str) -> None:
         self._listener = listener
         self._title = title
 
     def started(self, decision: Decision) -> None:
+        """Pass on the start."""
         stage = replace(decision.stage, name=self._title)
         self._listener.started(replace(decision, stage=stage))
 
-    def progress(self, stage_name: str) -> Progress:
+    def progress(self, stage_name: str) -> Progress:  # noqa: ARG002 - the interface passes it
+        """Return the progress of the run."""
         return self._listener.progress(self._title)
 
     def finished(self, result: StageResult) -> None:
-        if result.name == LINE:
+        """Pass on the result, if it is the run's own."""
+        if result.name == RUN_STAGE:
             self._listener.finished(replace(result, name=self._title))
 
     def note(self, text: str) -> None:
+        """Pass on the note."""
         self._listener.note(text)
 
-    def waiting(self, stage_name: str, holder_text: str) -> None:
+    def waiting(self, stage_name: str, holder_text: str) -> None:  # noqa: ARG002 - the interface passes it
+        """Pass on that the run waits for another process."""
         self._listener.waiting(self._title, holder_text)
 
 
-def _loaded(
-    base: LoadedProfile, entries: Sequence[Entry], seed: int, memo: Path
-) -> tuple[list[tuple[Entry, LoadedProfile]], list[Unfit]]:
-    """The profile of every entry with the first seed, each list of methods once."""
-    found: dict[str, tuple[Entry, LoadedProfile]] = {}
+def _distinct_profiles(
+    base: LoadedProfile, specs: Sequence[MethodSpec], seed: int, memo: Path
+) -> tuple[list[tuple[MethodSpec, LoadedProfile]], list[UnfitMethod]]:
+    """Load the profile of every entry with the first seed; of entries with the same methods, return one."""
+    by_methods: dict[str, tuple[MethodSpec, LoadedProfile]] = {}
     unfit = []
-    for entry in entries:
+    for spec in specs:
         try:
-            profile = _profile(base, entry, seed, memo)
+            profile = _profile(base, spec, seed, memo)
         except ProfileError as error:
-            if not entry.optional:
-                faults = [replace(fault, file=f"--methods {entry.label}") for fault in error.faults]
+            if not spec.optional:
+                faults = [replace(fault, file=f"--methods {spec.label}") for fault in error.faults]
                 raise ProfileError(faults) from error
-            unfit.append(Unfit(entry.label, "; ".join(fault.message for fault in error.faults)))
+            unfit.append(UnfitMethod(spec.label, "; ".join(fault.message for fault in error.faults)))
             continue
         methods = json.dumps(profile.sections["distill"]["methods"])
-        # Said by name rather than as the profile's where both come to the same.
-        if methods not in found or found[methods][0].label == "profile":
-            found[methods] = (entry, profile)
-    return list(found.values()), unfit
+        # A method's own name is a better label than "profile" if both have the same methods.
+        if methods not in by_methods or by_methods[methods][0].label == "profile":
+            by_methods[methods] = (spec, profile)
+    return list(by_methods.values()), unfit
 
 
-def _profile(base: LoadedProfile, entry: Entry, seed: int, memo: Path) -> LoadedProfile:
-    profile = base.with_overrides(set_for(base, entry, seed), memo)
+def _profile(base: LoadedProfile, spec: MethodSpec, seed: int, memo: Path) -> LoadedProfile:
+    profile = base.with_overrides(run_overrides(base, spec, seed), memo)
     if memo.exists():
         profile.remember(memo)
     return profile
 
 
-def set_for(base: LoadedProfile, entry: Entry, seed: int) -> tuple[str, ...]:
-    """What `--set` adds to the profile for a run. The profile's own seed stays as the profile says it, so
-    that what `kdpipe run` made is found."""
+def run_overrides(base: LoadedProfile, spec: MethodSpec, seed: int) -> tuple[str, ...]:
+    """Return the values of `--set` that make a run of the profile.
+
+    The profile's own seed is not set again: the run then has the key of the artefact that `kdpipe run` made.
+    """
     distill = base.sections["distill"]
-    own = base.sections["seed"] if distill["seed"] is None else distill["seed"]
-    seeded = () if seed == own else (f"distill.seed={seed}",)
-    return ("distill.baseline=false", "distill.keep=best", *entry.overrides(), *seeded)
+    profile_seed = base.sections["seed"] if distill["seed"] is None else distill["seed"]
+    seed_override = () if seed == profile_seed else (f"distill.seed={seed}",)
+    return ("distill.baseline=false", "distill.keep=best", *spec.overrides(), *seed_override)

@@ -1,12 +1,19 @@
-"""Execute a planned comparison: train the teacher, make the runs, judge all of them together."""
+"""Execute a planned comparison: train the teacher, finish the runs, judge all of them together."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from pipeline.comparing.comparison import DamagedRun, Done, Run, Unfit, compare, make_runs
-from pipeline.comparing.text import as_document
+from pipeline.comparing.comparison import (
+    DamagedArtefacts,
+    FinishedRun,
+    PlannedRun,
+    UnfitMethod,
+    compare_runs,
+    finish_runs,
+)
+from pipeline.comparing.text import comparison_document
 from pipeline.errors import StageError
 
 if TYPE_CHECKING:
@@ -15,24 +22,24 @@ if TYPE_CHECKING:
     from pipeline.running.run_state import Listener, RunOutcome
     from pipeline.store.store import Store
 
-REMAKES = 3
-"""How often artefacts may be found damaged before we blame the disk."""
+MAX_ATTEMPTS = 3
+"""How often artefacts may be damaged before the error blames the disk."""
 
 
-def execute(
+def execute_comparison(
     loaded: LoadedProfile,
     store: Store,
-    runs: Sequence[Run],
-    unfit: Sequence[Unfit],
+    runs: Sequence[PlannedRun],
+    unfit: Sequence[UnfitMethod],
     *,
     split: str,
     jobs: int,
     listener: Listener,
     console: Console,
     train_teacher: Callable[[], RunOutcome],
-    so_far: list[Done] | None = None,
-) -> tuple[list[Done], dict[str, Any]]:
-    """Make all runs and compare them.
+    so_far: list[FinishedRun] | None = None,
+) -> tuple[list[FinishedRun], dict[str, Any]]:
+    """Bring all runs up to date and compare them.
 
     Args:
         loaded: The profile.
@@ -52,25 +59,25 @@ def execute(
     Raises:
         StageError: The teacher or every run failed, or artefacts are damaged again and again.
     """
-    finished: list[Done] = [] if so_far is None else so_far
+    finished: list[FinishedRun] = [] if so_far is None else so_far
     failed: dict[str, str] = {}
-    for _ in range(REMAKES):
+    for _ in range(MAX_ATTEMPTS):
         finished.clear()
         outcome = train_teacher()
         outcome.raise_for_result()
         teacher = outcome.results[-1]
         if jobs > 1:
-            from pipeline.comparing.parallel_runs import make_at_once
+            from pipeline.comparing.parallel_runs import train_at_once
 
-            failed |= make_at_once(runs, failed, store, jobs, console)
-        done = make_runs(runs, store, listener, finished.append, failed)
-        failed |= {each.run.title: each.failed for each in done if each.failed}
+            failed |= train_at_once(runs, failed, store, jobs, console)
+        done = finish_runs(runs, store, listener, finished.append, failed)
+        failed |= {each.run.title: each.why_failed for each in done if each.why_failed}
         error = error_for_failed_runs(done)
         if error is not None and len(failed) == len(runs):
             raise error
         try:
             store.prepare()
-            folder, key, comparison = compare(
+            folder, key, comparison = compare_runs(
                 loaded,
                 done,
                 unfit,
@@ -80,9 +87,9 @@ def execute(
                 progress=listener.progress("compare"),
             )
             store.digests.save()
-            return done, as_document(comparison, done, folder, key)
-        except DamagedRun as damaged:
-            console.line(f"made again: {damaged}")
+            return done, comparison_document(comparison, done, folder, key)
+        except DamagedArtefacts as damaged:
+            console.line(f"damaged, so it runs again: {damaged}")
         finally:
             store.release()
     raise StageError(
@@ -92,15 +99,15 @@ def execute(
     )
 
 
-def error_for_failed_runs(done: Sequence[Done]) -> StageError | None:
+def error_for_failed_runs(done: Sequence[FinishedRun]) -> StageError | None:
     """Return an error that lists the failed runs; None if no run failed."""
-    failed = [each for each in done if each.failed]
+    failed = [each for each in done if each.why_failed]
     if not failed:
         return None
     return StageError(
         f"{len(failed)} of {len(done)} runs failed",
         where=", ".join(each.run.title for each in failed),
-        why=str(failed[0].failed),
+        why=str(failed[0].why_failed),
         hint="run the same command to try them again, or leave them out with --methods",
     )
 

@@ -1,11 +1,11 @@
-"""What `kdpipe compare --methods` says: names, sums of methods with keys, files.
+"""Read the values of `kdpipe compare --methods`: names, sums of methods with settings, files.
 
-kd                                       one method as it is
-msdcrd+kd                                both, added
-kd:temperature=2:weight=0.5+msdcrd       with keys of theirs
-profile                                  what the profile says under distill.methods
+kd                                       a method with its defaults
+msdcrd+kd                                the sum of both
+kd:temperature=2:weight=0.5+msdcrd       with settings
+profile                                  distill.methods of the profile
 all                                      each built-in method by itself
-@methods.yaml                            a file: label -> list of methods, as under distill.methods
+@methods.yaml                            a file: label -> list of methods, written like distill.methods
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from pipeline.profile.profile_model import built_in_model, kinds_at
 from pipeline.profile.yaml_tree import SourcePlace, Tree, Unreadable, parse
 
 DEFAULT = ("profile", "kd", "msdcrd")
-ALONE = "student alone"
+STUDENT_ALONE = "student alone"
 """The label of the runs without a method."""
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]*")
@@ -30,10 +30,13 @@ _FORM = "write NAME, NAME:KEY=VALUE, NAME+NAME, profile, all or @FILE.yaml"
 
 
 @dataclass(frozen=True)
-class Entry:
-    """One thing to compare: its label, and the methods as the profile would say them.
+class MethodSpec:
+    """An entry of a comparison: a label and the methods that it stands for.
 
-    methods: None for those of the profile. optional: one of `all`, left out where it does not fit.
+    Attributes:
+        label: The label.
+        methods: The entries of distill.methods; None for those of the profile.
+        optional: Whether it is left out if it does not fit the networks; True for the methods of `all`.
     """
 
     label: str
@@ -41,74 +44,79 @@ class Entry:
     optional: bool = False
 
     def overrides(self) -> tuple[str, ...]:
-        """What `--set` would be given."""
+        """Return the values of `--set` that set these methods."""
         return () if self.methods is None else (f"distill.methods={json.dumps(list(self.methods))}",)
 
 
-def read_specs(texts: Iterable[str]) -> list[Entry]:
-    """The entries that these values of `--methods` name, in order; each value may hold several.
+def read_specs(texts: Iterable[str]) -> list[MethodSpec]:
+    """Return the entries of a comparison, in order.
 
-    Raises UsageError for what cannot be read, and for a label said twice for different methods.
+    Args:
+        texts: The values of `--methods`; each may hold several entries, with commas.
+
+    Raises:
+        UsageError: A value cannot be read, or a label is used for two different lists of methods.
     """
-    entries: dict[str, Entry] = {}
+    specs: dict[str, MethodSpec] = {}
     for text in texts:
-        for spec in _parts(text, ","):
-            for entry in _entries(spec.strip()):
-                before = entries.setdefault(entry.label, entry)
-                if before.methods != entry.methods:
-                    raise _fault(
-                        spec, f"the label {entry.label!r} is used for two different lists of methods"
-                    )
-    return list(entries.values())
+        for word in _parts(text, ","):
+            for spec in _specs_of_word(word.strip()):
+                if specs.setdefault(spec.label, spec).methods != spec.methods:
+                    raise _fault(word, f"the label {spec.label!r} is used for two different lists of methods")
+    return list(specs.values())
 
 
-def _entries(spec: str) -> list[Entry]:
-    if spec == "profile":
-        return [Entry("profile", None)]
-    if spec == "all":
+def _specs_of_word(word: str) -> list[MethodSpec]:
+    if word == "profile":
+        return [MethodSpec("profile", None)]
+    if word == "all":
         return [
-            Entry(name, ({"name": name},), optional=True)
+            MethodSpec(name, ({"name": name},), optional=True)
             for name in kinds_at(built_in_model(), "distill.methods")
         ]
-    if spec.startswith("@"):
-        return _from_file(spec)
-    return [Entry(spec, tuple(_method(spec, part) for part in _parts(spec, "+")))]
+    if word.startswith("@"):
+        return _specs_of_file(word)
+    return [MethodSpec(word, tuple(_method(word, part) for part in _parts(word, "+")))]
 
 
-def _method(spec: str, part: str) -> dict[str, Any]:
-    name, *said = (piece.strip() for piece in _parts(part, ":"))
+def _method(word: str, part: str) -> dict[str, Any]:
+    name, *settings = (piece.strip() for piece in _parts(part, ":"))
     if not _NAME.fullmatch(name):
-        raise _fault(spec, f"{name!r} is no name of a method")
-    found: dict[str, Any] = {"name": name}
-    for piece in said:
-        key, equals, text = piece.partition("=")
-        if not equals or not _NAME.fullmatch(key) or key in found:
-            raise _fault(spec, f"{piece!r} is no KEY=VALUE, or says a key again")
-        found[key] = _read(text, spec).plain()
-    return found
+        raise _fault(word, f"{name!r} is not the name of a method")
+    method: dict[str, Any] = {"name": name}
+    for setting in settings:
+        key, equals, text = setting.partition("=")
+        if not equals or not _NAME.fullmatch(key):
+            raise _fault(word, f"{setting!r} is not KEY=VALUE")
+        if key in method:
+            raise _fault(word, f"{setting!r} sets a key a second time")
+        method[key] = _read(text, word).plain()
+    return method
 
 
-def _from_file(spec: str) -> list[Entry]:
-    path = Path(spec[1:]).expanduser()
+def _specs_of_file(word: str) -> list[MethodSpec]:
+    path = Path(word[1:]).expanduser()
     try:
         content = path.read_bytes()
     except OSError as error:
-        raise _fault(spec, f"{path} cannot be read: {error.strerror}") from error
+        raise _fault(word, f"{path} cannot be read: {error.strerror}") from error
     tree = _read(content, str(path))
     if not isinstance(tree.value, dict) or not tree.value:
-        raise _fault(spec, "a file of methods maps labels to lists of methods, as under distill.methods")
-    entries = []
-    for label, methods in tree.value.items():
-        listed = methods.plain()
-        if label in (ALONE, "profile") or not isinstance(listed, list) or not listed:
-            why = f"{methods.set_at}: {label!r} is no free label with a list of methods"
-            raise _fault(spec, why)
-        entries.append(Entry(label, tuple(one if isinstance(one, dict) else {"name": one} for one in listed)))
-    return entries
+        raise _fault(word, "a file of methods maps labels to lists of methods, written like distill.methods")
+    specs = []
+    for label, node in tree.value.items():
+        methods = node.plain()
+        if label in (STUDENT_ALONE, "profile"):
+            raise _fault(word, f"{node.set_at}: the label {label!r} is reserved")
+        if not isinstance(methods, list) or not methods:
+            raise _fault(word, f"{node.set_at}: {label!r} has no list of methods")
+        entries = tuple(method if isinstance(method, dict) else {"name": method} for method in methods)
+        specs.append(MethodSpec(label, entries))
+    return specs
 
 
 def _read(content: bytes | str, name: str) -> Tree:
-    """YAML, in a file of that name or in a word of the command line."""
+    """Parse YAML: the bytes of a file of that name, or a string of the command line."""
     at = SourcePlace(f"--methods {name}") if isinstance(content, str) else None
     try:
         tree, faults = parse(content, name, at=at)
@@ -119,17 +127,17 @@ def _read(content: bytes | str, name: str) -> Tree:
     return tree
 
 
-def _parts(text: str, at: str) -> Sequence[str]:
-    """`text` cut at a letter outside of brackets; at `+` only where a name follows (1e+3 is a number)."""
-    parts, depth, begun = [], 0, 0
+def _parts(text: str, separator: str) -> Sequence[str]:
+    """Split at a separator outside of brackets; at `+` only before a name, because 1e+3 is a number."""
+    parts, depth, begin = [], 0, 0
     for index, letter in enumerate(text):
         depth += (letter in "[{") - (letter in "]}")
-        names = at != "+" or _NAME.match(text[index + 1 :].lstrip())
-        if letter == at and depth == 0 and names:
-            parts.append(text[begun:index])
-            begun = index + 1
-    return [*parts, text[begun:]]
+        splits = separator != "+" or _NAME.match(text[index + 1 :].lstrip())
+        if letter == separator and depth == 0 and splits:
+            parts.append(text[begin:index])
+            begin = index + 1
+    return [*parts, text[begin:]]
 
 
-def _fault(spec: str, why: str) -> UsageError:
-    return UsageError("The methods to compare cannot be read", where=f"--methods {spec}", why=why, hint=_FORM)
+def _fault(word: str, why: str) -> UsageError:
+    return UsageError("The methods to compare cannot be read", where=f"--methods {word}", why=why, hint=_FORM)

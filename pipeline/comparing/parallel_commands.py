@@ -1,7 +1,7 @@
 """Run several command lines of kdpipe at once, each in its own process and on its own cores.
 
-How many threads train is no part of an artefact's key unless the profile sets it (`compute.threads`), so
-sharing out cores changes no key.
+The number of training threads is no part of an artefact's key unless the profile sets it
+(`compute.threads`). Dividing the cores among processes therefore changes no key.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ from pipeline.child_process import environment, last_line, python_command
 
 POLL_S = 0.1
 GRACE_S = 30.0
-"""How long a process that is told to end may take before it is killed."""
+"""How long a process may take to end before it is killed."""
 
 
 @dataclass(frozen=True)
-class Job:
+class CommandLine:
     """A command line.
 
     Attributes:
         title: Its name in messages.
-        words: The words after `kdpipe`; they ask for `--json`.
-        profile: The profile that the words name, if it is loaded.
+        words: The words after `kdpipe`; they contain `--json`.
+        profile: The profile of the command line, if it is loaded.
     """
 
     title: str
@@ -41,63 +41,73 @@ class Job:
 
 
 @dataclass
-class _Running:
-    job: Job
+class _RunningCommand:
+    command_line: CommandLine
     process: subprocess.Popen[bytes]
     slot: int
-    begun: float
+    started: float
 
 
-def run_jobs(
-    jobs: Sequence[Job],
+def run_command_lines(
+    command_lines: Sequence[CommandLine],
     at_once: int,
     cores: Sequence[Sequence[int]],
     folder: Path,
-    finished: Callable[[Job, int, dict[str, Any], float], None],
+    finished: Callable[[CommandLine, int, dict[str, Any], float], None],
 ) -> None:
-    """Runs all jobs, `at_once` at a time, in order.
+    """Run all command lines, in order. An interrupt ends the processes and keeps their checkpoints.
 
-    cores: for each of the places at once the cores it may use; empty: all. folder: for what they print.
-    finished: told of each with its exit code, its JSON document (empty if it printed none) and its seconds.
-    When an interrupt ends this call, the processes are told to end, which keeps their checkpoints.
+    Args:
+        command_lines: The command lines.
+        at_once: How many to run at once.
+        cores: The cores of each of the `at_once` slots; empty for all cores.
+        folder: Receives what the processes print.
+        finished: Called after each with its exit code, its JSON document (an `error` made of its standard
+            error if it printed none) and its time in seconds.
     """
-    waiting, free = list(reversed(jobs)), list(reversed(range(at_once)))
-    running: list[_Running] = []
+    waiting, free_slots = list(reversed(command_lines)), list(reversed(range(at_once)))
+    running: list[_RunningCommand] = []
     try:
         while waiting or running:
-            while waiting and free:
-                running.append(_start(waiting.pop(), free.pop(), cores, folder))
-            for one in [one for one in running if one.process.poll() is not None]:
-                running.remove(one)
-                free.append(one.slot)
-                seconds = time.monotonic() - one.begun
-                finished(one.job, one.process.returncode, _document(folder, one.slot), seconds)
+            while waiting and free_slots:
+                running.append(_start(waiting.pop(), free_slots.pop(), cores, folder))
+            for command in [command for command in running if command.process.poll() is not None]:
+                running.remove(command)
+                free_slots.append(command.slot)
+                seconds = time.monotonic() - command.started
+                document = _document(folder, command.slot)
+                finished(command.command_line, command.process.returncode, document, seconds)
             time.sleep(POLL_S)
     finally:
-        _end([one.process for one in running])
+        _end([command.process for command in running])
 
 
-def shares(cores: Sequence[int], usable: float, at_once: int) -> list[list[int]]:
-    """Disjoint cores for each of `at_once` processes; where there are too few, one core for several.
+def core_shares(cores: Sequence[int], usable: float, at_once: int) -> list[list[int]]:
+    """Return the cores of each of `at_once` processes: disjoint if there are enough, else one for several.
 
-    cores: that this process may run on; usable: how many of them a container's quota leaves.
+    Args:
+        cores: The cores that this process may run on.
+        usable: How many cores a container's quota allows.
+        at_once: The number of processes.
     """
-    each = max(1, int(usable) // at_once)
-    return [[cores[(slot * each + nth) % len(cores)] for nth in range(each)] for slot in range(at_once)]
+    share = max(1, int(usable) // at_once)
+    return [[cores[(slot * share + nth) % len(cores)] for nth in range(share)] for slot in range(at_once)]
 
 
-def _start(job: Job, slot: int, cores: Sequence[Sequence[int]], folder: Path) -> _Running:
-    mine = ",".join(map(str, cores[slot])) if cores else "-"
+def _start(
+    command_line: CommandLine, slot: int, cores: Sequence[Sequence[int]], folder: Path
+) -> _RunningCommand:
+    slot_cores = ",".join(map(str, cores[slot])) if cores else "-"
     profile = "-"
-    if job.profile is not None:
+    if command_line.profile is not None:
         profile = str(folder / f"{slot}.profile")
-        Path(profile).write_bytes(pickle.dumps(job.profile))
-    command = python_command("pipeline.on_cores", mine, profile, *job.words)
+        Path(profile).write_bytes(pickle.dumps(command_line.profile))
+    command = python_command("pipeline.on_cores", slot_cores, profile, *command_line.words)
     with (folder / f"{slot}.out").open("wb") as out, (folder / f"{slot}.err").open("wb") as err:
         process = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=out, stderr=err, env=environment()
         )
-    return _Running(job, process, slot, time.monotonic())
+    return _RunningCommand(command_line, process, slot, time.monotonic())
 
 
 def _document(folder: Path, slot: int) -> dict[str, Any]:

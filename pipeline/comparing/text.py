@@ -1,4 +1,7 @@
-"""A comparison in words and as a document, read only from `comparison.json` (docs/reference/artefacts.md)."""
+"""A comparison as text and as a JSON document.
+
+Only the documented content of `comparison.json` is read (docs/reference/artefacts.md).
+"""
 
 from __future__ import annotations
 
@@ -9,11 +12,11 @@ from typing import TYPE_CHECKING, Any
 from pipeline.console.tables import amount, figure, size, table
 
 if TYPE_CHECKING:
-    from pipeline.comparing.comparison import Done
+    from pipeline.comparing.comparison import FinishedRun
 
 
-def in_words(found: Mapping[str, Any], page: Path) -> str:
-    """The table, what is to be known of it, and the answer in one line."""
+def comparison_text(comparison: Mapping[str, Any], page: Path) -> str:
+    """Return the table, notes on it, the answer in one line, and the path of the page."""
     header = (
         "method",
         "seeds",
@@ -29,42 +32,44 @@ def in_words(found: Mapping[str, Any], page: Path) -> str:
         "in training",
         "memory",
     )
-    rows = [_row(method) for method in found["methods"]]
-    lines = [table(header, rows, "lrrrrrrrrrrrr"), "", *_notes(found)]
-    lines += ["", found["answer"]["text"], "", f"page  {page}"]
+    rows = [_row(method) for method in comparison["methods"]]
+    lines = [table(header, rows, "lrrrrrrrrrrrr"), "", *_notes(comparison)]
+    lines += ["", comparison["answer"]["text"], "", f"page  {page}"]
     return "\n".join(lines)
 
 
-def as_document(found: Mapping[str, Any], done: Sequence[Done], folder: Path, key: str) -> dict[str, Any]:
-    """The fields of the JSON document: the comparison, each run with its folder and what became of it."""
-    become = {(one.run.label, one.run.seed): one.result for one in done}
-    fields = {name: value for name, value in found.items() if name != "schema_version"}
+def comparison_document(
+    comparison: Mapping[str, Any], finished: Sequence[FinishedRun], folder: Path, key: str
+) -> dict[str, Any]:
+    """Return the fields of the JSON document: the comparison, and each run with its folder and status."""
+    results = {(each.run.label, each.run.seed): each.result for each in finished}
+    fields = {name: value for name, value in comparison.items() if name != "schema_version"}
     fields["runs"] = [
         {
             **run,
-            "status": become[run["label"], run["seed"]].status,
-            "path": _path(become[run["label"], run["seed"]].path),
-            "seconds": become[run["label"], run["seed"]].seconds,
+            "status": results[run["label"], run["seed"]].status,
+            "path": _path(results[run["label"], run["seed"]].path),
+            "seconds": results[run["label"], run["seed"]].seconds,
         }
-        for run in found["runs"]
+        for run in comparison["runs"]
     ]
     return {**fields, "key": key, "path": str(folder)}
 
 
-def runs_so_far(done: Sequence[Done]) -> list[dict[str, Any]]:
-    """The runs of a comparison that has not come to its end."""
+def runs_so_far(finished: Sequence[FinishedRun]) -> list[dict[str, Any]]:
+    """Return the finished runs of a comparison that has not ended."""
     return [
         {
-            "label": one.run.label,
-            "seed": one.run.seed,
-            "key": one.result.key,
-            "digest": one.result.digest,
-            "failed": one.failed,
-            "status": one.result.status,
-            "path": _path(one.result.path),
-            "seconds": one.result.seconds,
+            "label": each.run.label,
+            "seed": each.run.seed,
+            "key": each.result.key,
+            "digest": each.result.digest,
+            "failed": each.why_failed,
+            "status": each.result.status,
+            "path": _path(each.result.path),
+            "seconds": each.result.seconds,
         }
-        for one in done
+        for each in finished
     ]
 
 
@@ -97,21 +102,23 @@ def _spread(figures: Mapping[str, Any]) -> str:
     return figure(figures["top1"]) + (f" ({spread:.2f})" if spread is not None else "")
 
 
-def _notes(found: Mapping[str, Any]) -> list[str]:
-    """What the table rests on, what failed and what did not fit."""
-    teacher = found["teacher"]
+def _notes(comparison: Mapping[str, Any]) -> list[str]:
+    """Return what the table was measured on, the failed runs, and the methods that do not fit."""
+    teacher = comparison["teacher"]
     low, high = teacher["top1_ci"]
+    reference = comparison["reference"]
     lines = [
         f"top-1 of the epoch with the best validation accuracy, mean (standard deviation) over the seeds; "
-        f"{found['images']:,} {found['split']} images",
-        f"gain in points over {'the ' if found['reference'] == 'student alone' else ''}{found['reference']} "
-        "with the same seed",
+        f"{comparison['images']:,} {comparison['split']} images",
+        f"gain in points over {'the ' if reference == 'student alone' else ''}{reference} with the same seed",
         f"teacher {teacher['top1']:.2f} % [{low:.2f}, {high:.2f}]",
     ]
-    for run in found["runs"]:
-        if run["failed"]:
-            lines.append(f"failed: {run['label']}, seed {run['seed']}: {run['failed']}")
-    lines += [f"does not fit: {one['label']}: {one['why']}" for one in found["unfit"]]
+    lines += [
+        f"failed: {run['label']}, seed {run['seed']}: {run['failed']}"
+        for run in comparison["runs"]
+        if run["failed"]
+    ]
+    lines += [f"does not fit: {method['label']}: {method['why']}" for method in comparison["unfit"]]
     return lines
 
 

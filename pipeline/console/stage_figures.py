@@ -93,7 +93,7 @@ def scorecard(folder: Path, gated: Path | None = None) -> str:
     if card.get("distillation"):
         lines.append(distillation(card["distillation"]))
     else:
-        lines.append("what distillation gave was not measured: set distill.baseline to true")
+        lines.append("the gain of distillation was not measured: set distill.baseline to true")
     if gated:
         judged = read_gates(gated)
         lines += ["", *gates_in_words(judged), ""] if judged["gates"] else []

@@ -15,11 +15,10 @@ from pipeline.devices.link import Link
 from pipeline.errors import DeviceCannot, KdpipeError, StageError
 from pipeline.heartbeat import Beat
 from pipeline.profile.loading import LoadedProfile
+from pipeline.running.plan import resolve
 from pipeline.running.run_state import StageResult
 from pipeline.store.store import Store
-
-BUILT_THERE = ("tensorrt", "tensorrt_rtx")
-"""Runtimes whose files fit one device only, so that they are built on it."""
+from stages import BUILT_ON_DEVICES, DEVICE_REQUEST
 
 SAY_EVERY_S = 30.0
 """How often it is said how far a measurement on a device is."""
@@ -29,7 +28,7 @@ Tell = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Line:
-    """What is to be measured: the line's artefacts, ONNX files to build engines of, and test images."""
+    """What is to be measured: the line's artefacts, ONNX files that devices build from, and test images."""
 
     profile: LoadedProfile
     store: Store
@@ -51,7 +50,8 @@ def targets_of(name: str, profile: LoadedProfile) -> list[str]:
 
 
 def is_built_there(target: str) -> bool:
-    return target.rpartition("-")[0] in BUILT_THERE
+    """Return whether the device builds the target's file: one that fits no other device."""
+    return bool(resolve(BUILT_ON_DEVICES)(target))
 
 
 def take(
@@ -108,36 +108,14 @@ def _take_one(
     key: str,
     tell: Tell,
 ) -> None:
-    settings, build = line.profile.sections["measure"], line.profile.sections["build"]
     place = place_of(line, key)
-    there = is_built_there(target)
-    runtime, _, precision = target.rpartition("-")
-    preprocessing = manifest["preprocessing"]
-    size = preprocessing["image_size"]
-    folder = f"{place}/results/{target}"
-    answer = link.ask(
-        "measure",
-        heard=_Saying(f"{link.name}: {target}", tell),
-        place=folder,
-        target=target,
-        runtime=runtime,
-        precision=precision,
-        bundle=f"{place}/bundle",
-        onnx=f"{place}/onnx/{target}.onnx" if there else None,
-        images=images.place if images else None,
-        timings="timings",
-        batch_min=build["batch_min"] if there else manifest["targets"][target].get("batch_min", 1),
-        batch_max=build["batch_max"] if there else manifest["targets"][target]["batch_max"],
-        image_shape=[size, size, preprocessing["channels"]],
-        input=manifest["input"],
-        mean=preprocessing["mean"],
-        std=preprocessing["std"],
-        settings=settings,
-        build=build,
+    request = resolve(DEVICE_REQUEST)(
+        target, place, images.place if images else None, manifest, line.profile.sections
     )
+    answer = link.ask("measure", heard=_Saying(f"{link.name}: {target}", tell), **request)
     # The result last: it says that all else is there.
     files = dict(sorted(answer["files"].items(), key=lambda entry: entry[0] == "result.json"))
-    fetch(link, folder, files, work / target)
+    fetch(link, request["place"], files, work / target)
 
 
 class _Saying:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from pipeline.devices.jobs import BUILT_THERE, Line, Tell, is_built_there, place_of, take, targets_of
+from pipeline.devices.jobs import Line, Tell, is_built_there, place_of, take, targets_of
 from pipeline.devices.link import Link
 from pipeline.errors import DeviceCannot, KdpipeError, StageError, UsageError
 from pipeline.profile.loading import LoadedProfile
@@ -22,7 +22,14 @@ from pipeline.running.plan import KeyFacts, profile_entry, resolve
 from pipeline.running.run_state import StageResult
 from pipeline.stage import Context, Silent
 from pipeline.store.keys import sha256_of
-from stages import DEVICE, DEVICE_PROGRAM, DEVICE_SOURCES
+from stages import (
+    DEVICE,
+    DEVICE_ABILITIES,
+    DEVICE_KEY_FACTS,
+    DEVICE_LASTING_FACTS,
+    DEVICE_PROGRAM,
+    DEVICE_SOURCES,
+)
 
 
 @dataclass(frozen=True)
@@ -67,20 +74,10 @@ def reach(links: Sequence[Link], tell: Tell) -> tuple[list[Link], list[Measured]
     return reached, failed
 
 
-def abilities(facts: Mapping[str, Any], targets: Sequence[str]) -> dict[str, str | None]:
-    """By target, why it cannot be measured on a device; None if it can."""
-    found: dict[str, str | None] = {}
-    for target in targets:
-        runtime = target.rpartition("-")[0]
-        told = facts["runtimes"].get(runtime, {"error": f"no runtime {runtime} is known on devices"})
-        why = told.get("error")
-        if runtime == "tensorrt" and why and facts["trtexec"]:
-            why = facts["gpu"].get("error")
-        elif runtime in BUILT_THERE and not why and not told["runs"]:
-            built = "is built there, but not run" if told["builds"] else "cannot be built"
-            why = f"{built}: {told['runs_why_not'] or told['builds_why_not']}"
-        found[target] = facts["numpy"].get("error") or why
-    return found
+def why_unable(facts: Mapping[str, Any], targets: Sequence[str]) -> dict[str, str | None]:
+    """Return, by target, why it cannot be measured on the device with these facts; None if it can."""
+    reasons: dict[str, str | None] = resolve(DEVICE_ABILITIES)(facts, targets)
+    return reasons
 
 
 def measure(links: Sequence[Link], line: Line, *, force: bool, tell: Tell) -> list[Measured]:
@@ -154,13 +151,12 @@ def _measure(link: Link, line: Line, *, force: bool, tell: Tell) -> Measured:
 
 
 def lasting(facts: Mapping[str, Any]) -> dict[str, Any]:
-    """The facts without places and without what changes from minute to minute."""
-    kept = {name: value for name, value in facts.items() if name not in ("folder", "load_average")}
-    return {**kept, "python": {"version": facts["python"]["version"]}, "trtexec": bool(facts["trtexec"])}
+    """Return the facts without paths and without what changes from minute to minute."""
+    chosen: dict[str, Any] = resolve(DEVICE_LASTING_FACTS)(facts)
+    return chosen
 
 
 def _key_parts(line: Line, name: str, targets: Sequence[str], facts: Mapping[str, Any]) -> dict[str, Any]:
-    machine = facts["machine"]
     inputs = ["export", "quantize"] if any(map(is_built_there, targets)) else []
     return {
         "stage": DEVICE.name,
@@ -170,14 +166,7 @@ def _key_parts(line: Line, name: str, targets: Sequence[str], facts: Mapping[str
         "inputs": {stage: line.made[stage].digest for stage in ("evaluate", "measure", "package", *inputs)},
         "data": KeyFacts(line.profile, line.store).of(DEVICE)["data"],
         "accuracy_images": line.profile.sections["devices"][name]["accuracy_images"],
-        "device": {
-            **{fact: machine[fact] for fact in ("cpu", "architecture", "cores", "memory_gib", "gpu")},
-            "board": facts["board"],
-            "cuda": facts["gpu"],
-            "numpy": facts["numpy"],
-            "runtimes": facts["runtimes"],
-            "trtexec": facts["trtexec_version"],
-        },
+        "device": resolve(DEVICE_KEY_FACTS)(facts),
     }
 
 
@@ -215,7 +204,7 @@ def _publish(
 def prepare_sources(
     names: Sequence[str], made: Mapping[str, StageResult], output: Path, profile: LoadedProfile
 ) -> None:
-    """Writes the ONNX files for all engines that these devices are to build into `output`."""
+    """Write the ONNX files that these devices build targets from into `output`."""
     wanted = {target for name in names for target in targets_of(name, profile) if is_built_there(target)}
     if wanted:
         inputs = {stage: made[stage].path for stage in ("export", "quantize")}

@@ -9,6 +9,8 @@ from typing import Any
 from pipeline.console.tables import SHORT_DIGEST, columns, duration, figure, size, table, with_interval
 from pipeline.devices.measuring import Measured, lasting
 from pipeline.errors import KdpipeError
+from pipeline.running.plan import resolve
+from stages import DEVICE_SOFTWARE
 
 
 def device_in_words(told: Mapping[str, Any]) -> str:
@@ -25,9 +27,7 @@ def device_in_words(told: Mapping[str, Any]) -> str:
         ["system", machine["system"]],
         ["disk", f"{size(folder['free_bytes'])} free for {folder['path']}{access}"],
         ["Python", f"{told['python']['version']}  {told['python']['executable']}"],
-        ["numpy", _version(told["numpy"])],
-        *([name, _version(runtime)] for name, runtime in told["runtimes"].items()),
-        ["trtexec", f"{told['trtexec_version']}  {told['trtexec']}" if told["trtexec"] else "not there"],
+        *resolve(DEVICE_SOFTWARE)(told),
         *(["target", f"{one['target']}: {one['why_not'] or 'can be measured'}"] for one in told["targets"]),
     ]
     return columns(rows, "ll")
@@ -132,7 +132,3 @@ def _row(row: Mapping[str, Any]) -> list[str]:
         "-" if memory is None else size(memory),
         "none to compare with" if golden is None else f"{golden['agreement']:.0f} % alike",
     ]
-
-
-def _version(told: Mapping[str, Any]) -> str:
-    return str(told.get("version") or f"not usable: {told['error']}")

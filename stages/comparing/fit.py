@@ -11,7 +11,7 @@ from pipeline.errors import ModelError
 from stages.data.load import load
 from stages.methods import registry
 from stages.models.create import create
-from stages.models.feeding import fed
+from stages.models.network_input import network_preprocessing
 from stages.training.tasks import Distillation
 
 
@@ -31,8 +31,8 @@ def why_unfit(profiles: list[SimpleNamespace]) -> list[str]:
     first = profiles[0]
     data = load(first.data)
     preprocessings = (
-        fed(first.student, data.preprocessing),
-        fed(first.teacher, data.preprocessing),
+        network_preprocessing(first.student, data.preprocessing),
+        network_preprocessing(first.teacher, data.preprocessing),
     )
     sizes = (preprocessings[0].side, preprocessings[1].side)
     with torch.random.fork_rng(devices=[]):

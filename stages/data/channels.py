@@ -1,4 +1,4 @@
-"""Channels of a set: how many it has, and their mean and standard deviation."""
+"""A set's number of channels, and their mean and standard deviation."""
 
 from __future__ import annotations
 
@@ -9,24 +9,28 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.errors import DataError
-from stages.data.images import Images, grey
+from stages.data.images import Images, is_grey
 from stages.data.raw import RawData, RawSplit
 
-LOOKED_AT = 20_000
-"""So many images of a set of files are looked at to find its channels, mean and deviation."""
+SAMPLE_SIZE = 20_000
+"""At most this many images of a set of files determine its channels, mean and standard deviation."""
 
 _CHUNK = 512
+"""Images decoded at a time."""
 
 
 def evenly_spread(count: int, most: int) -> np.ndarray:
-    """At most `most` of `count` indices, evenly spread, sorted (int64)."""
+    """Return at most `most` of `count` indices, evenly spread, sorted, int64."""
     if count <= most:
         return np.arange(count)
     return np.arange(most) * count // most
 
 
-def own_channels(raw: RawData) -> int:
-    """1 if all images are grey, else 3. Of files the headers tell, of 20,000 in all at the most."""
+def native_channels(raw: RawData) -> int:
+    """Return 1 if all images are grey, otherwise 3.
+
+    For image files only the headers are read, of at most `SAMPLE_SIZE` files a split.
+    """
     parts = list(raw.parts().values())
     return 1 if all(_all_grey(part) for part in parts) else 3
 
@@ -35,18 +39,28 @@ def _all_grey(part: RawSplit) -> bool:
     if isinstance(part.images, np.ndarray):
         return part.images.ndim == 3 or part.images.shape[3] == 1
     images: Sequence[Path] | Sequence[np.ndarray] = part.images
-    # A generator: the first coloured image settles it.
+    # A generator: the first coloured image decides.
     return all(
-        grey(image) if isinstance(image, Path) else image.ndim == 2 or image.shape[2] == 1
-        for image in (images[i] for i in evenly_spread(len(images), LOOKED_AT))
+        is_grey(image) if isinstance(image, Path) else image.ndim == 2 or image.shape[2] == 1
+        for image in (images[i] for i in evenly_spread(len(images), SAMPLE_SIZE))
     )
 
 
 def mean_and_std(images: Images, where: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Per-channel mean and (population) standard deviation over all pixels, on the 0..1 scale.
+    """Return the mean and (population) standard deviation of each channel over all pixels.
 
-    Counted exactly, in whole numbers, by the histogram of each channel, so neither the order of the images
-    nor the size of the steps shows in the result. Raises DataError for a channel without any contrast.
+    The sums are exact: they are integers from each channel's histogram. The order of the images and the size
+    of the steps do not change the result.
+
+    Args:
+        images: The images, uint8.
+        where: The set, for the error message.
+
+    Returns:
+        The means and the standard deviations on the 0..1 scale, one value a channel.
+
+    Raises:
+        DataError: All pixels of a channel are equal.
     """
     channels = images.shape[2]
     histogram = np.zeros((channels, 256), np.int64)
@@ -64,8 +78,8 @@ def mean_and_std(images: Images, where: str) -> tuple[tuple[float, ...], tuple[f
             raise DataError(
                 "the training images have no contrast",
                 where=where,
-                why=f"every pixel of channel {channel} is {total // number}, so its deviation is 0",
-                hint="check the image files; if this is meant, set data.mean and data.std",
+                why=f"every pixel of channel {channel} is {total // number}, so its standard deviation is 0",
+                hint="check the image files; if this is intended, set data.mean and data.std",
             )
         means.append(total / number / 255.0)
         deviations.append(math.sqrt(spread) / number / 255.0)

@@ -1,8 +1,8 @@
-"""Finds the images of a folder of class folders. Light: the standard library alone.
+"""The images of a folder of class folders. Imports only the standard library.
 
-Two layouts: `root/CLASS/*` and `root/train/CLASS/*` with `root/test`, `root/val`, `root/valid` or
-`root/validation` beside it. The second is meant where `root/train` holds folders, so a class may
-be called `train`. Hidden files and folders are passed over, so are files that are no images.
+There are two layouts: `root/CLASS/*`, and `root/train/CLASS/*` with `root/test`, `root/val`, `root/valid` or
+`root/validation` beside it. The second applies where `root/train` contains folders, so a class can
+be called `train`. Hidden files, hidden folders and files that are not images are ignored.
 """
 
 from __future__ import annotations
@@ -24,11 +24,15 @@ _VALIDATION = ("val", "valid", "validation")
 
 @dataclass(frozen=True)
 class ClassFolders:
-    """Image names by class, classes and names in code point order.
+    """Image names by class; classes and names are in code point order.
 
-    train, validation, test: class -> names relative to the folder of that split.
-    folders: the split's folder, by `train`, `validation`, `test`; only those that exist.
-    ignored: how many folders inside class folders were passed over.
+    Attributes:
+        root: The set's folder.
+        train: Class -> file names, relative to the class's folder in that split.
+        validation: The same for validation, if the set has that split.
+        test: The same for testing, if the set has that split.
+        folders: The split's folder by `train`, `validation`, `test`; only splits that exist.
+        ignored: How many folders inside class folders were ignored.
     """
 
     root: Path
@@ -40,10 +44,11 @@ class ClassFolders:
 
     @property
     def classes(self) -> tuple[str, ...]:
+        """The class names, by label."""
         return tuple(self.train)
 
     def files(self) -> list[Path]:
-        """Every image, in the order train, validation, test."""
+        """Return the paths of all images, in the order train, validation, test."""
         parts = {"train": self.train, "validation": self.validation, "test": self.test}
         return [
             self.folders[split] / name / file
@@ -54,14 +59,15 @@ class ClassFolders:
 
 
 def class_folders(settings: Any) -> ClassFolders:
-    """Lists the set's images without opening them.
+    """List a set's images without opening them.
 
-    Raises DataError for a missing or empty root, fewer than two classes, a class without images,
-    and test or validation classes that training does not know.
+    Raises:
+        DataError: The root is missing or empty, there are fewer than two classes, a class has no image, or
+            the test or validation split has a class that the training split does not have.
     """
     root = existing_root(settings)
     try:
-        found = _scan(root)
+        folders = _scan(root)
     except OSError as error:
         raise DataError(
             "the image folder cannot be read",
@@ -69,8 +75,8 @@ def class_folders(settings: Any) -> ClassFolders:
             why=error.strerror or str(error),
             hint=f"make it readable: chmod -R a+rX {root}",
         ) from error
-    _refuse_unusable(settings, found)
-    return found
+    _refuse_unusable(settings, folders)
+    return folders
 
 
 def _scan(root: Path) -> ClassFolders:
@@ -83,7 +89,7 @@ def _scan(root: Path) -> ClassFolders:
                 "the image folder has two validation splits",
                 where=str(root),
                 why=f"{' and '.join(held_out)} mean the same",
-                hint=f"keep one of them, and call the other one {_TEST} if it is the test split",
+                hint=f"keep one of them; rename the other to {_TEST} if it is the test split",
             )
         if _TEST in top:
             folders["test"] = root / _TEST
@@ -110,7 +116,7 @@ def _scan(root: Path) -> ClassFolders:
 
 
 def inner_folders(folder: Path) -> list[str]:
-    """The names of the folders in a folder, hidden ones left out, sorted."""
+    """Return the sorted names of the folders in a folder, without hidden ones."""
     with os.scandir(folder) as entries:
         return sorted(entry.name for entry in entries if entry.name[0] != "." and entry.is_dir())
 
@@ -122,7 +128,7 @@ def _images(folder: Path) -> tuple[tuple[str, ...], int]:
         for entry in entries:
             if entry.name.startswith("."):
                 continue
-            # A broken link is no folder: it counts as an image, and is named when it cannot be read.
+            # A broken link is not a folder: it counts as an image, and decoding reports it.
             if entry.is_dir():
                 inner += 1
             elif entry.name.lower().endswith(SUFFIXES):
@@ -130,43 +136,44 @@ def _images(folder: Path) -> tuple[tuple[str, ...], int]:
     return tuple(sorted(files)), inner
 
 
-def _refuse_unusable(settings: Any, found: ClassFolders) -> None:
-    place = str(found.folders["train"])
-    if not found.train:
-        raise missing(settings, "there are no class folders in it", where=place)
-    if not any(found.train.values()):
-        raise missing(settings, f"none of its {len(found.train)} class folders holds an image", where=place)
-    empty = [name for name, files in found.train.items() if not files]
+def _refuse_unusable(settings: Any, listing: ClassFolders) -> None:
+    train_folder = str(listing.folders["train"])
+    if not listing.train:
+        raise missing(settings, "it contains no class folders", where=train_folder)
+    if not any(listing.train.values()):
+        why = f"none of its {len(listing.train)} class folders contains an image"
+        raise missing(settings, why, where=train_folder)
+    empty = [name for name, files in listing.train.items() if not files]
     if empty:
         raise DataError(
-            f"{len(empty)} of {len(found.train)} class folders hold no image",
-            where=place,
+            f"{len(empty)} of {len(listing.train)} class folders contain no image",
+            where=train_folder,
             why=f"{_few(empty)}: no file ending in {', '.join(SUFFIXES)} directly inside",
             hint=f"put images there or remove the folder; the layout is {LAYOUTS['image_folder']}",
         )
-    if len(found.train) < 2:
+    if len(listing.train) < 2:
         raise DataError(
-            "the image folder has one class only",
-            where=place,
-            why=f"the only class folder is {found.classes[0]}; telling classes apart takes two",
-            hint="point data.root at the folder that holds one folder a class, or add a class",
+            "the image folder has only one class",
+            where=train_folder,
+            why=f"the only class folder is {listing.classes[0]}; a classifier needs at least two classes",
+            hint="set data.root to the folder that contains one folder for each class, or add a class",
         )
     for split in ("test", "validation"):
-        classes = getattr(found, split)
-        extra = sorted(set(classes or ()) - set(found.train))
+        classes = getattr(listing, split)
+        extra = sorted(set(classes or ()) - set(listing.train))
         if extra:
             raise DataError(
-                f"the {split} split has classes that the training split has not",
-                where=str(found.folders[split]),
+                f"the {split} split has classes that the training split does not have",
+                where=str(listing.folders[split]),
                 why=f"unknown: {_few(extra)}",
-                hint="rename these folders to the training classes they mean, or remove them",
+                hint="rename these folders to training classes, or remove them",
             )
         if classes is not None and not any(classes.values()):
             raise DataError(
-                f"the {split} split holds no image",
-                where=str(found.folders[split]),
-                why="no class folder with images in it",
-                hint="put images there, or remove the folder: then the split is cut from training",
+                f"the {split} split contains no image",
+                where=str(listing.folders[split]),
+                why="no class folder contains an image",
+                hint="put images there, or remove the folder: then kdpipe cuts the split from training",
             )
 
 

@@ -1,4 +1,4 @@
-"""What the readers of files raise for damaged content, told as one error."""
+"""One error for the many exceptions that file readers raise for damaged content."""
 
 from __future__ import annotations
 
@@ -30,17 +30,24 @@ _RAISED = (
 
 
 @contextmanager
-def reading(fault: Callable[[str], DataError]) -> Iterator[None]:
-    """Turns whatever NumPy, SciPy, torchvision and the like raise for damaged files into `fault(why)`."""
+def reading_errors_as(error_for: Callable[[str], DataError]) -> Iterator[None]:
+    """Convert what NumPy, SciPy, torchvision and similar readers raise for damaged files.
+
+    Args:
+        error_for: Builds the error from the reason.
+
+    Raises:
+        DataError: `error_for(why)`, where the block raised.
+    """
     try:
         yield
     except _RAISED as error:
-        raise fault(f"{type(error).__name__}: {error}") from error
+        raise error_for(f"{type(error).__name__}: {error}") from error
 
 
-FETCH_AGAIN = "remove these files and let them be fetched again: kdpipe run PROFILE --set data.download=true"
+FETCH_AGAIN = "remove these files and fetch them again: kdpipe run PROFILE --set data.download=true"
 
 
 def damaged_set(base: Path, why: str, hint: str = FETCH_AGAIN) -> DataError:
-    """The error for a damaged set of torchvision's."""
+    """Return the error for a damaged torchvision set in the folder `base`."""
     return DataError("the data set is damaged", where=str(base), why=why, hint=hint)

@@ -8,13 +8,17 @@ import zlib
 import numpy as np
 
 from pipeline.errors import DataError
-from stages.data.places import digits_file
 from stages.data.raw import RawData, RawSplit
+from stages.data.set_files import digits_file
 from stages.data.settings import DigitsSettings
 
 
-def read(settings: DigitsSettings) -> RawData:
-    """Reads scikit-learn's own file, without importing scikit-learn; 0..16 becomes 0..255, rounded."""
+def read(_settings: DigitsSettings) -> RawData:
+    """Read scikit-learn's own file without importing scikit-learn; 0..16 becomes 0..255, rounded.
+
+    Raises:
+        DataError: The file is missing or damaged.
+    """
     path = digits_file()
     try:
         with gzip.open(path, "rt", encoding="ascii") as stream:

@@ -1,4 +1,4 @@
-"""Finds test images that occur among the training images as well: they flatter the accuracy."""
+"""Test images that are also training images: they raise the measured accuracy."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ import numpy as np
 from pipeline.hashing import hash_file
 from stages.data.images import Source
 
-_MOST_FILES = 20_000
-"""So many files of equal size are read at the most; beyond, nothing is looked for."""
+_MAX_FILES = 20_000
+"""The search reads at most this many files of equal size; for more, it is skipped."""
 
 
-def repeated(train: Sequence[Source], test: Sequence[Source]) -> int:
-    """How many of the test images have the content of a training image, byte for byte.
+def count_repeated(train: Sequence[Source], test: Sequence[Source]) -> int:
+    """Count the test images that are byte for byte equal to a training image.
 
-    Files are compared as files, arrays as pixels.
+    The bytes are those of the file for image files, and the pixels for arrays.
     """
     if isinstance(test[0], Path) or isinstance(train[0], Path):
         return _repeated_files(
@@ -39,10 +39,10 @@ def _repeated_files(train: Iterable[Path], test: Iterable[Path]) -> int:
         for path in paths:
             try:
                 by_size[path.stat().st_size][side].append(path)
-            except OSError:  # it is named when it is decoded
+            except OSError:  # decoding reports the file
                 continue
     alike = [(left, right) for left, right in by_size.values() if left and right]
-    if sum(len(left) + len(right) for left, right in alike) > _MOST_FILES:
+    if sum(len(left) + len(right) for left, right in alike) > _MAX_FILES:
         return 0
     count = 0
     for left, right in alike:
@@ -54,5 +54,5 @@ def _repeated_files(train: Iterable[Path], test: Iterable[Path]) -> int:
 def _content(path: Path) -> str:
     try:
         return hash_file(path)
-    except OSError:  # it is named when it is decoded
+    except OSError:  # decoding reports the file
         return str(path)

@@ -1,9 +1,9 @@
-"""Tells a data set by its content, without reading an image.
+"""The fingerprint of a data set: its content's digest, computed without decoding an image.
 
-Light: imports the standard library alone (pydantic only for plug-ins). The fingerprint depends on the
-names of the files below the set's folder and on their bytes; it does not depend on where the folder
-lies, on times, or on the order in which the file system lists it. What the profile says of the
-data (sizes, splits, class names) is keyed apart from it.
+Imports only the standard library (pydantic only for plug-ins). The fingerprint depends on the
+names of the files below the set's folder and on their bytes. It does not depend on the folder's path,
+on times, or on the order in which the file system lists the files. The profile's settings for the
+data (sizes, splits, class names) are a separate part of a key.
 """
 
 from __future__ import annotations
@@ -18,23 +18,27 @@ from typing import Any
 from pipeline.errors import DataError
 from pipeline.hashing import hash_file
 from stages.data.class_folders import class_folders
-from stages.data.places import digits_file, idx_files, npz_files
 from stages.data.registry import plugin_settings
+from stages.data.set_files import digits_file, idx_files, npz_files
 from stages.data.torchvision import files as torchvision_files
 from stages.data.torchvision.table import SETS
 
 Digest = Callable[[Path], str]
+"""A file's path -> its SHA-256 as hexadecimal."""
 
 
 def fingerprint(settings: Any, digest: Digest) -> str:
-    """The hexadecimal fingerprint of a set.
+    """Return the fingerprint of a set, hexadecimal.
 
-    settings: typed `DataSettings`, or a namespace with the same attributes.
-    digest: gives a file's SHA-256 as hexadecimal; the caller remembers what it has hashed.
+    Before its download, a torchvision set's fingerprint comes from its name and its official MD5 sums. After
+    kdpipe has downloaded the set, the fingerprint stays the same until a file changes.
 
-    Raises DataError for a set that is missing or has one class only. A torchvision set that is yet to
-    be downloaded is told by its name and its official MD5 sums; it keeps that fingerprint when kdpipe
-    has downloaded it, for as long as its files stay as they are.
+    Args:
+        settings: Typed `DataSettings`, or a namespace with the same attributes.
+        digest: Returns a file's SHA-256 as hexadecimal; the caller may cache it.
+
+    Raises:
+        DataError: The set is missing, or is an image folder that has only one class.
     """
     name = settings.name
     if name == "digits":
@@ -47,27 +51,27 @@ def fingerprint(settings: Any, digest: Digest) -> str:
         paths = sorted(files.values())
         return _of_files(name, paths[0].parent, paths, digest)
     if name == "image_folder":
-        found = class_folders(settings)
-        return _of_files(name, found.root, found.files(), digest)
+        listing = class_folders(settings)
+        return _of_files(name, listing.root, listing.files(), digest)
     if name in SETS:
         return _of_torchvision(settings, digest)
     return str(plugin_settings(settings).fingerprint(digest))
 
 
 def official_fingerprint(name: str) -> str:
-    """Of a torchvision set as its authors publish it, from the MD5 sums of its archives."""
+    """Return the fingerprint of a torchvision set as its authors publish it, from its archives' MD5 sums."""
     return _hash([name, "official", *(f"{file} {md5}" for file, md5 in SETS[name].official)])
 
 
 def certify(settings: Any, base: Path) -> None:
-    """Writes down that what lies in `base` now came out of the official, verified archives."""
+    """Record that the files in `base` come from the official, verified archives."""
     content = _of_files(settings.name, base, torchvision_files.files(settings, base), hash_file)
     text = json.dumps({"set": settings.name, "official_content": content}) + "\n"
     _certificate(settings, base).write_text(text, encoding="utf-8")
 
 
 def _of_torchvision(settings: Any, digest: Digest) -> str:
-    base = torchvision_files.found(settings)
+    base = torchvision_files.locate(settings)
     if base is None:
         return official_fingerprint(settings.name)
     content = _of_files(settings.name, base, torchvision_files.files(settings, base), digest)

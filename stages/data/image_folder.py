@@ -1,4 +1,4 @@
-"""Sets as one folder of image files a class."""
+"""Sets with one folder of image files for each class."""
 
 from __future__ import annotations
 
@@ -12,9 +12,13 @@ from stages.data.settings import ImageFolderSettings
 
 
 def read(settings: ImageFolderSettings) -> RawData:
-    """Paths and labels of the set in `settings.root`; no image is opened. Raises DataError."""
-    found = class_folders(settings)
-    number = {name: label for label, name in enumerate(found.classes)}
+    """List the paths and labels of the set in `settings.root` without opening an image.
+
+    Raises:
+        DataError: The folder is missing or its layout is invalid; see `class_folders`.
+    """
+    listing = class_folders(settings)
+    number = {name: label for label, name in enumerate(listing.classes)}
 
     def part(split: str, classes: dict[str, tuple[str, ...]] | None) -> RawSplit | None:
         if classes is None:
@@ -22,15 +26,19 @@ def read(settings: ImageFolderSettings) -> RawData:
         paths: list[Path] = []
         labels: list[int] = []
         for name, files in classes.items():
-            paths += [found.folders[split] / name / file for file in files]
+            paths += [listing.folders[split] / name / file for file in files]
             labels += [number[name]] * len(files)
         return RawSplit(paths, np.asarray(labels, np.int64))
 
     notes = []
-    if found.ignored:
-        notes.append(f"{found.ignored} folders inside class folders were passed over: {found.root}")
-    train = part("train", found.train)
+    if listing.ignored:
+        notes.append(f"{listing.ignored} folders inside class folders were ignored: {listing.root}")
+    train = part("train", listing.train)
     assert train is not None
     return RawData(
-        found.classes, train, part("test", found.test), part("validation", found.validation), tuple(notes)
+        listing.classes,
+        train,
+        part("test", listing.test),
+        part("validation", listing.validation),
+        tuple(notes),
     )

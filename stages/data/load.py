@@ -1,9 +1,10 @@
-"""Loads the data set that a profile names: read, split, brought to one form.
+"""Loading of a profile's data set: read it, split it, convert its images to one format.
 
+Each kind of set has a reader that returns `RawData`. From there this module treats all kinds alike.
+
+Example:
     data = load(settings)
     for images, labels in batches(data.train, 64): ...
-
-Every kind reads its files to `RawData`; from there on all are treated alike, here.
 """
 
 from __future__ import annotations
@@ -18,16 +19,16 @@ import numpy as np
 
 from pipeline.errors import DataError
 from stages.data import digits, idx, image_folder, npz
-from stages.data.channels import LOOKED_AT, evenly_spread, mean_and_std, own_channels
-from stages.data.duplicates import repeated
+from stages.data.channels import SAMPLE_SIZE, evenly_spread, mean_and_std, native_channels
+from stages.data.duplicates import count_repeated
 from stages.data.images import (
     ArrayImages,
     DecodedImages,
-    Form,
+    ImageFormat,
     Images,
     SelectedImages,
     Source,
-    refuse_bad_files,
+    refuse_unreadable,
     unreadable_files,
     unreadable_headers,
 )
@@ -47,15 +48,21 @@ _READERS: dict[str, Callable[[Any], RawData]] = {
     **dict.fromkeys(SETS, torchvision_sets.read),
 }
 
-CHECKED = 20_000
-"""`check` really decodes a set of up to so many files; of larger ones a sample."""
+FULL_CHECK_LIMIT = 20_000
+"""`check` decodes all images of a set of up to this many files, and a sample of larger sets."""
 
-_SAMPLE = 5_000
+_CHECK_SAMPLE_SIZE = 5_000
+"""How many images of a larger set `check` decodes."""
 
 
 @dataclass(frozen=True)
 class Split:
-    """images: N images uint8 (H,W,C). labels: int64 (N,), indices into the classes."""
+    """A part of a data set.
+
+    Attributes:
+        images: N images, uint8 (H, W, C).
+        labels: int64 (N,), indices into the classes.
+    """
 
     images: Images
     labels: np.ndarray
@@ -66,10 +73,15 @@ class Split:
 
 @dataclass(frozen=True)
 class DataSet:
-    """A data set, ready to use.
+    """A data set, ready to use. No image is in two splits.
 
-    classes: names by label. preprocessing: what the networks are to do with the pixels.
-    train, validation, test: no image is in two of them. notes: what the user should know.
+    Attributes:
+        classes: Class names, by label.
+        preprocessing: What the networks have to do with the pixels.
+        train: The training split.
+        validation: The validation split.
+        test: The test split.
+        notes: Facts about the set that the user should know.
     """
 
     classes: tuple[str, ...]
@@ -81,61 +93,66 @@ class DataSet:
 
 
 def load(settings: DataSettings) -> DataSet:
-    """Reads, splits and forms the set. Equal settings and files give equal sets, bit by bit.
+    """Read and split a set, and convert its images to one format.
 
-    Files are decoded when their images are first asked for, and kept if the whole set fits into
-    `memory_limit_gb`; the limit changes no pixel.
+    Equal settings and files give bit-identical sets. Files are decoded at their first use, and kept in
+    memory if the whole set fits into `memory_limit_gb`; the limit does not change the pixels.
 
-    Raises DataError for a set that is missing, damaged or unfit; a damaged image file shows up
-    when it is decoded, if `check` has not been called before.
+    Raises:
+        DataError: The set is missing, damaged or unusable. A damaged image file raises it when the image is
+            decoded, unless `check` was called before.
     """
     raw = _read(settings)
-    form = _form(settings, raw)
-    parts = _divided(settings, raw)
+    image_format = _image_format(settings, raw)
+    split_rows = _split_rows(settings, raw)
     count = sum(len(part) for part in raw.parts().values())
-    keep = count * int(np.prod(form.shape)) <= settings.memory_limit_gb * 1e9
-    held = {name: _held(part.images, form, settings.workers, keep) for name, part in raw.parts().items()}
+    cached = count * int(np.prod(image_format.shape)) <= settings.memory_limit_gb * 1e9
+    images = {
+        name: _as_images(part.images, image_format, settings.workers, cached)
+        for name, part in raw.parts().items()
+    }
     splits = {
         name: Split(
-            images=_selected(held[source], rows),
+            images=_select(images[source], rows),
             labels=np.asarray(raw.parts()[source].labels, np.int64)[rows],
         )
-        for name, (source, rows) in parts.items()
+        for name, (source, rows) in split_rows.items()
     }
-    mean, std = _constants(settings, raw, parts["train"][1], splits["train"].images)
+    mean, std = _mean_and_std(settings, raw, split_rows["train"][1], splits["train"].images)
     return DataSet(
         classes=raw.classes,
         preprocessing=Preprocessing(
-            image_size=form.image_size,
-            channels=form.channels,
-            resize=form.resize,
-            antialias=form.resize != "nearest",
+            image_size=image_format.image_size,
+            channels=image_format.channels,
+            resize=image_format.resize,
+            antialias=image_format.resize != "nearest",
             scale=SCALE,
             mean=mean,
             std=std,
         ),
         **splits,
-        notes=(*raw.notes, *_remarks(raw, parts)),
+        notes=(*raw.notes, *_notes(raw, split_rows)),
     )
 
 
 def check(settings: DataSettings) -> None:
-    """Finds what is wrong with the set before anything runs.
+    """Find faults of a set before anything runs.
 
-    Reads every file of an array set and decodes every image of a folder with up to 20,000 of them; of larger
-    folders 5,000 images, evenly spread, and the headers of all. A set that is yet to be downloaded passes.
+    Of an array set, read every file. Of a folder with up to 20,000 images, decode all; of larger folders,
+    decode 5,000 images, evenly spread, and read all headers. A set that is not downloaded yet passes.
 
-    Raises DataError, for unreadable images with the names of up to ten.
+    Raises:
+        DataError: The set is missing, damaged or unusable; for unreadable images it lists up to ten.
     """
-    if settings.name in SETS and torchvision_sets.to_be_downloaded(settings):  # type: ignore[arg-type]
+    if settings.name in SETS and torchvision_sets.needs_download(settings):  # type: ignore[arg-type]
         return
     raw = _read(settings)
-    form = _form(settings, raw)
+    image_format = _image_format(settings, raw)
     files = [source for part in raw.parts().values() for source in part.images if isinstance(source, Path)]
-    if len(files) > CHECKED:
-        refuse_bad_files(unreadable_headers(files, settings.workers))
-        files = [files[i] for i in evenly_spread(len(files), _SAMPLE)]
-    refuse_bad_files(unreadable_files(files, form, settings.workers))
+    if len(files) > FULL_CHECK_LIMIT:
+        refuse_unreadable(unreadable_headers(files, settings.workers))
+        files = [files[i] for i in evenly_spread(len(files), _CHECK_SAMPLE_SIZE)]
+    refuse_unreadable(unreadable_files(files, image_format, settings.workers))
 
 
 def _read(settings: DataSettings) -> RawData:
@@ -145,33 +162,33 @@ def _read(settings: DataSettings) -> RawData:
     return raw
 
 
-def _form(settings: DataSettings, raw: RawData) -> Form:
-    form = Form(settings.image_size, settings.channels or own_channels(raw), settings.resize)
-    if settings.mean is not None and len(settings.mean) != form.channels:
+def _image_format(settings: DataSettings, raw: RawData) -> ImageFormat:
+    channels = settings.channels or native_channels(raw)
+    if settings.mean is not None and len(settings.mean) != channels:
         raise DataError(
-            "mean and std do not fit the images",
+            "mean and std do not match the images",
             where="data.mean, data.std",
-            why=f"they have {len(settings.mean)} values, the images {form.channels} channels",
-            hint=f"give {form.channels} values each, or set data.channels",
+            why=f"they have {len(settings.mean)} values, the images {channels} channels",
+            hint=f"set {channels} values each, or set data.channels",
         )
-    return form
+    return ImageFormat(settings.image_size, channels, settings.resize)
 
 
-Parts = dict[str, tuple[str, np.ndarray]]
-"""For train, validation and test: the raw split it comes from, and its rows there, sorted."""
+SplitRows = dict[str, tuple[str, np.ndarray]]
+"""For train, validation and test: the raw split that contains its images, and its rows there, sorted."""
 
 
-def _divided(settings: DataSettings, raw: RawData) -> Parts:
-    """Cuts what the set does not bring: first the test split, then validation from what is left."""
+def _split_rows(settings: DataSettings, raw: RawData) -> SplitRows:
+    """Cut the splits that the set does not have: first test, then validation from the remaining images."""
     labels = np.asarray(raw.train.labels, np.int64)
     train = np.arange(len(labels))
-    parts: Parts = {}
+    parts: SplitRows = {}
     cuts = [("test", settings.test, TEST_STREAM), ("validation", settings.validation, VALIDATION_STREAM)]
-    owned = raw.parts()
-    to_cut = [name for name, _, _ in cuts if name not in owned]
+    raw_splits = raw.parts()
+    to_cut = [name for name, _, _ in cuts if name not in raw_splits]
     for name, fraction, stream in cuts:
-        if name in owned:
-            parts[name] = (name, np.arange(len(owned[name])))
+        if name in raw_splits:
+            parts[name] = (name, np.arange(len(raw_splits[name])))
             continue
         to_cut.remove(name)
         rest, part = cut(labels[train], fraction, settings.split_seed, stream, leave=1 + len(to_cut))
@@ -180,76 +197,78 @@ def _divided(settings: DataSettings, raw: RawData) -> Parts:
     return {"train": ("train", train), **parts}
 
 
-def _held(images: Any, form: Form, workers: int, keep: bool) -> Images:
+def _as_images(images: Any, image_format: ImageFormat, workers: int, cached: bool) -> Images:
     if isinstance(images, np.ndarray):
         array = images[..., np.newaxis] if images.ndim == 3 else images
-        if array.shape[1:] == form.shape:
+        if array.shape[1:] == image_format.shape:
             return ArrayImages(array)
-    return DecodedImages(images, form, workers=workers, keep=keep)
+    return DecodedImages(images, image_format, workers=workers, cached=cached)
 
 
-def _selected(images: Images, rows: np.ndarray) -> Images:
+def _select(images: Images, rows: np.ndarray) -> Images:
     return images if len(rows) == len(images) else SelectedImages(images, rows)
 
 
-def _constants(
+def _mean_and_std(
     settings: DataSettings, raw: RawData, rows: np.ndarray, images: Images
 ) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and deviation: the profile's, else those of the training part at image_size.
+    """Return the profile's mean and standard deviation, else those of the training split at image_size.
 
-    Of a set of files at most 20,000 training images are looked at, evenly spread, whether or not they fit
-    into memory: so `memory_limit_gb` cannot change what a network is given.
+    For a set of files, at most 20,000 training images count, evenly spread, even if all fit into memory:
+    so `memory_limit_gb` cannot change the input of a network.
     """
     if settings.mean is not None and settings.std is not None:
         return tuple(settings.mean), tuple(settings.std)
     where = settings.name
     if isinstance(raw.train.images, np.ndarray):
         return mean_and_std(images, where)
-    looked_at = evenly_spread(len(images), LOOKED_AT)
-    sources = [raw.train.images[i] for i in rows[looked_at]]
-    identity = _identity(sources, images.shape, settings.resize)
-    known = _computed.get(identity)
-    if known is None:
-        known = mean_and_std(_selected(images, looked_at), where)
+    sample = evenly_spread(len(images), SAMPLE_SIZE)
+    sources = [raw.train.images[i] for i in rows[sample]]
+    identity = _files_identity(sources, images.shape, settings.resize)
+    statistics = _statistics_cache.get(identity)
+    if statistics is None:
+        statistics = mean_and_std(_select(images, sample), where)
         if identity:
-            _computed[identity] = known
-    return known
+            _statistics_cache[identity] = statistics
+    return statistics
 
 
-_computed: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {}
-"""Mean and deviation of files as they were, so that the stages of one run decode them once."""
+_statistics_cache: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {}
+"""Mean and standard deviation by the files' identity, so that the stages of a run decode the files once."""
 
 
-def _identity(sources: Sequence[Source], shape: tuple[int, int, int], resize: str) -> str:
-    """Of files, by path, size and time of change; "" if they are not files."""
-    told = hashlib.sha256(repr((shape, resize)).encode())
+def _files_identity(sources: Sequence[Source], shape: tuple[int, int, int], resize: str) -> str:
+    """Return a digest of the files' paths, sizes and times of change; "" if they are not files."""
+    digest = hashlib.sha256(repr((shape, resize)).encode())
     for source in sources:
         if not isinstance(source, Path):
             return ""
         try:
             state = source.stat()
-        except OSError:  # it is named when it is decoded
+        except OSError:  # decoding reports the file
             return ""
         line = f"{source.absolute()}\0{state.st_size}\0{state.st_mtime_ns}\0{state.st_ino}\n"
-        told.update(line.encode("utf-8", "surrogateescape"))
-    return told.hexdigest()
+        digest.update(line.encode("utf-8", "surrogateescape"))
+    return digest.hexdigest()
 
 
-def _remarks(raw: RawData, parts: Parts) -> tuple[str, ...]:
-    """What may lessen the worth of the figures: repeated images, classes that are never tested."""
-    remarks = []
-    sources = {name: [raw.parts()[source].images[i] for i in rows] for name, (source, rows) in parts.items()}
-    twice = repeated([*sources["train"], *sources["validation"]], sources["test"])
-    if twice:
-        remarks.append(
-            f"{twice} of {len(sources['test'])} test images occur among the training images as well, "
-            "byte for byte: the test accuracy flatters"
+def _notes(raw: RawData, split_rows: SplitRows) -> tuple[str, ...]:
+    """List what makes the measured accuracy less reliable: repeated images, classes without test images."""
+    notes = []
+    sources = {
+        name: [raw.parts()[source].images[i] for i in rows] for name, (source, rows) in split_rows.items()
+    }
+    repeated = count_repeated([*sources["train"], *sources["validation"]], sources["test"])
+    if repeated:
+        notes.append(
+            f"{repeated} of {len(sources['test'])} test images are also training images, byte for byte: "
+            "the test accuracy is too high"
         )
     for name in ("test", "validation"):
-        source, rows = parts[name]
+        source, rows = split_rows[name]
         labels = raw.parts()[source].labels[rows]
         absent = [raw.classes[label] for label in sorted(set(range(len(raw.classes))) - set(labels.tolist()))]
         if absent:
-            shown = ", ".join(absent[:10]) + (f" and {len(absent) - 10} more" if len(absent) > 10 else "")
-            remarks.append(f"the {name} split has no image of {len(absent)} classes: {shown}")
-    return tuple(remarks)
+            listed = ", ".join(absent[:10]) + (f" and {len(absent) - 10} more" if len(absent) > 10 else "")
+            notes.append(f"the {name} split has no image of {len(absent)} classes: {listed}")
+    return tuple(notes)

@@ -1,7 +1,4 @@
-"""The error for a data set that is not there: it names the ways to get it.
-
-Light: imports the standard library alone.
-"""
+"""The error for a missing data set, with the ways to get it. Imports only the standard library."""
 
 from __future__ import annotations
 
@@ -24,50 +21,61 @@ LAYOUTS = {
         "image_folder: DIR/train/CLASS/*.png (or .jpg, ...) and DIR/test/CLASS/*.png, or DIR/CLASS/*.png"
     ),
 }
-"""What each self-made form of a data set looks like on disk."""
+"""The files of each format in which users provide own data sets."""
 
-_LIKELY = {"npz": "cifar100", "idx": "fashion_mnist", "image_folder": "flowers102"}
-"""For each form, a public set that torchvision fetches."""
+_PUBLIC_SETS = {"npz": "cifar100", "idx": "fashion_mnist", "image_folder": "flowers102"}
+"""For each format, a public set that torchvision fetches."""
 
 
-def missing(settings: Any, why: str, where: str = "", what: str = "is not there") -> DataError:
-    """The error that says how to get the set of `settings` (typed, or a namespace alike)."""
+def missing(settings: Any, why: str, where: str = "", what: str = "is missing") -> DataError:
+    """Return the error for a missing set, with the ways to get it in its hint.
+
+    Args:
+        settings: Typed `DataSettings`, or a namespace with the same attributes.
+        why: The reason.
+        where: The file, folder or key; default: `data.root`.
+        what: The predicate of the message, after "the data set NAME".
+    """
     name = settings.name
     others = "".join(f"\n      {text}" for kind, text in LAYOUTS.items() if kind != name)
     if name in LAYOUTS:
-        place = f"put it there or say where it lies, as {LAYOUTS[name]}"
-        public = _LIKELY[name]
+        place = f"put it there, or set its folder, in the layout {LAYOUTS[name]}"
+        public = _PUBLIC_SETS[name]
         fetch = (
-            "or take a public set that torchvision fetches (needs the network): "
+            "or use a public set that torchvision fetches (needs the network): "
             f"kdpipe run PROFILE --set data.name={public} --set data.root=DIR --set data.download=true"
         )
-        bring = f"or bring it in another form with --set data.name=KIND:{others}"
+        convert = f"or convert it to another format, with --set data.name=KIND:{others}"
     else:
-        place = "say where it lies, if you have it as torchvision stores it"
+        place = "set its folder, if you have the set in torchvision's layout"
         fetch = (
             "or let torchvision fetch it (needs the network): "
             "kdpipe run PROFILE --set data.root=DIR --set data.download=true"
         )
-        if name == "imagenet":  # its authors give it to registered persons only
+        if name == "imagenet":  # its authors give it only to registered persons
             place += ": DIR/train/WNID/*.JPEG and DIR/val/WNID/*.JPEG"
             fetch = (
-                "or take ten of its classes, which torchvision fetches (needs the network): "
+                "or use ten of its classes, which torchvision fetches (needs the network): "
                 "kdpipe run PROFILE --set data.name=imagenette --set data.root=DIR --set data.download=true"
             )
-        bring = f"or bring it in a form of your own with --set data.name=KIND --set data.root=DIR:{others}"
+        convert = "or convert it to another format, with --set data.name=KIND --set data.root=DIR:" + others
     return DataError(
         f"the data set {name} {what}",
         where=where or "data.root",
         why=why,
         hint=(
             f"one of three ways:\n  (1) {place}: kdpipe run PROFILE --set data.root=DIR"
-            f"\n  (2) {fetch}\n  (3) {bring}"
+            f"\n  (2) {fetch}\n  (3) {convert}"
         ),
     )
 
 
 def root_of(settings: Any) -> Path:
-    """The set's folder as the user meant it, whether or not it exists. DataError if there is none."""
+    """Return the set's expanded folder, even if it does not exist.
+
+    Raises:
+        DataError: `data.root` is not set or cannot be expanded.
+    """
     if not settings.root:
         raise missing(settings, "data.root is not set")
     try:
@@ -77,9 +85,13 @@ def root_of(settings: Any) -> Path:
 
 
 def existing_root(settings: Any) -> Path:
-    """The set's folder. DataError, naming the ways to get the set, if it is not a folder."""
+    """Return the set's folder.
+
+    Raises:
+        DataError: It is not a folder; the hint lists the ways to get the set.
+    """
     root = root_of(settings)
     if not root.is_dir():
-        found = "it is a file" if root.exists() else "no such folder"
-        raise missing(settings, f"data.root is {settings.root}: {found}", where=str(root))
+        fault = "it is a file" if root.exists() else "no such folder"
+        raise missing(settings, f"data.root is {settings.root}: {fault}", where=str(root))
     return root

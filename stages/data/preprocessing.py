@@ -1,15 +1,15 @@
-"""How pixels become numbers: what training, the exported file and the device all must do alike.
+"""The preprocessing contract: training, the exported file and the device do exactly this.
 
-Light: imports the standard library alone.
+Imports only the standard library.
 
-An image is decoded (EXIF orientation applied), brought to grey or RGB, resized and cropped to a
-square of `image_size`; the network then sees `(pixel * scale - mean) / std`, channel by channel. A network
-whose own size is another (a teacher's may be) sees that resized to a square of `network_size`, bilinear and
-antialiased; its exported file takes images of `image_size` and does so itself.
+An image is decoded (EXIF orientation applied), converted to grey or RGB, resized and cropped to a
+square of `image_size`. The network's input is `(pixel * scale - mean) / std`, for each channel. A network
+with another input size (teachers can have one) gets this resized to a square of `network_size`, bilinear and
+antialiased; its exported file takes images of `image_size` and contains that resize.
 
 `crop: center` in numbers, for an image of width w and height h and S = image_size:
-the shorter side becomes S, the longer one `(longer * S + shorter // 2) // shorter`; then the square
-that starts at `(width - S) // 2, (height - S) // 2` is cut out.
+the shorter side becomes S, the longer side `(longer * S + shorter // 2) // shorter`; the crop is the square
+that starts at `(width - S) // 2, (height - S) // 2`.
 """
 
 from __future__ import annotations
@@ -19,19 +19,23 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 SCALE = 1.0 / 255.0
-"""Brings uint8 pixels to 0..1."""
+"""The factor from uint8 pixels to 0..1."""
 
 
 @dataclass(frozen=True)
 class Preprocessing:
     """The contract between the data, the networks and the device.
 
-    image_size: side of the square image, pixels. channels: 1 (grey) or 3 (RGB, in this order).
-    resize: Pillow's name of the filter (`bilinear`, `bicubic`, `nearest`, `lanczos`, `box`).
-    antialias: whether the filter widens with the reduction (all but `nearest`, as Pillow does).
-    scale: factor from uint8 to 0..1. mean, std: per channel on the 0..1 scale.
-    crop: `center`, see the module. network_size: side of what the network sees, where it is not
-    `image_size`.
+    Attributes:
+        image_size: Side of the square image, pixels.
+        channels: 1 (grey) or 3 (RGB, in this order).
+        resize: Pillow's name of the filter (`bilinear`, `bicubic`, `nearest`, `lanczos`, `box`).
+        antialias: Whether the filter widens with the reduction (true for all but `nearest`, like Pillow).
+        scale: Factor from uint8 to 0..1.
+        mean: Mean of each channel on the 0..1 scale.
+        std: Standard deviation of each channel on the 0..1 scale.
+        crop: `center`; the module's docstring defines it.
+        network_size: Side of the network's input, pixels; None: `image_size`.
     """
 
     image_size: int
@@ -46,11 +50,11 @@ class Preprocessing:
 
     @property
     def side(self) -> int:
-        """Of the square image that the network sees, pixels."""
+        """Side of the network's input, pixels."""
         return self.network_size or self.image_size
 
     def as_json(self) -> dict[str, Any]:
-        """A JSON-ready mapping; floats survive the round trip exactly."""
+        """Return a JSON-ready mapping; `from_json` restores floats exactly."""
         facts = {**asdict(self), "mean": list(self.mean), "std": list(self.std)}
         if self.network_size is None:
             del facts["network_size"]
@@ -58,7 +62,11 @@ class Preprocessing:
 
     @staticmethod
     def from_json(facts: Mapping[str, Any]) -> Preprocessing:
-        """The reverse of `as_json`. Raises ValueError if a field is missing or unknown."""
+        """Return the preprocessing that `as_json` wrote.
+
+        Raises:
+            ValueError: A field is missing or unknown.
+        """
         try:
             return Preprocessing(
                 **{
@@ -72,7 +80,7 @@ class Preprocessing:
 
 
 def resized(width: int, height: int, image_size: int) -> tuple[int, int]:
-    """(width, height) after the resize and before the crop: the shorter side is `image_size`."""
+    """Return (width, height) after the resize and before the crop: the shorter side is `image_size`."""
     shorter, longer = min(width, height), max(width, height)
     length = (longer * image_size + shorter // 2) // shorter
     return (image_size, length) if width <= height else (length, image_size)

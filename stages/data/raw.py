@@ -1,4 +1,4 @@
-"""A data set as it was read: images of any size with their labels, before splits and resizing."""
+"""A data set as its reader returns it: images of any size and labels, before splits and resizing."""
 
 from __future__ import annotations
 
@@ -11,13 +11,18 @@ import numpy as np
 from pipeline.errors import DataError
 
 RawImages = np.ndarray | Sequence[Path] | Sequence[np.ndarray]
-"""One uint8 array (N,H,W), (N,H,W,1) or (N,H,W,3); or paths of image files; or N uint8 arrays
-(H,W[,C]) of any sizes."""
+"""One uint8 array (N, H, W), (N, H, W, 1) or (N, H, W, 3); or N paths of image files; or N uint8 arrays
+(H, W[, C]) of any sizes."""
 
 
 @dataclass(frozen=True)
 class RawSplit:
-    """images: N of them. labels: N whole numbers, indices into the classes."""
+    """A split of a raw data set.
+
+    Attributes:
+        images: N images.
+        labels: Integers (N,), indices into the classes.
+    """
 
     images: RawImages
     labels: np.ndarray
@@ -28,10 +33,14 @@ class RawSplit:
 
 @dataclass(frozen=True)
 class RawData:
-    """What a kind of data set reads.
+    """The result of a data set's reader.
 
-    classes: names by label. train: always there. test, validation: the set's own splits; where
-    there is none, a part of `train` is cut. notes: what the user should know of this set.
+    Attributes:
+        classes: Class names, by label.
+        train: The training images.
+        test: The set's own test split; None: kdpipe cuts it from `train`.
+        validation: The set's own validation split; None: kdpipe cuts it from `train`.
+        notes: Facts about the set that the user should know.
     """
 
     classes: tuple[str, ...]
@@ -41,24 +50,31 @@ class RawData:
     notes: tuple[str, ...] = ()
 
     def parts(self) -> dict[str, RawSplit]:
-        """The splits that are there, by name."""
+        """Return the existing splits, by name."""
         parts = {"train": self.train, "validation": self.validation, "test": self.test}
         return {name: part for name, part in parts.items() if part is not None}
 
 
 def refuse_unusable(raw: RawData, where: str) -> None:
-    """Raises DataError unless images and labels fit each other and every split can be made.
+    """Check that images and labels match, and that every split can be cut.
 
-    Each class needs a training image, and one more for each split that is yet to be cut.
+    Each class needs a training image, and one more for each split that kdpipe has to cut.
+
+    Args:
+        raw: The set.
+        where: Its folder or name, for the error message.
+
+    Raises:
+        DataError: The set is unusable.
     """
     for name, part in raw.parts().items():
         _refuse_misfit(part, len(raw.classes), f"{where}, {name} split")
     if len(raw.classes) < 2:
         raise DataError(
-            "the data set has one class only",
+            "the data set has fewer than two classes",
             where=where,
-            why=f"classes: {', '.join(raw.classes) or 'none'}; telling classes apart takes two",
-            hint="bring images of at least two classes",
+            why=f"classes: {', '.join(raw.classes) or 'none'}; a classifier needs at least two classes",
+            hint="add images of at least two classes",
         )
     repeated = sorted({name for name in raw.classes if raw.classes.count(name) > 1})
     if repeated:
@@ -66,7 +82,7 @@ def refuse_unusable(raw: RawData, where: str) -> None:
             "two classes have the same name",
             where=where,
             why=", ".join(repeated[:10]),
-            hint="give every class a name of its own (data.classes or classes.txt)",
+            hint="give every class a different name (data.classes or classes.txt)",
         )
     uncut = [name for name in ("test", "validation") if name not in raw.parts()]
     needed = 1 + len(uncut)
@@ -83,41 +99,50 @@ def refuse_unusable(raw: RawData, where: str) -> None:
 
 
 def _refuse_misfit(part: RawSplit, classes: int, where: str) -> None:
-    fault = ""
+    why = ""
     labels = np.asarray(part.labels)
     if isinstance(part.images, np.ndarray):
         array = part.images
         if array.dtype != np.uint8:
-            fault = f"images are {array.dtype}, uint8 (0..255) is expected"
+            why = f"images are {array.dtype}; expected uint8 (0..255)"
         elif array.ndim not in (3, 4) or (array.ndim == 4 and array.shape[3] not in (1, 3)):
-            fault = f"images have shape {array.shape}, (N,H,W), (N,H,W,1) or (N,H,W,3) is expected"
+            why = f"images have shape {array.shape}; expected (N,H,W), (N,H,W,1) or (N,H,W,3)"
         elif 0 in array.shape:
-            fault = f"images have shape {array.shape}: there are none"
+            why = f"images have shape {array.shape}: there are none"
     elif not len(part.images):
-        fault = "there are no images"
-    if not fault:
+        why = "there are no images"
+    if not why:
         if labels.ndim != 1 or not np.issubdtype(labels.dtype, np.integer):
-            fault = f"labels are {labels.dtype} of shape {labels.shape}, whole numbers (N,) are expected"
+            why = f"labels are {labels.dtype} of shape {labels.shape}; expected integers (N,)"
         elif len(labels) != len(part.images):
-            fault = f"there are {len(part.images)} images but {len(labels)} labels"
+            why = f"there are {len(part.images)} images but {len(labels)} labels"
         elif labels.min() < 0 or labels.max() >= classes:
-            fault = (
+            why = (
                 f"labels run from {labels.min()} to {labels.max()}, but there are {classes} classes "
                 f"(0 to {classes - 1})"
             )
-    if fault:
+    if why:
         raise DataError(
-            "images and labels do not fit",
+            "images and labels do not match",
             where=where,
-            why=fault,
-            hint="correct the files; docs/guides/data.md tells what each kind of data set holds",
+            why=why,
+            hint="correct the files; docs/guides/data.md lists the contents of each kind of data set",
         )
 
 
 def named_classes(
     given: Sequence[str] | None, file: Path | None, labels: Sequence[np.ndarray]
 ) -> tuple[str, ...]:
-    """Class names: those given in the profile, else the lines of classes.txt, else the label numbers."""
+    """Return the class names by label.
+
+    Args:
+        given: The names from the profile, if it has any.
+        file: Otherwise, the path of classes.txt, if it exists.
+        labels: Otherwise, the labels of all splits, whose numbers become the names.
+
+    Raises:
+        DataError: classes.txt cannot be read.
+    """
     if given is not None:
         return tuple(given)
     if file is not None:
@@ -128,10 +153,10 @@ def named_classes(
                 "the class names cannot be read",
                 where=str(file),
                 why=str(error),
-                hint="write one class name a line, in label order, as UTF-8 text",
+                hint="write one class name on each line, in label order, as UTF-8 text",
             ) from error
         return tuple(line.strip() for line in lines if line.strip())
     numbers = [part for part in labels if part.size and np.issubdtype(part.dtype, np.integer)]
     highest = max((int(part.max()) for part in numbers), default=-1)
-    # Labels far beyond any class count are a fault of the file; listing a name for each would only hide it.
+    # Labels far above any class count are an error in the file; a name for each would only hide it.
     return tuple(str(number) for number in range(min(highest + 1, 1_000_000)))

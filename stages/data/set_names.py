@@ -1,4 +1,4 @@
-"""Class names that sets do not bring with them."""
+"""Class names of sets whose files do not contain them."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ GTSRB = (
     "End of no passing",
     "End of no passing by vehicles over 3.5 metric tons",
 )
-"""By label, as the benchmark's users write them; its archives have numbers alone."""
+"""Class names by label, in their usual spelling; the benchmark's archives contain only numbers."""
 
 IMAGENETTE = {
     "n01440764": "tench",
@@ -61,4 +61,4 @@ IMAGENETTE = {
     "n03445777": "golf ball",
     "n03888257": "parachute",
 }
-"""By WNID: ten classes of ImageNet."""
+"""Class names by WNID: ten classes of ImageNet."""

@@ -1,4 +1,4 @@
-"""What a profile may say of its data: one typed class a kind of data set."""
+"""The settings of a profile's data: one typed class for each kind of data set."""
 
 from __future__ import annotations
 
@@ -12,30 +12,30 @@ Resize = Literal["bilinear", "bicubic", "nearest", "lanczos", "box"]
 
 
 class DataSettings(Settings):
-    """What every kind of data set shares."""
+    """The settings that all kinds of data set have."""
 
     name: str = setting(..., "kind of data set", min_length=1)
-    image_size: int = setting(32, "side of the square image the networks see", unit="pixels", ge=8, le=1024)
+    image_size: int = setting(32, "side of the networks' square input", unit="pixels", ge=8, le=1024)
     channels: Literal[1, 3] | None = setting(
-        None, "colour channels; null keeps the set's own (1 for grey sets, else 3)"
+        None, "colour channels; null: those of the set (1 for grey sets, else 3)"
     )
-    resize: Resize = setting("bilinear", "how images are brought to image_size (antialiased)")
+    resize: Resize = setting("bilinear", "filter that resizes images to image_size (antialiased)")
     mean: list[float] | None = setting(
         None, "per-channel mean on the 0..1 scale; null: computed from the training images"
     )
     std: list[float] | None = setting(
-        None, "per-channel standard deviation on the 0..1 scale; null: computed likewise"
+        None, "per-channel standard deviation on the 0..1 scale; null: computed from the training images"
     )
     validation: float = setting(
-        0.1, "share of the training images set aside for validation, stratified", gt=0.0, lt=0.9
+        0.1, "share of the training images used for validation, stratified", gt=0.0, lt=0.9
     )
     test: float = setting(
         0.2,
-        "share set aside for testing where the set has no test split of its own",
+        "share of the images used for testing if the set has no test split",
         gt=0.0,
         lt=0.9,
     )
-    split_seed: int = setting(0, "seed of the splits; apart from `seed`, so reruns share a test set", ge=0)
+    split_seed: int = setting(0, "seed of the splits; separate from `seed`, so reruns share a test set", ge=0)
     memory_limit_gb: float = setting(
         8.0,
         "sets larger than this when decoded are read from disk batch by batch",
@@ -46,16 +46,16 @@ class DataSettings(Settings):
     workers: int = setting(2, "threads that decode images read from disk", unit="threads", ge=1, keyed=False)
 
     @model_validator(mode="after")
-    def _constants_fit(self) -> DataSettings:
+    def _check_mean_and_std(self) -> DataSettings:
         if (self.mean is None) != (self.std is None):
-            raise ValueError("mean and std belong together: give both or neither")
+            raise ValueError("mean and std belong together: set both or neither")
         if self.std is not None and min(self.std) <= 0.0:
             raise ValueError("std must be above zero in every channel")
         if self.mean is not None and self.std is not None:
             if len(self.mean) != len(self.std):
-                raise ValueError("mean and std must have one value a channel each")
+                raise ValueError("mean and std must each have one value for each channel")
             if self.channels is not None and len(self.mean) != self.channels:
-                raise ValueError(f"mean and std must have {self.channels} values, one a channel")
+                raise ValueError(f"mean and std must have {self.channels} values, one for each channel")
         return self
 
 
@@ -66,17 +66,17 @@ class DigitsSettings(DataSettings):
 
 
 class RootedSettings(DataSettings):
-    """A set that lies in a folder."""
+    """A set in a folder."""
 
     root: str | None = setting(
         None,
-        "folder the set lies in (`~` and $VARIABLES are expanded; relative to the working folder)",
+        "folder of the set (`~` and $VARIABLES are expanded; relative to the working folder)",
         keyed=False,
     )
 
 
 class IdxSettings(RootedSettings):
-    """IDX files as MNIST and Fashion-MNIST come: train-images-idx3-ubyte[.gz] and its three companions."""
+    """IDX files, the format of MNIST and Fashion-MNIST: train-images-idx3-ubyte[.gz] and three more."""
 
     name: Literal["idx"]
     classes: list[str] | None = setting(
@@ -90,7 +90,7 @@ class NpzSettings(RootedSettings):
     name: Literal["npz"]
     root: str | None = setting(
         None,
-        "folder the set lies in, or one npz file (`~` and $VARIABLES are expanded)",
+        "folder of the set, or an npz file (`~` and $VARIABLES are expanded)",
         keyed=False,
     )
     classes: list[str] | None = setting(
@@ -99,13 +99,13 @@ class NpzSettings(RootedSettings):
 
 
 class ImageFolderSettings(RootedSettings):
-    """Class folders of image files: root/CLASS/*.jpg, or root/train/CLASS/… with root/test/CLASS/…"""
+    """Class folders of image files: root/CLASS/*, or root/train/CLASS/* with root/test/CLASS/*."""
 
     name: Literal["image_folder"]
 
 
 class TorchvisionSettings(RootedSettings):
-    """A set of torchvision's: CIFAR, MNIST, SVHN, STL-10, ImageNet, flowers, food, pets, signs and others."""
+    """A torchvision set: CIFAR, MNIST, SVHN, STL-10, ImageNet, flowers, food, pets, signs and others."""
 
     name: Literal[
         "cifar10",
@@ -127,12 +127,12 @@ class TorchvisionSettings(RootedSettings):
     ]
     download: bool = setting(
         False,
-        "let torchvision fetch the set into the root if it is not there (all but imagenet)",
+        "let torchvision fetch the set into the root if it is missing (not possible for imagenet)",
         keyed=False,
     )
 
     @model_validator(mode="after")
-    def _can_be_fetched(self) -> TorchvisionSettings:
+    def _check_download(self) -> TorchvisionSettings:
         if self.name == "imagenet" and self.download:
-            raise ValueError("ImageNet cannot be downloaded: its authors give it to registered persons only")
+            raise ValueError("ImageNet cannot be downloaded: its authors give it only to registered persons")
         return self

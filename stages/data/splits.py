@@ -1,7 +1,7 @@
-"""Stratified splits, fixed by a seed alone.
+"""Stratified splits that depend only on labels and seed.
 
-The random streams (MT19937, `RandomState`) are those that NumPy promises never to change, so a
-split outlives library versions.
+NumPy promises never to change the random streams in use here (MT19937, `RandomState`), so a
+split is the same for all library versions.
 """
 
 from __future__ import annotations
@@ -9,41 +9,55 @@ from __future__ import annotations
 import numpy as np
 
 TEST_STREAM, VALIDATION_STREAM = 1, 2
-"""Of random numbers: the cuts of a set with one seed do not depend on each other."""
+"""Numbers of random streams: cuts of a set with equal seeds are independent."""
 
 
 def stratified(labels: np.ndarray, fraction: float, seed: int) -> np.ndarray:
-    """Chooses about `fraction` of the images, of every class alike.
+    """Choose a share of the images, equal for all classes.
 
-    labels: whole numbers (N,). Returns sorted int64 indices. From a class of n images either neighbour
-    of `n * fraction` is taken, so that the total is `N * fraction` rounded, but never fewer than one.
+    Args:
+        labels: Integers (N,).
+        fraction: The share, in 0..1.
+        seed: Determines the choice.
+
+    Returns:
+        Sorted int64 indices. A class of n images contributes `n * fraction`, rounded up or down so that the
+        total is `N * fraction`, rounded, but at least one image.
     """
-    return _chosen(labels, fraction, seed, stream=0, leave=0)
+    return _choose(labels, fraction, seed, stream=0, leave=0)
 
 
 def cut(
     labels: np.ndarray, fraction: float, seed: int, stream: int, leave: int = 1
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Cuts `fraction` of the images off, of every class alike: (the rest, the part), sorted indices.
+    """Cut off a share of the images, equal for all classes.
 
-    Like `stratified`, but at least `leave` images of every class stay behind: it needs one more.
-    stream: tells cuts with the same seed apart.
+    Like `stratified`, but at least `leave` images of every class remain: each class needs one more.
+
+    Args:
+        labels: Integers (N,).
+        fraction: The share, in 0..1.
+        seed: Determines the choice.
+        stream: Number of the random stream; cuts with equal seeds and different streams are independent.
+        leave: How many images of each class remain at least.
+
+    Returns:
+        The remaining indices and the cut ones, each sorted, int64.
     """
-    part = _chosen(labels, fraction, seed, stream=stream, leave=leave)
+    part = _choose(labels, fraction, seed, stream=stream, leave=leave)
     rest = np.ones(len(labels), bool)
     rest[part] = False
     return np.flatnonzero(rest), part
 
 
-def _chosen(labels: np.ndarray, fraction: float, seed: int, *, stream: int, leave: int) -> np.ndarray:
+def _choose(labels: np.ndarray, fraction: float, seed: int, *, stream: int, leave: int) -> np.ndarray:
     classes, members = np.unique(labels, return_inverse=True)
     counts = np.bincount(members, minlength=len(classes))
-    take = _shares(counts, fraction)
-    take = np.clip(take, 1, np.maximum(counts - leave, 1))
+    shares = np.clip(_shares(counts, fraction), 1, np.maximum(counts - leave, 1))
     order = np.argsort(members, kind="stable")
     chosen = []
-    for label, indices, number in zip(classes, np.split(order, np.cumsum(counts)[:-1]), take, strict=True):
-        # Each class has a random stream of its own: more images of one do not move another's.
+    for label, indices, number in zip(classes, np.split(order, np.cumsum(counts)[:-1]), shares, strict=True):
+        # Each class has its own random stream: more images of a class do not change the choice in another.
         sequence = np.random.SeedSequence([seed, stream, int(label)])
         random = np.random.RandomState(np.random.MT19937(sequence))
         chosen.append(random.permutation(indices)[:number])
@@ -51,7 +65,7 @@ def _chosen(labels: np.ndarray, fraction: float, seed: int, *, stream: int, leav
 
 
 def _shares(counts: np.ndarray, fraction: float) -> np.ndarray:
-    """Whole shares of each class by largest remainders; of equal remainders the first class's wins."""
+    """Round the classes' shares to integers by largest remainders; the first of equal remainders wins."""
     exact = np.round(counts * fraction, 9)
     shares = np.floor(exact).astype(np.int64)
     total = int(np.floor(np.round(counts.sum() * fraction, 9) + 0.5))

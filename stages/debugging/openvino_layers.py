@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from stages.runtimes.openvino.runtime import import_openvino
+from stages.runtimes.openvino.package import import_openvino
 
 
 def value_names(file: Path) -> set[str]:

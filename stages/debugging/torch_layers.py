@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from stages.debugging.pairing import Pairs
-from stages.models.feeding import resize_to
+from stages.models.network_input import resize_to
 from stages.onnx_files.graphs import Graph
 from stages.onnx_files.metadata import LOGITS, feed
 

@@ -1,4 +1,4 @@
-"""The test images that a device is sent, to tell top-1 there."""
+"""The test images that a device is sent to measure top-1."""
 
 from __future__ import annotations
 
@@ -16,14 +16,24 @@ CHUNK = 1024
 """Images decoded at once."""
 
 
-def write(settings: SimpleNamespace, asked: int | None, file: Path) -> int:
-    """Writes test images, evenly spread, as one `.npy` of uint8 (n, H, W, C); returns n.
+def write(settings: SimpleNamespace, count: int | None, file: Path) -> int:
+    """Write test images, evenly spread, into one `.npy` of uint8 (n, H, W, C).
 
-    settings: with `data`. asked: how many; None means as many as IMAGES_BYTES hold. Equal settings
-    and data give equal bytes. Raises DataError as `data.load` does.
+    Equal settings and data give equal bytes.
+
+    Args:
+        settings: with `data`.
+        count: how many; None: as many as IMAGES_BYTES hold.
+        file: the `.npy`.
+
+    Returns:
+        How many images were written.
+
+    Raises:
+        DataError: the images cannot be read.
     """
     test = data.load(settings.data).test
-    most = max(1, IMAGES_BYTES // math.prod(test.images.shape)) if asked is None else asked
+    most = max(1, IMAGES_BYTES // math.prod(test.images.shape)) if count is None else count
     chosen = evenly_spread(len(test), most)
     shape = (len(chosen), *test.images.shape)
     images = np.lib.format.open_memmap(file, mode="w+", dtype=np.uint8, shape=shape)

@@ -1,4 +1,4 @@
-"""What a profile may say of a device."""
+"""The profile's settings of a device."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ URL = (
     r"(local|adb://[A-Za-z0-9][A-Za-z0-9._:-]*/?|"
     r"ssh://([A-Za-z0-9_][A-Za-z0-9._-]*@)?([A-Za-z0-9][A-Za-z0-9._-]*|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?/?)"
 )
-"""`ssh://HOST`, where HOST may be an alias of the user's ssh configuration; no name begins with a dash,
-for OpenSSH would take it for an option."""
+"""`ssh://HOST`, where HOST may be an alias of the user's ssh configuration. No name begins with a dash,
+because OpenSSH would read it as an option."""
 
 
 IMAGES_BYTES = 256 << 20
-"""How many bytes of test images a device is sent where `accuracy_images` does not say how many images."""
+"""Bytes of test images that a device is sent at most, if `accuracy_images` is null."""
 
 
 class DeviceSettings(Settings):
@@ -40,13 +40,13 @@ class DeviceSettings(Settings):
     targets: list[str] | None = setting(None, "target names to measure there; null: all of `targets`")
     accuracy_images: int | None = setting(
         None,
-        "test images, evenly spread, run there to tell top-1; null: all, up to 256 MiB of them; 0: none",
+        "test images, evenly spread, run there to measure top-1; null: all, up to 256 MiB; 0: none",
         unit="images",
         ge=0,
         keyed=False,
     )
     identity: str | None = setting(
-        None, "private key file for ssh; null: as ssh's own configuration says", min_length=1, keyed=False
+        None, "private key file for ssh; null: the one in ssh's own configuration", min_length=1, keyed=False
     )
     config: str | None = setting(
         None, "ssh configuration file; null: the user's own", min_length=1, keyed=False
@@ -73,9 +73,9 @@ class DeviceSettings(Settings):
     @classmethod
     def _plain_path(cls, path: str) -> str:
         if "\0" in path or "\n" in path or path.startswith("-"):
-            raise ValueError("a path has no line breaks and does not begin with a dash")
+            raise ValueError("a path must not contain line breaks or begin with a dash")
         if ".." in PurePosixPath(path).parts:
-            raise ValueError("a path without .. is needed")
+            raise ValueError("a path must not contain ..")
         if path.startswith("~"):
             raise ValueError("write it without ~: a relative path begins in the user's home")
         return path
@@ -85,11 +85,19 @@ class DeviceSettings(Settings):
     def _options_of_ssh(cls, options: dict[str, str]) -> dict[str, str]:
         for name, value in options.items():
             if not re.fullmatch(r"[A-Za-z][A-Za-z0-9]*", name) or "\n" in value or "\0" in value:
-                raise ValueError(f"{name!r} is no option of ssh's configuration")
-            if name.lower() in OURS:
+                raise ValueError(f"{name!r} is not an option of ssh's configuration")
+            if name.lower() in SET_BY_KDPIPE:
                 raise ValueError(f"{name} is set by kdpipe itself")
         return options
 
 
-OURS = ("batchmode", "controlmaster", "controlpath", "controlpersist", "port", "user", "identityfile")
-"""Options that follow from the other settings, or that the connection stands on."""
+SET_BY_KDPIPE = (
+    "batchmode",
+    "controlmaster",
+    "controlpath",
+    "controlpersist",
+    "port",
+    "user",
+    "identityfile",
+)
+"""Options that follow from the other settings, or that the shared connection needs."""

@@ -1,4 +1,4 @@
-"""What engines are built from on a device: ONNX files as TensorRT takes them, made here."""
+"""The ONNX files that a device builds its engines from, prepared here for TensorRT."""
 
 from __future__ import annotations
 
@@ -15,11 +15,19 @@ from stages.runtimes.tensorrt import family as tensorrt_family
 def prepare(
     targets: Iterable[str], inputs: Mapping[str, Path], output: Path, settings: BuildSettings | None = None
 ) -> None:
-    """Writes `TARGET.onnx` for each TensorRT target into `output`.
+    """Write `TARGET.onnx` for each target into `output`.
 
-    inputs: the folders of `export` and `quantize`. fp16 and bf16 are put into the graph here, for the device
-    builds strongly typed and may have nothing but TensorRT; of the settings (None: the defaults) that
-    conversion's count. Raises StageError if a graph cannot be converted.
+    fp16 and bf16 are put into the graph here: the device builds strongly typed, and may have nothing but
+    TensorRT.
+
+    Args:
+        targets: names of TensorRT targets.
+        inputs: the folders of `export` and `quantize`.
+        output: where the files go.
+        settings: those of the conversion to 16 bits count; None: the defaults.
+
+    Raises:
+        StageError: a graph cannot be converted.
     """
     card = json.loads((inputs["export"] / "student.json").read_text(encoding="utf-8"))
     preprocessing = card["preprocessing"]

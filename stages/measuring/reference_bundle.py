@@ -74,14 +74,14 @@ def not_timed(target: str, why: str) -> str:
 
 def _check(bundle: Path, manifest: Mapping[str, Any], own_form: tuple[int, int], where: str) -> None:
     for name, entry in manifest["files"].items():
+        expected = entry["sha256"]
         file = bundle / name
         if not file.is_file():
-            raise _no_bundle(where, f"{name} is missing")
+            raise _no_bundle(where, f"{name} is missing; its manifest.json lists it")
         digest = hash_file(file)
-        if digest != entry["sha256"]:
-            raise _no_bundle(
-                where, f"{name} has the SHA-256 {digest[:12]}…, its manifest {entry['sha256'][:12]}…"
-            )
+        if digest != expected:
+            why = f"{name} is damaged: its SHA-256 is {digest[:12]}…, in manifest.json {expected[:12]}…"
+            raise _no_bundle(where, why)
     bundle_form = _form(manifest)
     if bundle_form != own_form:
         raise StageError(

@@ -1,9 +1,8 @@
-"""The maps of a network before the activation that ends them.
+"""A network's maps before their final activation.
 
-Which activation that is, is found by running one image: the layer whose output is the very tensor that
-the network shows, unchanged since. Where none ends a map (MobileNetV2's linear bottlenecks, the blocks of
-a pre-norm transformer, a plain residual sum) there is nothing to be found. An activation that is a
-function rather than a layer is not seen.
+A pass of an image determines a map's final activation: the layer whose output is the same tensor as
+the map, unchanged since. Some maps have no final activation: MobileNetV2's linear bottlenecks, the blocks of
+a pre-norm transformer, a plain residual sum. Activations that are functions, not layers, are not detected.
 """
 
 from __future__ import annotations
@@ -16,82 +15,113 @@ from typing import Any
 
 from torch import Tensor, nn
 
-LIBRARIES = ("torch.nn.modules.activation", "timm.layers.activations", "timm.layers.activations_me")
-"""Where classes of activations are defined."""
+ACTIVATION_MODULES = ("torch.nn.modules.activation", "timm.layers.activations", "timm.layers.activations_me")
+"""The modules that define activation layers."""
 
 
 @dataclass(frozen=True)
-class Ending:
-    """One call of an activation in a pass. module: its name. call: 0 for its first one in the pass."""
+class ActivationCall:
+    """A call of an activation layer in a pass.
+
+    Attributes:
+        module: The layer's path in the network.
+        call: The number of the call in the pass, from 0.
+    """
 
     module: str
     call: int
 
 
 @dataclass(frozen=True)
-class Noted:
-    """What a call gave. version: of the tensor then; torch counts what is done to it in place."""
+class RecordedOutput:
+    """The output of an activation's call.
 
-    ending: Ending
+    Attributes:
+        activation: The call.
+        output: Its output.
+        version: The output's version at the call; torch counts in-place changes of a tensor.
+    """
+
+    activation: ActivationCall
     output: Tensor
     version: int
 
 
 @contextlib.contextmanager
-def noting_activations(model: nn.Module) -> Iterator[list[Noted]]:
-    """While it lasts, every call of an activation is noted. For one pass: it holds on to the outputs."""
-    noted: list[Noted] = []
+def record_activations(model: nn.Module) -> Iterator[list[RecordedOutput]]:
+    """Record all calls of activation layers within the block.
+
+    Use it for a single pass: the records keep the outputs in memory.
+
+    Yields:
+        The recorded outputs so far, in the order of the calls.
+    """
+    recorded: list[RecordedOutput] = []
     calls: Counter[str] = Counter()
 
-    def note(name: str) -> Any:
+    def record_calls_of(name: str) -> Any:
         def hook(_: nn.Module, __: Any, output: Any) -> None:
             if isinstance(output, Tensor):
-                noted.append(Noted(Ending(name, calls[name]), output, output._version))
+                recorded.append(RecordedOutput(ActivationCall(name, calls[name]), output, output._version))
             calls[name] += 1
 
         return hook
 
     hooks = [
-        part.register_forward_hook(note(name))
+        part.register_forward_hook(record_calls_of(name))
         for name, part in model.named_modules()
-        if type(part).__module__ in LIBRARIES
+        if type(part).__module__ in ACTIVATION_MODULES
     ]
     try:
-        yield noted
+        yield recorded
     finally:
         for hook in hooks:
             hook.remove()
 
 
-def ending_of(shown: Tensor, noted: list[Noted]) -> Ending | None:
-    """The call that gave the map; None if none did, or the map was changed after it (a sum in place)."""
-    for one in reversed(noted):
-        if one.output is shown:
-            return one.ending if one.version == shown._version else None
+def final_activation(feature_map: Tensor, recorded: list[RecordedOutput]) -> ActivationCall | None:
+    """Return the activation call whose output is the map.
+
+    Returns:
+        The call; None if there is none, or if the map changed after it (an in-place sum).
+    """
+    for record in reversed(recorded):
+        if record.output is feature_map:
+            return record.activation if record.version == feature_map._version else None
     return None
 
 
 @contextlib.contextmanager
-def inputs_of(model: nn.Module, endings: Collection[Ending]) -> Iterator[dict[Ending, Tensor]]:
-    """While it lasts, notes what goes into these calls, kept from activations that work in place."""
-    seen: dict[Ending, Tensor] = {}
+def record_activation_inputs(
+    model: nn.Module, activations: Collection[ActivationCall]
+) -> Iterator[dict[ActivationCall, Tensor]]:
+    """Record the inputs of these activation calls within the block.
+
+    In-place activations get a copy, so that the recorded input does not change.
+
+    Yields:
+        The inputs so far, by call.
+    """
+    inputs_by_call: dict[ActivationCall, Tensor] = {}
     calls: Counter[str] = Counter()
 
-    def keep(name: str) -> Any:
+    def record_inputs_of(name: str) -> Any:
         def hook(part: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
-            ending = Ending(name, calls[name])
+            activation = ActivationCall(name, calls[name])
             calls[name] += 1
-            if ending not in endings:
+            if activation not in activations:
                 return None
-            seen[ending] = inputs[0]
+            inputs_by_call[activation] = inputs[0]
             return (inputs[0].clone(), *inputs[1:]) if getattr(part, "inplace", False) else None
 
         return hook
 
-    names = {ending.module for ending in endings}
-    hooks = [model.get_submodule(name).register_forward_pre_hook(keep(name)) for name in sorted(names)]
+    names = {activation.module for activation in activations}
+    hooks = [
+        model.get_submodule(name).register_forward_pre_hook(record_inputs_of(name)) for name in sorted(names)
+    ]
     try:
-        yield seen
+        yield inputs_by_call
     finally:
         for hook in hooks:
             hook.remove()

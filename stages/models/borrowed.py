@@ -1,4 +1,4 @@
-"""A student that answers with its teacher's classifier: backbone, projector, classifier."""
+"""SimKD's student: its own backbone, a projector, and the teacher's classifier."""
 
 from __future__ import annotations
 
@@ -10,19 +10,23 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.errors import ModelError
-from stages.models.anatomy import classifier_of, feature_info
+from stages.models.architecture import classifier_of, feature_info
 from stages.models.layout import Layout, layout_between
 from stages.models.observer import Observer
+from stages.models.recording import evaluation_mode
 from stages.models.resampling import AreaResample, smaller
-from stages.models.watching import evaluating
 
 
 @dataclass(frozen=True)
-class Borrowed:
-    """What a card tells of it, beside the backbone's own facts.
+class BorrowedHeadSpec:
+    """The facts of a borrowed head in a model card, in addition to the backbone's.
 
-    channels, height, width: of the teacher's final map. reduction: the projector's inner channels are
-    `channels` divided by it. bias: whether the classifier has one.
+    Attributes:
+        channels: Channels of the teacher's final map.
+        height: Its height.
+        width: Its width.
+        reduction: The projector has `channels / reduction` inner channels.
+        bias: Whether the classifier has a bias.
     """
 
     channels: int
@@ -32,159 +36,203 @@ class Borrowed:
     bias: bool
 
     def as_json(self) -> dict[str, Any]:
+        """Return a JSON-ready mapping."""
         return asdict(self)
 
     @classmethod
-    def from_json(cls, facts: Mapping[str, Any]) -> Borrowed:
+    def from_json(cls, facts: Mapping[str, Any]) -> BorrowedHeadSpec:
+        """Return the facts that `as_json` wrote."""
         return cls(**{name: facts[name] for name in cls.__dataclass_fields__})
 
 
 class BorrowedHead(nn.Module):
-    """Backbone -> projector -> mean over the map -> classifier, with timm's parts of a network.
+    """Backbone -> projector -> mean over the map -> classifier, with timm's interface.
 
-    The backbone is a network without what lies behind its final map, (C_S, H_S, W_S). Where that is
-    larger than the teacher's it is pooled down to its size by exact area first, so that the
+    The backbone is a network without the layers after its final map, (C_S, H_S, W_S). A map that is
+    larger than the teacher's is first averaged down to the teacher's size, by exact area. The
     projected map is (C_T, min(H_S, H_T), min(W_S, W_T)).
 
     The projector is SimKD's (Chen et al., "Knowledge Distillation with the Reused Teacher
     Classifier", 2022; official code): convolutions 1x1, 3x3, 1x1 with C_T / reduction inner
     channels, each with batch norm and ReLU.
+
+    Args:
+        backbone: The student's network after `take_apart`.
+        layout: The layout of the backbone's `forward_features` output.
+        shape: (C_S, H_S, W_S).
+        facts: The shape of the head.
+        classes: The number of classes.
     """
 
     def __init__(
-        self, backbone: nn.Module, layout: Layout, shape: tuple[int, int, int], facts: Borrowed, classes: int
+        self,
+        backbone: nn.Module,
+        layout: Layout,
+        shape: tuple[int, int, int],
+        facts: BorrowedHeadSpec,
+        classes: int,
     ) -> None:
         super().__init__()
         self.facts = facts
         self.backbone = backbone
         self.layout = layout
-        here = shape[1], shape[2]
-        self.shrink = AreaResample(here, smaller(here, (facts.height, facts.width)))
+        own_size = shape[1], shape[2]
+        self.shrink = AreaResample(own_size, smaller(own_size, (facts.height, facts.width)))
         inner = max(1, facts.channels // facts.reduction)
         self.projector = nn.Sequential(
-            *_step(shape[0], inner, 1), *_step(inner, inner, 3), *_step(inner, facts.channels, 1)
+            *_conv_norm_relu(shape[0], inner, 1),
+            *_conv_norm_relu(inner, inner, 3),
+            *_conv_norm_relu(inner, facts.channels, 1),
         )
         self.pooling = nn.AdaptiveAvgPool2d(1)
         self.classifier = nn.Linear(facts.channels, classes, bias=facts.bias).requires_grad_(False)
 
     def forward(self, images: Tensor) -> Tensor:
+        """Return the logits (B, classes)."""
         return self.forward_head(self.forward_features(images))
 
     def forward_features(self, images: Tensor) -> Tensor:
-        """The projected map."""
-        return self._projected(self.backbone.forward_features(images))  # type: ignore[operator]
+        """Return the projected map."""
+        return self._project(self.backbone.forward_features(images))  # type: ignore[operator]
 
     def forward_head(self, maps: Tensor) -> Tensor:
-        return self.classifier(self.pooling(maps).flatten(1))
+        """Return the logits (B, classes) of projected maps."""
+        logits: Tensor = self.classifier(self.pooling(maps).flatten(1))
+        return logits
 
     def get_classifier(self) -> nn.Linear:
+        """Return the teacher's classifier."""
         return self.classifier
 
     @property
     def feature_info(self) -> list[dict[str, Any]]:
-        """The backbone's stages, the modules by their place in this network."""
+        """The backbone's stages; the modules' paths are those in this network."""
         return [{**stage, "module": f"backbone.{stage['module']}"} for stage in feature_info(self.backbone)]
 
     @property
     def forward_intermediates(self) -> Callable[..., tuple[Tensor, list[Tensor]]]:
-        """(images, **how) -> the projected map and the backbone's stages; absent where the backbone's is."""
+        """The function (images, **options) -> projected map, backbone's stages.
+
+        The attribute is absent if the backbone does not have it.
+        """
         inner = self.backbone.forward_intermediates
 
-        def shown(images: Tensor, **how: Any) -> tuple[Tensor, list[Tensor]]:
-            final, stages = inner(images, **how)  # type: ignore[operator]
-            return self._projected(final), stages
+        def forward(images: Tensor, **options: Any) -> tuple[Tensor, list[Tensor]]:
+            final, stages = inner(images, **options)  # type: ignore[operator]
+            return self._project(final), stages
 
-        return shown
+        return forward
 
-    def _projected(self, final: Tensor) -> Tensor:
-        return self.projector(self.shrink(self.layout.map_of(final)))
+    def _project(self, final: Tensor) -> Tensor:
+        projected: Tensor = self.projector(self.shrink(self.layout.to_map(final)))
+        return projected
 
 
 def borrow(
     student: nn.Module, teacher: nn.Module, *, reduction: int, image_sizes: tuple[int, int], channels: int
 ) -> BorrowedHead:
-    """The student's backbone, a fresh projector, and a copy of the teacher's classifier, frozen.
+    """Build SimKD's student from a student's backbone and a copy of the teacher's classifier.
 
-    image_sizes: the student's, the teacher's. The student is taken apart; the projector's weights are
-    drawn from torch's current generator. Raises ModelError if the teacher's classifier is not one
-    linear layer on the mean of its map, or the student does not show its final map.
+    The projector between them is new; torch's current generator draws its weights. The classifier is frozen.
+
+    Args:
+        student: The network whose backbone is used; it is changed in place.
+        teacher: The network whose classifier is copied.
+        reduction: Divisor of the projector's inner channels.
+        image_sizes: The side of the student's and of the teacher's input, pixels.
+        channels: Channels of the images.
+
+    Raises:
+        ModelError: The teacher's classifier is not a single linear layer on the mean of its map, or the
+            student does not show its final map.
     """
     spec = Observer(teacher).spec(image_sizes[1], channels)
     classifier = classifier_of(teacher)
     if not spec.head_is_linear_on_pooled or classifier is None:
         raise ModelError(
             "the teacher's classifier cannot be borrowed",
-            why="it is not one linear layer on the mean of its final map",
-            hint="choose such a teacher (a ResNet, EfficientNet or Swin), or another method than simkd",
+            why="it is not a single linear layer on the mean of its final map",
+            hint="choose another teacher (a ResNet, EfficientNet or Swin), or another method than simkd",
         )
     depth, height, width = spec.map
-    facts = Borrowed(depth, height, width, reduction, classifier.bias is not None)
-    made = assemble(student, facts, classes=spec.classes, image_size=image_sizes[0], channels=channels)
+    facts = BorrowedHeadSpec(depth, height, width, reduction, classifier.bias is not None)
+    head = assemble(student, facts, classes=spec.classes, image_size=image_sizes[0], channels=channels)
     with torch.no_grad():
-        made.classifier.weight.copy_(classifier.weight.flatten(1))
+        head.classifier.weight.copy_(classifier.weight.flatten(1))
         if classifier.bias is not None:
-            made.classifier.bias.copy_(classifier.bias)
-    return made
+            head.classifier.bias.copy_(classifier.bias)
+    return head
 
 
 def assemble(
-    student: nn.Module, facts: Borrowed, *, classes: int, image_size: int, channels: int
+    student: nn.Module, facts: BorrowedHeadSpec, *, classes: int, image_size: int, channels: int
 ) -> BorrowedHead:
-    """As `borrow`, with random weights in the classifier: what a card tells how to build.
+    """Build the network of `borrow` with random weights, from the facts in a model card.
 
-    Raises ModelError if the student does not show its final map.
+    Raises:
+        ModelError: The student does not show its final map.
     """
     layout, shape = take_apart(student, image_size=image_size, channels=channels)
     return BorrowedHead(student, layout, shape, facts, classes).train(student.training)
 
 
 def take_apart(student: nn.Module, *, image_size: int, channels: int) -> tuple[Layout, tuple[int, int, int]]:
-    """Leaves of the network what its final map depends on, in place; returns how its `forward_features`
-    gives that map, and the map's (C, H, W).
+    """Remove the parts of a network that its final map does not depend on, in place.
 
-    Raises ModelError if the network does not show its final map.
+    Args:
+        student: The network.
+        image_size: Side of its input, pixels.
+        channels: Channels of the images.
+
+    Returns:
+        The layout of its `forward_features` output, and the map's (C, H, W).
+
+    Raises:
+        ModelError: The network does not show its final map.
     """
     if not hasattr(student, "forward_features"):
-        raise _shows_no_map(student, "it has no `forward_features`, as timm's architectures have")
+        raise _no_final_map(student, "it has no `forward_features`, unlike timm's architectures")
     observer = Observer(student)
-    # Not all equal, so that no two layouts of the map look the same.
+    # Pixels differ, so that two layouts of the map never compare equal.
     image = torch.arange(channels * image_size**2).mul(0.7).sin().view(1, channels, image_size, image_size)
-    with evaluating(student), torch.enable_grad():
+    with evaluation_mode(student), torch.enable_grad():
         shown = observer(image).map
         final = student.forward_features(image)  # type: ignore[operator]
         layout = layout_between(final, shown)
         if layout is None:
-            raise _shows_no_map(student, "its pooling reads something else than it shows")
-        _cut_off(student, layout.map_of(final))
+            raise _no_final_map(student, "its pooling does not read the output of its `forward_features`")
+        _remove_unused_parts(student, layout.to_map(final))
     return layout, (shown.shape[1], shown.shape[2], shown.shape[3])
 
 
-def _cut_off(network: nn.Module, final: Tensor) -> None:
-    """Replaces by the identity every part of the network that the map does not depend on."""
-    learnt = [parameter for parameter in network.parameters() if parameter.requires_grad]
-    gradients = torch.autograd.grad(final.sum(), learnt, allow_unused=True)
-    unread = {id(parameter) for parameter, found in zip(learnt, gradients, strict=True) if found is None}
-    gone: list[str] = []
+def _remove_unused_parts(network: nn.Module, final: Tensor) -> None:
+    """Replace every part of the network that the map does not depend on by the identity."""
+    learnable = [parameter for parameter in network.parameters() if parameter.requires_grad]
+    gradients = torch.autograd.grad(final.sum(), learnable, allow_unused=True)
+    unused = {
+        id(parameter) for parameter, gradient in zip(learnable, gradients, strict=True) if gradient is None
+    }
+    removed: list[str] = []
     for path, part in list(network.named_modules()):
-        held = [id(parameter) for parameter in part.parameters()]
-        inside_gone = any(path.startswith(f"{other}.") for other in gone)
-        if path and held and not inside_gone and unread.issuperset(held):
+        own = [id(parameter) for parameter in part.parameters()]
+        inside_removed = any(path.startswith(f"{other}.") for other in removed)
+        if path and own and not inside_removed and unused.issuperset(own):
             parent, _, child = path.rpartition(".")
             setattr(network.get_submodule(parent), child, nn.Identity())
-            gone.append(path)
+            removed.append(path)
 
 
-def _step(before: int, after: int, kernel: int) -> tuple[nn.Module, nn.Module, nn.Module]:
+def _conv_norm_relu(inputs: int, outputs: int, kernel: int) -> tuple[nn.Module, nn.Module, nn.Module]:
     return (
-        nn.Conv2d(before, after, kernel, padding=kernel // 2, bias=False),
-        nn.BatchNorm2d(after),
+        nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2, bias=False),
+        nn.BatchNorm2d(outputs),
         nn.ReLU(),
     )
 
 
-def _shows_no_map(student: nn.Module, why: str) -> ModelError:
+def _no_final_map(student: nn.Module, why: str) -> ModelError:
     return ModelError(
-        f"no projector can be put behind the map of {type(student).__name__}",
+        f"no projector can follow the map of {type(student).__name__}",
         why=why,
         hint="choose another student, or another method than simkd",
     )

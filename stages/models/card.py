@@ -1,4 +1,4 @@
-"""A network on disk: its weights and the card that tells how to build it again."""
+"""A network on disk: its weights, and the card with the facts to rebuild it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from pipeline.errors import ModelError
 from pipeline.json_files import write_json
 from stages.data.preprocessing import Preprocessing
 from stages.models import weights
-from stages.models.borrowed import Borrowed, assemble
+from stages.models.borrowed import BorrowedHeadSpec, assemble
 from stages.models.create import create
 from stages.models.settings import ModelSettings
 
@@ -29,9 +29,18 @@ CARD = "model.json"
 class ModelCard:
     """The facts of `model.json` (docs/reference/artefacts.md).
 
-    role: teacher, student or baseline. model, options, stem: as in the profile. val_top1: per cent, of
-    the kept epoch; None if no epoch was trained. best_epoch counts from 1; 0: the starting weights.
-    borrowed: how the teacher's classifier is joined to the model, if it is.
+    Attributes:
+        role: `teacher`, `student` or `baseline`.
+        model: The architecture's name, from the profile.
+        options: Its options, from the profile.
+        stem: Its stem, from the profile.
+        classes: Class names, by label.
+        parameters: The number of parameters.
+        best_epoch: The epoch of these weights, from 1; 0: the starting weights.
+        epochs: How many epochs were trained.
+        val_top1: Validation top-1 of these weights, per cent; None if no epoch was trained.
+        preprocessing: The preprocessing of the network's input.
+        borrowed: The borrowed head of a SimKD student; None for other networks.
     """
 
     role: str
@@ -44,9 +53,10 @@ class ModelCard:
     epochs: int
     val_top1: float | None
     preprocessing: Preprocessing
-    borrowed: Borrowed | None = None
+    borrowed: BorrowedHeadSpec | None = None
 
     def as_json(self) -> dict[str, Any]:
+        """Return the content of `model.json`."""
         facts = {
             "schema_version": SCHEMA_VERSION,
             "role": self.role,
@@ -60,12 +70,12 @@ class ModelCard:
             "val_top1": self.val_top1,
             "preprocessing": self.preprocessing.as_json(),
         }
-        # A card without it stays what it was before there were any.
+        # The cards of other networks do not change: the key is optional.
         return facts if self.borrowed is None else {**facts, "borrowed": self.borrowed.as_json()}
 
     @classmethod
     def from_json(cls, facts: Mapping[str, Any]) -> ModelCard:
-        """The card that `as_json` wrote; keys that other stages added are passed over."""
+        """Return the card that `as_json` wrote; keys that other stages added are ignored."""
         return cls(
             role=facts["role"],
             model=facts["model"],
@@ -77,40 +87,49 @@ class ModelCard:
             epochs=facts["epochs"],
             val_top1=facts["val_top1"],
             preprocessing=Preprocessing.from_json(facts["preprocessing"]),
-            borrowed=Borrowed.from_json(facts["borrowed"]) if "borrowed" in facts else None,
+            borrowed=BorrowedHeadSpec.from_json(facts["borrowed"]) if "borrowed" in facts else None,
         )
 
 
 def save(folder: Path, model: nn.Module, card: ModelCard) -> None:
-    """Writes `model.safetensors` and `model.json` into the folder: equal weights give equal bytes.
+    """Write `model.safetensors` and `model.json` into a folder.
 
-    Floating tensors are stored as float32, contiguous, whatever their dtype, device or memory format.
+    Floating-point tensors become float32 and contiguous, for any dtype, device and memory format. Equal
+    weights give equal bytes.
     """
     state = {}
     for name, tensor in sorted(model.state_dict().items()):
         plain = tensor.detach().cpu()
         if plain.is_floating_point():
             plain = plain.float()
-        # A clone: tied tensors share memory, which the format refuses.
+        # A clone: tied tensors share memory, and the format does not support that.
         state[name] = plain.clone(memory_format=torch.contiguous_format)
     save_file(state, folder / WEIGHTS, metadata={"format": "pt"})
     write_json(folder / CARD, card.as_json())
 
 
 def load(folder: Path) -> tuple[nn.Module, ModelCard]:
-    """The network, in eval mode on the CPU, and its card.
+    """Load a network and its card.
 
-    Raises ModelError if a file is missing or damaged, or the weights are not the card's network's.
+    Returns:
+        The network, in eval mode on the CPU; the card.
+
+    Raises:
+        ModelError: A file is missing or damaged, or the weights do not match the card's network.
     """
     card = read_card(folder)
     model = rebuild(card)
     file = folder / WEIGHTS
-    weights.put(model, weights.read(file), where=str(file))
+    weights.load_into(model, weights.read(file), where=str(file))
     return model.eval(), card
 
 
 def read_card(folder: Path) -> ModelCard:
-    """The card alone. Raises ModelError if it is missing or damaged."""
+    """Read only the card.
+
+    Raises:
+        ModelError: The card is missing or damaged.
+    """
     file = folder / CARD
     try:
         return ModelCard.from_json(json.loads(file.read_text(encoding="utf-8")))
@@ -124,7 +143,7 @@ def read_card(folder: Path) -> ModelCard:
 
 
 def rebuild(card: ModelCard) -> nn.Module:
-    """The card's architecture with random weights; torch's generator is left as it was."""
+    """Build the card's architecture with random weights, without changing the state of torch's generator."""
     settings = ModelSettings.model_validate(
         {"model": card.model, "options": dict(card.options), "stem": card.stem}
     )

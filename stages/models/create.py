@@ -1,4 +1,4 @@
-"""Networks by name: timm's architectures, ours among them, and torchvision's under `torchvision/NAME`."""
+"""Networks by name: timm's architectures, those that kdpipe adds, and torchvision's as `torchvision/NAME`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import torchvision
 from torch import nn
 
 from pipeline.errors import ModelError, first_line
-from stages.models import small_mlp as _small_mlp  # noqa: F401 - puts its networks into timm's registry
+from stages.models import small_mlp as _small_mlp  # noqa: F401 - registers its networks in timm
 from stages.models import weights
 from stages.models.cifar import registry as _cifar  # noqa: F401 - the same
 from stages.models.observer import Observer
@@ -22,10 +22,11 @@ from stages.models.settings import ModelSettings
 from stages.models.stem import small_stem
 
 TORCHVISION = "torchvision/"
+"""The prefix of torchvision's architectures."""
 
 RESERVED = {
-    "num_classes": "the data set tells the number of classes",
-    "in_chans": "the data set tells the number of channels (data.channels)",
+    "num_classes": "the data set determines the number of classes",
+    "in_chans": "the data set determines the number of channels (data.channels)",
     "pretrained": "use the key `pretrained`",
     "weights": "use the key `pretrained`",
     "checkpoint_path": "use the key `checkpoint`",
@@ -33,90 +34,103 @@ RESERVED = {
     "device": "use compute.device",
     "dtype": "use compute.precision",
 }
-"""Constructor arguments that are not for `options`, and why."""
+"""Constructor arguments that `options` must not contain, and the reason."""
 
 
 def create(settings: ModelSettings, *, classes: int, channels: int, image_size: int) -> nn.Module:
-    """The network of `settings` on the CPU, in training mode.
+    """Build the network of `settings` on the CPU, in training mode.
 
-    Random weights are drawn from torch's current generator, as the library initialises them; then
-    come the pretrained weights or the checkpoint. An architecture built for one image size is built
-    for `image_size`.
+    The library initialises the weights with torch's current generator; then the pretrained weights or the
+    checkpoint replace them. An architecture with a fixed image size is built for `image_size`.
 
-    Raises ModelError: unknown name, options the architecture does not take, no small stem, weights
-    that cannot be had or do not fit.
+    Args:
+        settings: The architecture and its starting weights.
+        classes: The number of classes.
+        channels: Channels of the images.
+        image_size: Side of the network's input, pixels.
+
+    Raises:
+        ModelError: The name is unknown, the architecture does not accept the options or has no small stem, or
+            the weights are not available or do not fit.
     """
-    model = _architecture(settings, classes, channels, image_size, pretrained=settings.pretrained)
+    model = _build(settings, classes, channels, image_size, pretrained=settings.pretrained)
     if settings.checkpoint is not None:
-        file = weights.file_of(settings.checkpoint)
-        weights.put(model, weights.read(file), where=f"{file} into {settings.model}")
+        file = weights.checkpoint_path(settings.checkpoint)
+        weights.load_into(model, weights.read(file), where=f"{file} into {settings.model}")
     return model
 
 
 def check(settings: ModelSettings, *, classes: int | None, channels: int | None, image_size: int) -> None:
-    """Finds what `create` would raise, and a map that comes out empty, without any weights.
+    """Find the errors that `create` would raise, and an empty final map, without weights.
 
-    Cheap: the network is laid out on torch's meta device, and of a checkpoint only names and shapes
-    are read. `classes` or `channels` None: not yet known; 2 and 3 stand for them, and the fit of a
-    checkpoint is not looked at.
+    This is cheap: the network is built on torch's meta device, and only names and shapes of a checkpoint are
+    read.
 
-    Raises ModelError.
+    Args:
+        settings: The architecture and its starting weights.
+        classes: The number of classes; None if not known yet: the check assumes 2 and skips the checkpoint.
+        channels: Channels of the images; None if not known yet: the check assumes 3 and skips the checkpoint.
+        image_size: Side of the network's input, pixels.
+
+    Raises:
+        ModelError: `create` would raise it, or the images are too small for the architecture.
     """
     known = classes is not None and channels is not None
     classes, channels = classes or 2, channels or 3
     if settings.pretrained:
-        _pretrained_is_published(settings.model)
+        _check_pretrained(settings.model)
     state = None
     if settings.checkpoint is not None:
-        state = weights.read(weights.file_of(settings.checkpoint), shapes_only=True)
-    model = _laid_out(settings, classes, channels, image_size)
+        state = weights.read(weights.checkpoint_path(settings.checkpoint), shapes_only=True)
+    model = _build_without_weights(settings, classes, channels, image_size)
     if state is not None and known:
-        weights.fit(model, state, where=f"{settings.checkpoint} into {settings.model}")
-    _takes_images(model, settings, classes, channels, image_size)
+        weights.check_fit(model, state, where=f"{settings.checkpoint} into {settings.model}")
+    _check_image_size(model, settings, classes, channels, image_size)
 
 
 @functools.cache
-def names() -> tuple[str, ...]:
-    """Every architecture a profile can name."""
+def architecture_names() -> tuple[str, ...]:
+    """Return the names of all architectures that a profile can use."""
     own = torchvision.models.list_models(module=torchvision.models)
     return (*timm.list_models(), *(TORCHVISION + name for name in own))
 
 
-def _architecture(
+def _build(
     settings: ModelSettings, classes: int, channels: int, image_size: int, *, pretrained: bool
 ) -> nn.Module:
-    _name_is_known(settings.model)
+    _check_name(settings.model)
     for option, why in RESERVED.items():
         if option in settings.options:
             raise ModelError(
-                f"`{option}` is no option of a model", where=f"options of {settings.model}", why=why
+                f"`{option}` is not an option of a model", where=f"options of {settings.model}", why=why
             )
-    make = _torchvision if settings.model.startswith(TORCHVISION) else _timm
+    build = _build_torchvision if settings.model.startswith(TORCHVISION) else _build_timm
     if pretrained:
-        _pretrained_is_published(settings.model)
-        with _download(settings.model):
-            model = make(settings, classes, channels, image_size, True)
+        _check_pretrained(settings.model)
+        with _download_errors(settings.model):
+            model = build(settings, classes, channels, image_size, True)
     else:
-        with _options_are_taken(settings):
-            model = make(settings, classes, channels, image_size, False)
+        with _option_errors(settings):
+            model = build(settings, classes, channels, image_size, False)
     if settings.stem == "small":
         small_stem(model, settings.model, channels)
     return model.train()
 
 
-def _timm(
+def _build_timm(
     settings: ModelSettings, classes: int, channels: int, image_size: int, pretrained: bool
 ) -> nn.Module:
     options = dict(settings.options)
     facts = timm.get_pretrained_cfg(settings.model)
     if facts is not None and facts.fixed_input_size:
         options.setdefault("img_size", image_size)
-    return timm.create_model(
+    model: nn.Module = timm.create_model(
         settings.model, pretrained=pretrained, in_chans=channels, num_classes=classes, **options
     )
+    return model
 
 
-def _torchvision(
+def _build_torchvision(
     settings: ModelSettings, classes: int, channels: int, image_size: int, pretrained: bool
 ) -> nn.Module:
     name = settings.model.removeprefix(TORCHVISION)
@@ -131,7 +145,7 @@ def _torchvision(
         options.setdefault("init_weights", True)
     if pretrained:
         options.pop("init_weights", None)
-        model = torchvision.models.get_model(name, weights="DEFAULT", **options)
+        model: nn.Module = torchvision.models.get_model(name, weights="DEFAULT", **options)
         _replace_classifier(model, classes)
     else:
         model = torchvision.models.get_model(name, weights=None, num_classes=classes, **options)
@@ -153,9 +167,10 @@ def _replace_classifier(model: nn.Module, classes: int) -> None:
 
 
 def _replace_input(model: nn.Module, channels: int, pretrained: bool) -> None:
-    """Torchvision's networks take three channels: gives the first convolution another number.
+    """Change the number of input channels of a torchvision network, which is three.
 
-    Trained weights are summed over the colours (a grey image is three equal colours)."""
+    Trained weights are summed over the colours (a grey image has three equal colours).
+    """
     layer = next(layer for layer in model.modules() if isinstance(layer, nn.Conv2d))
     if hasattr(model, "transform_input"):
         model.transform_input = False  # type: ignore[assignment]
@@ -168,8 +183,8 @@ def _replace_input(model: nn.Module, channels: int, pretrained: bool) -> None:
         nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
 
 
-def _name_is_known(name: str) -> None:
-    known = names()
+def _check_name(name: str) -> None:
+    known = architecture_names()
     if name in known or (not name.startswith(TORCHVISION) and ":" not in name and timm.is_model(name)):
         return
     plain = name.removeprefix(TORCHVISION)
@@ -178,13 +193,13 @@ def _name_is_known(name: str) -> None:
     ]
     raise ModelError(
         f"there is no architecture named {name}",
-        why=f"did you mean {', '.join(near[:3])}?" if near else "neither timm nor torchvision knows it",
+        why=f"did you mean {', '.join(near[:3])}?" if near else "neither timm nor torchvision has it",
         hint="list timm's: python -c 'import timm; print(*timm.list_models(), sep=\"\\n\")'",
     )
 
 
 @contextlib.contextmanager
-def _options_are_taken(settings: ModelSettings) -> Iterator[None]:
+def _option_errors(settings: ModelSettings) -> Iterator[None]:
     try:
         yield
     except (TypeError, ValueError, AssertionError, RuntimeError, KeyError) as error:
@@ -192,13 +207,13 @@ def _options_are_taken(settings: ModelSettings) -> Iterator[None]:
             f"{settings.model} cannot be built with these options",
             where="options: " + (", ".join(f"{k}={v!r}" for k, v in settings.options.items()) or "none"),
             why=first_line(error),
-            hint="correct or remove the keys under `options`; an image size that the architecture does "
-            "not take is set by data.image_size",
+            hint="correct or remove the keys under `options`; if the architecture does not accept the image "
+            "size, change data.image_size",
         ) from error
 
 
-def _pretrained_is_published(name: str) -> None:
-    _name_is_known(name)
+def _check_pretrained(name: str) -> None:
+    _check_name(name)
     if name.startswith(TORCHVISION) or timm.is_model_pretrained(name):
         return
     raise ModelError(
@@ -208,45 +223,47 @@ def _pretrained_is_published(name: str) -> None:
 
 
 @contextlib.contextmanager
-def _download(name: str) -> Iterator[None]:
-    """Turns every way in which a download can fail into one plain error."""
+def _download_errors(name: str) -> Iterator[None]:
+    """Convert every failure of a download to a ModelError."""
     try:
         yield
     except ModelError:
         raise
     except Exception as error:
-        # Not narrower: the hub's client raises its own HTTP library's errors, which share no base with
-        # OSError and differ between its versions.
+        # Not narrower: the hub's client raises errors of its HTTP library, which do not derive from
+        # OSError and differ between versions.
         raise ModelError(
-            f"the pretrained weights of {name} could not be had",
+            f"the pretrained weights of {name} could not be downloaded",
             why=f"{type(error).__name__}: {first_line(error)}",
-            hint="with no network: download them elsewhere and name the file with the key `checkpoint`, "
+            hint="without network: download them elsewhere and name the file with the key `checkpoint`, "
             "fill the library's cache (HF_HOME, TORCH_HOME), or set `pretrained: false`",
         ) from error
 
 
-def _laid_out(settings: ModelSettings, classes: int, channels: int, image_size: int) -> nn.Module:
+def _build_without_weights(
+    settings: ModelSettings, classes: int, channels: int, image_size: int
+) -> nn.Module:
     with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
             with torch.device("meta"):
-                return _architecture(settings, classes, channels, image_size, pretrained=False)
+                return _build(settings, classes, channels, image_size, pretrained=False)
         except ModelError:
-            # A constructor may read values, which the meta device has not: lay it out in memory.
-            return _architecture(settings, classes, channels, image_size, pretrained=False)
+            # A constructor may read values, which the meta device does not have: build it in memory.
+            return _build(settings, classes, channels, image_size, pretrained=False)
 
 
-def _takes_images(
+def _check_image_size(
     model: nn.Module, settings: ModelSettings, classes: int, channels: int, image_size: int
 ) -> None:
     key = "data.image_size" if settings.image_size is None else "its image_size"
-    remedy = (
+    hint = (
         f"raise {key} (now {image_size})"
         if settings.stem == "small"
         else f"set `stem: small` for {settings.model}, or raise {key} (now {image_size})"
     )
     if settings.options:
-        remedy += ", or correct `options`"
+        hint += ", or correct `options`"
     device = next(model.parameters()).device
     image = torch.zeros(1, channels, image_size, image_size, device=device)
     try:
@@ -254,19 +271,19 @@ def _takes_images(
             features = Observer(model.eval())(image)
     except (RuntimeError, ValueError, AssertionError, IndexError, ZeroDivisionError) as error:
         raise ModelError(
-            f"{settings.model} does not take images of {image_size} pixels",
+            f"{settings.model} does not accept images of {image_size} pixels",
             why=first_line(error),
-            hint=remedy,
+            hint=hint,
         ) from error
     if features.logits.shape != (1, classes):
         raise ModelError(
-            f"{settings.model} with these options is no classifier",
-            why=f"it gives {tuple(features.logits.shape)} for one image, expected (1, {classes})",
-            hint="remove `global_pool` and the like from `options`",
+            f"{settings.model} with these options is not a classifier",
+            why=f"its output for an image is {tuple(features.logits.shape)}; expected (1, {classes})",
+            hint="remove `global_pool` and similar keys from `options`",
         )
     if features.map.numel() == 0 and features.map.shape[1] > 0:
         raise ModelError(
-            f"{settings.model} leaves nothing of an image of {image_size} pixels",
+            f"images of {image_size} pixels are too small for {settings.model}",
             why=f"its final map is {features.map.shape[2]}x{features.map.shape[3]}",
-            hint=remedy,
+            hint=hint,
         )

@@ -1,4 +1,4 @@
-"""What a distillation method sees of a network: logits, pooled vector and maps of one forward pass."""
+"""The features that a distillation method gets: logits, pooled vector and maps of one forward pass."""
 
 from __future__ import annotations
 
@@ -10,19 +10,22 @@ from torch import Tensor
 from pipeline.errors import ModelError
 
 NO_MAP = (0, 0, 0)
+"""The (C, H, W) of a network that shows no map."""
 
 Change = Callable[[Tensor], Tensor]
-"""What replaces a map: (B, C, H, W) -> the same shape."""
+"""A function that replaces a map: (B, C, H, W) -> the same shape."""
 
 
 @dataclass(frozen=True)
 class Needs:
-    """Which maps of a network are to be shown beside the one that feeds its pooling.
+    """The maps that a method needs in addition to the map that feeds the pooling.
 
-    stages: by number, as the architecture counts (0 the first, -1 the deepest). ends: those at the
-    ends of its stages (`stage_ends`). before_activation: the ends and the final map also as they are
-    before the activation that ends them. teacher_again: the method runs the teacher once more
-    (`Teacher.again`), so that its features cannot be computed once for all epochs.
+    Attributes:
+        stages: Numbers of stages, in the architecture's order (0 the first, -1 the deepest).
+        ends: Whether it needs the maps at the stage ends (`stage_ends`).
+        before_activation: Whether it needs the ends and the final map also before their final activation.
+        teacher_again: Whether it runs the teacher once more (`Teacher.again`); the teacher's features then
+            cannot be computed once for all epochs.
     """
 
     stages: tuple[int, ...] = ()
@@ -40,18 +43,22 @@ class Needs:
 
 
 FINAL_MAP = Needs()
-"""No map but the one that feeds the pooling."""
+"""Only the map that feeds the pooling."""
 
 
 @dataclass(frozen=True)
 class FeatureSpec:
     """The shapes of a network's `Features` for one image size.
 
-    classes: K. embedding: D. map: (C, H, W), or (0, 0, 0) where the network shows none. stages: (C, H,
-    W) of each stage asked for, whose numbers, as they were asked, are `stage_numbers`. ends: (C, H, W)
-    of the stage ends, if asked for, the shallowest first.
-    head_is_linear_on_pooled: the logits are one linear layer on the spatial mean of the map, so that
-    the layer may as well judge a part of the map.
+    Attributes:
+        classes: K, the number of classes.
+        embedding: D, the length of the pooled vector.
+        map: (C, H, W) of the map that feeds the pooling; `NO_MAP` if the network shows none.
+        stages: (C, H, W) of each requested stage.
+        head_is_linear_on_pooled: Whether the logits are a single linear layer on the spatial mean of the map;
+            that layer then also classifies parts of the map.
+        stage_numbers: The requested stage numbers, in the order of `stages`.
+        ends: (C, H, W) of the stage ends, if requested, the shallowest first.
     """
 
     classes: int
@@ -63,16 +70,21 @@ class FeatureSpec:
     ends: tuple[tuple[int, int, int], ...] = ()
 
     def shape_of(self, layer: int | None, role: str) -> tuple[int, int, int]:
-        """(C, H, W) of a stage by number, or of the map that feeds the pooling (None).
+        """Return (C, H, W) of a map.
 
-        Raises ModelError if the network (the `role`: teacher, student) does not show it.
+        Args:
+            layer: The stage's number; None: the map that feeds the pooling.
+            role: `teacher` or `student`, for the error message.
+
+        Raises:
+            ModelError: The network does not show the map.
         """
         if layer is None:
             if self.map == NO_MAP:
                 raise ModelError(
                     f"the {role}'s architecture shows no map that feeds its pooling",
-                    why="it pools by a function rather than a layer, or by a token without a grid",
-                    hint="choose one of timm's architectures, or the method kd, which needs logits alone",
+                    why="its pooling is a function, not a layer, or its tokens have no grid",
+                    hint="choose one of timm's architectures, or the method kd, which needs only logits",
                 )
             return self.map
         return self.stages[self.stage_numbers.index(layer)]
@@ -80,13 +92,18 @@ class FeatureSpec:
 
 @dataclass
 class Features:
-    """What one forward pass showed, in the pass's own dtype.
+    """The features of one forward pass, in the pass's dtype.
 
-    logits (B, K). embedding (B, D): the pooled vector (of a network that pools by a class token: that
-    token). map (B, C, H, W): the map that feeds the pooling, after its final norm and activation; (B,
-    0, 0, 0) where the network shows none. stages: (B, C, H, W) each, in the order of `stage_numbers`.
-    ends: (B, C, H, W) each, the shallowest first. map_before, ends_before: the same maps before the
-    activation that ends them (where none does, the maps themselves).
+    Attributes:
+        logits: (B, K).
+        embedding: (B, D), the pooled vector; for networks with a class token, that token.
+        map: (B, C, H, W), the map that feeds the pooling, after its final norm and activation; (B, 0, 0, 0)
+            if the network shows none.
+        stages: The requested stages' maps, (B, C, H, W) each, in the order of `stage_numbers`.
+        stage_numbers: The requested stage numbers.
+        ends: The maps at the stage ends, (B, C, H, W) each, the shallowest first.
+        map_before: `map` before its final activation; `map` itself if it has none; None if not requested.
+        ends_before: The same for `ends`.
     """
 
     logits: Tensor
@@ -99,5 +116,5 @@ class Features:
     ends_before: tuple[Tensor, ...] = ()
 
     def layer(self, number: int | None) -> Tensor:
-        """The map of a stage by the number it was asked by, or the one that feeds the pooling (None)."""
+        """Return the map of a stage by its requested number; None: the map that feeds the pooling."""
         return self.map if number is None else self.stages[self.stage_numbers.index(number)]

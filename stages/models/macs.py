@@ -1,4 +1,4 @@
-"""The multiply-accumulates of one image."""
+"""The multiply-accumulates of a forward pass of one image."""
 
 from __future__ import annotations
 
@@ -9,17 +9,22 @@ from torch.utils.flop_counter import FlopCounterMode
 
 
 def macs(model: nn.Module, image_size: int, channels: int) -> int:
-    """Multiply-accumulates of one image, in eval mode: convolutions, matrix products and attention.
+    """Count the multiply-accumulates of one image in eval mode: convolutions, matrix products, attention.
 
-    Half of what torch's FlopCounterMode counts, which counts a multiply-accumulate as two. Norms,
-    activations and pooling are left out, as in the figures papers give.
+    The count is half of that of torch's FlopCounterMode, for which a multiply-accumulate is two operations.
+    Norms, activations and pooling do not count, like in published figures.
+
+    Args:
+        model: The network.
+        image_size: Side of its input, pixels.
+        channels: Channels of the images.
     """
     modes = {module: module.training for module in model.modules()}
     parameter = next(model.parameters())
     image = torch.zeros(1, channels, image_size, image_size, device=parameter.device, dtype=parameter.dtype)
     model.eval()
     try:
-        # The fused attention kernels are not all known to the counter; their plain form is.
+        # The counter does not support all fused attention kernels, but it supports the plain form.
         with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
             model(image)
     finally:

@@ -1,4 +1,4 @@
-"""What a profile may say of a network."""
+"""The settings of a network in a profile."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from stages.fields import Settings, setting
 
 
 class ModelSettings(Settings):
-    """An architecture and where its weights start."""
+    """An architecture and its starting weights."""
 
     model: str = setting(
         ...,
-        "timm's name of the architecture, or torchvision/NAME for one of torchvision's",
+        "timm's name of the architecture, or torchvision/NAME for a torchvision architecture",
         min_length=1,
     )
     options: dict[str, Any] = setting(
@@ -22,23 +22,23 @@ class ModelSettings(Settings):
     )
     image_size: int | None = setting(
         None,
-        "side of the square images that this network sees: the data's are resized to it on the device; null: "
-        "data.image_size, which is all that a student may have",
+        "side of this network's square input: the data's images are resized to it on the device; null: "
+        "data.image_size, the only value for a student",
         unit="pixels",
         ge=8,
         le=1024,
     )
     mean: list[float] | None = setting(
-        None, "per-channel mean on the 0..1 scale that this network is fed by; null: the data's"
+        None, "per-channel mean of this network's input on the 0..1 scale; null: the data's"
     )
     std: list[float] | None = setting(
-        None, "per-channel standard deviation on the 0..1 scale that this network is fed by; null: the data's"
+        None, "per-channel standard deviation of this network's input on the 0..1 scale; null: the data's"
     )
     stem: Literal["standard", "small"] = setting(
         "standard",
-        "small: for images of 64 pixels and below, the first two halvings of the map are left out",
+        "small: for images of up to 64 pixels; removes the first two halvings of the map",
     )
-    pretrained: bool = setting(False, "start from the library's pretrained weights (they are downloaded)")
+    pretrained: bool = setting(False, "start from the library's pretrained weights (downloaded)")
     checkpoint: str | None = setting(
         None,
         "start from this file of weights (.safetensors, or a state dict saved by torch); "
@@ -47,18 +47,20 @@ class ModelSettings(Settings):
     )
 
     @model_validator(mode="after")
-    def _one_source(self) -> ModelSettings:
+    def _check_weights(self) -> ModelSettings:
         if self.pretrained and self.checkpoint:
             raise ValueError("pretrained and checkpoint exclude each other: choose one source of weights")
         return self
 
     @model_validator(mode="after")
-    def _constants_fit(self) -> ModelSettings:
+    def _check_mean_and_std(self) -> ModelSettings:
         if (self.mean is None) != (self.std is None):
-            raise ValueError("mean and std belong together: give both or neither")
+            raise ValueError("mean and std belong together: set both or neither")
         if self.mean is not None and self.std is not None:
             if len(self.mean) != len(self.std) or len(self.std) not in (1, 3):
-                raise ValueError("mean and std must have one value a channel each: 1 for grey, 3 for RGB")
+                raise ValueError(
+                    "mean and std must each have one value for each channel: 1 for grey, 3 for RGB"
+                )
             if min(self.std) <= 0.0:
                 raise ValueError("std must be above zero in every channel")
         return self

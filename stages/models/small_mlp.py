@@ -1,7 +1,7 @@
-"""Token-mixing MLPs for small images, in timm's registry: importing this module puts them there.
+"""Token-mixing MLPs for small images; importing this module adds them to timm's registry.
 
-timm has MLP-Mixer and ResMLP for 224 pixels with patches of 16 and 32, fixed by their names. These
-are its own classes with patches of 4 pixels and a width to match, for images of 28 to 64 pixels.
+timm's MLP-Mixer and ResMLP are for 224 pixels, with patches of 16 and 32 pixels. These networks
+use timm's classes with patches of 4 pixels and a smaller width, for images of 28 to 64 pixels.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ NETWORKS: dict[str, dict[str, Any]] = {
         "norm_layer": Affine,
     },
 }
-"""By timm's name, what its constructor is given; the profile's `options` come on top."""
+"""The constructor's arguments by timm's name; the profile's `options` override them."""
 
 default_cfgs: dict[str, dict[str, Any]] = {
     name: {
@@ -45,12 +45,12 @@ default_cfgs: dict[str, dict[str, Any]] = {
     }
     for name in NETWORKS
 }
-"""What timm tells of each; it looks for this name in the module of the entry point."""
+"""timm's facts about each network; timm expects this name in the entry point's module."""
 
 
-def _entry(name: str, given: dict[str, Any]) -> Callable[..., MlpMixer]:
+def _entry(name: str, arguments: dict[str, Any]) -> Callable[..., MlpMixer]:
     def entry(pretrained: bool = False, **options: Any) -> MlpMixer:
-        facts = {"patch_size": PATCH, **given, **options}
+        facts = {"patch_size": PATCH, **arguments, **options}
         model: MlpMixer = build_model_with_cfg(MlpMixer, name, pretrained, **facts)
         return model
 
@@ -58,5 +58,5 @@ def _entry(name: str, given: dict[str, Any]) -> Callable[..., MlpMixer]:
     return entry
 
 
-for _name, _given in NETWORKS.items():
-    register_model(_entry(_name, _given))
+for _name, _arguments in NETWORKS.items():
+    register_model(_entry(_name, _arguments))

@@ -1,8 +1,8 @@
-"""The small stem: an architecture made for 224 pixels, fitted to images of 64 and below.
+"""The small stem: an architecture for 224 pixels, adapted to images of up to 64 pixels.
 
-Such networks halve the map twice before their first real stage, which leaves nothing of a small
-image. `small` leaves these first two halvings out, as He et al. (2016, section 4.2) did for CIFAR:
-the map is four times larger on each side, everything after it is unchanged.
+Such networks halve the map twice before their first stage, so a small image has no map left at the end.
+`small` removes these first two halvings, like He et al. (2016, section 4.2) for CIFAR: the map is four times
+larger on each side; the layers after it do not change.
 """
 
 from __future__ import annotations
@@ -16,22 +16,32 @@ from torch import nn
 
 from pipeline.errors import ModelError
 
-SMALL = 64
-"""Side of the largest image that is called small, in pixels."""
+SMALL_IMAGE_SIZE = 64
+"""Side of the largest image that counts as small, pixels."""
 
-LEFT_OUT = 4
-"""By how much the total stride goes down."""
+STRIDE_REDUCTION = 4
+"""The factor by which the total stride decreases."""
 
 PROBE_SIZES = (64, 224, 299)
-"""Sides of the probe image, the first that the network takes; none depends on the profile's
-image_size, so that the same card always gives the same network."""
+"""Sides of the probe image; the first that the network accepts is used.
 
-POOLS = (nn.MaxPool2d, nn.AvgPool2d, BlurPool2d)
+They do not depend on the profile's image_size, so that equal cards give equal networks.
+"""
+
+POOLING_LAYERS = (nn.MaxPool2d, nn.AvgPool2d, BlurPool2d)
 
 
 @dataclass(frozen=True)
 class Halving:
-    """A layer that makes the map smaller: `level` is the stride gone through before it."""
+    """A layer that reduces the map.
+
+    Attributes:
+        name: The layer's path in the network.
+        layer: The layer.
+        level: The total stride before it.
+        stride: Its stride.
+        output: Width of its output for the probe image, pixels.
+    """
 
     name: str
     layer: nn.Module
@@ -41,31 +51,38 @@ class Halving:
 
 
 def small_stem(model: nn.Module, name: str, channels: int) -> None:
-    """Leaves out the first two halvings of the map, in place.
+    """Remove the first two halvings of the map, in place.
 
-    Strided layers that read the map before it has shrunk by 4 get stride 1, parallel branches
-    alike; pools among them become the identity; a kernel of 7x7, or an even one, becomes 3x3 with
-    fresh weights (Kaiming normal, fan out, drawn from torch's current generator: a norm follows
-    every such layer, so that its scale does not matter).
+    Strided layers whose input is less than 4 times smaller than the image get stride 1, also in parallel
+    branches; pooling layers among them become the identity. A kernel of 7x7, or of even size, becomes 3x3
+    with new weights (Kaiming normal, fan out, from torch's current generator; a norm follows
+    every such layer, so the scale of the weights does not matter).
 
-    Raises ModelError if the architecture has no such stem (vision transformers, networks built for
-    one image size, networks that halve the map fewer than two times), or needs none (those made for
-    small images).
+    Args:
+        model: The network.
+        name: Its name, for the error message.
+        channels: Channels of the images.
+
+    Raises:
+        ModelError: The architecture has no such stem (vision transformers, networks with a fixed
+            image size, networks that halve the map fewer than two times), or is made for small images.
     """
-    if _made_for(model) <= SMALL:
-        raise _no_small_stem(name, f"it is made for images of {_made_for(model)} pixels as it is")
-    if hasattr(model, "patch_embed") or _takes_one_size(model):
-        raise _no_small_stem(name, "it cuts the image into patches, or is built for one image size")
+    if _native_image_size(model) <= SMALL_IMAGE_SIZE:
+        raise _no_small_stem(name, f"it is already made for images of {_native_image_size(model)} pixels")
+    if hasattr(model, "patch_embed") or _has_fixed_size(model):
+        raise _no_small_stem(name, "it cuts the image into patches, or has a fixed image size")
     size, before = _halvings(model, name, channels)
-    # 0.75: with "valid" convolutions a level is a little above the power of two it stands for.
-    stem = [halving for halving in before if halving.level < LEFT_OUT * 0.75]
-    reached = 1
+    # 0.75: with "valid" convolutions a level is a little above its power of two.
+    stem = [halving for halving in before if halving.level < STRIDE_REDUCTION * 0.75]
+    stem_stride = 1
     for level in sorted({round(halving.level) for halving in stem}):
-        reached = level * max(halving.stride for halving in stem if round(halving.level) == level)
-    if reached != LEFT_OUT:
-        raise _no_small_stem(name, f"its first strided layers divide the map by {reached}, not by {LEFT_OUT}")
+        stem_stride = level * max(halving.stride for halving in stem if round(halving.level) == level)
+    if stem_stride != STRIDE_REDUCTION:
+        raise _no_small_stem(
+            name, f"its first strided layers divide the map by {stem_stride}, not by {STRIDE_REDUCTION}"
+        )
     for halving in stem:
-        _without_stride(model, halving)
+        _remove_stride(model, halving)
     _verify(model, name, channels, size, before)
 
 
@@ -76,23 +93,23 @@ def _halvings(model: nn.Module, name: str, channels: int) -> tuple[int, list[Hal
             return size, _probe(model, channels, size)
         except (RuntimeError, ValueError, AssertionError) as error:
             reason = (str(error).splitlines() or [""])[0]
-    raise _no_small_stem(name, f"it takes no image of {PROBE_SIZES} pixels ({reason})")
+    raise _no_small_stem(name, f"it does not accept images of {PROBE_SIZES} pixels ({reason})")
 
 
 def _probe(model: nn.Module, channels: int, size: int) -> list[Halving]:
-    """Every layer that shrinks the map, in the order in which one image goes through them."""
-    found: list[Halving] = []
+    """Return the layers that reduce the map, in the order of a pass."""
+    halvings: list[Halving] = []
 
-    def watch(path: str, stride: int) -> Any:
-        def seen(layer: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
-            found.append(Halving(path, layer, size / inputs[0].shape[-1], stride, output.shape[-1]))
+    def record(path: str, stride: int) -> Any:
+        def hook(layer: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
+            halvings.append(Halving(path, layer, size / inputs[0].shape[-1], stride, output.shape[-1]))
 
-        return seen
+        return hook
 
     hooks = [
-        layer.register_forward_hook(watch(path, _stride(layer)))
+        layer.register_forward_hook(record(path, _stride(layer)))
         for path, layer in model.named_modules()
-        if isinstance(layer, (nn.Conv2d, *POOLS)) and _stride(layer) > 1
+        if isinstance(layer, (nn.Conv2d, *POOLING_LAYERS)) and _stride(layer) > 1
     ]
     modes = {module: module.training for module in model.modules()}
     device = next(model.parameters()).device
@@ -105,12 +122,12 @@ def _probe(model: nn.Module, channels: int, size: int) -> list[Halving]:
             hook.remove()
         for module, mode in modes.items():
             module.training = mode
-    return found
+    return halvings
 
 
-def _without_stride(model: nn.Module, halving: Halving) -> None:
+def _remove_stride(model: nn.Module, halving: Halving) -> None:
     layer = halving.layer
-    if isinstance(layer, POOLS):
+    if isinstance(layer, POOLING_LAYERS):
         parent, _, child = halving.name.rpartition(".")
         setattr(model.get_submodule(parent), child, nn.Identity())
         return
@@ -136,13 +153,14 @@ def _verify(model: nn.Module, name: str, channels: int, size: int, before: list[
     except (RuntimeError, ValueError, AssertionError) as error:
         raise _no_small_stem(name, (str(error).splitlines() or [""])[0]) from error
     for halving in before:
-        found = after.get(halving.name)
-        # "Valid" convolutions lose a border, more of it in a larger map.
+        output = after.get(halving.name)
+        # "Valid" convolutions remove a border, and a wider one from a larger map.
         exact = halving.output * halving.stride * halving.level == size
-        slack = 0 if exact else 2 * LEFT_OUT
-        if found is not None and abs(found - LEFT_OUT * halving.output) > slack:
+        slack = 0 if exact else 2 * STRIDE_REDUCTION
+        if output is not None and abs(output - STRIDE_REDUCTION * halving.output) > slack:
             raise _no_small_stem(
-                name, f"its map grew from {halving.output} to {found} where {LEFT_OUT} times were expected"
+                name,
+                f"its map grew from {halving.output} to {output} pixels, not by {STRIDE_REDUCTION} times",
             )
 
 
@@ -151,12 +169,12 @@ def _stride(layer: nn.Module) -> int:
     return int(max(stride)) if isinstance(stride, tuple | list) else int(stride or 1)
 
 
-def _takes_one_size(model: nn.Module) -> bool:
+def _has_fixed_size(model: nn.Module) -> bool:
     return bool(_facts(model).get("fixed_input_size", False))
 
 
-def _made_for(model: nn.Module) -> int:
-    """Side of the images the architecture is made for, in pixels; 224 where it does not tell."""
+def _native_image_size(model: nn.Module) -> int:
+    """Return the side of the images that the architecture is made for, pixels; 224 if unknown."""
     return int(_facts(model).get("input_size", (3, 224, 224))[-1])
 
 
@@ -168,6 +186,6 @@ def _no_small_stem(name: str, why: str) -> ModelError:
     return ModelError(
         f"{name} has no small stem",
         why=why,
-        hint="set `stem: standard`; for small images give a vision transformer smaller patches "
+        hint="set `stem: standard`; for small images set smaller patches for a vision transformer "
         "(`options: {patch_size: 4}`), or raise data.image_size",
     )

@@ -1,4 +1,4 @@
-"""Weights read from a file and put into a network, with a plain word where the two do not fit."""
+"""Weights: reading a file, checking that it fits a network, and loading it."""
 
 from __future__ import annotations
 
@@ -15,21 +15,26 @@ from pipeline.errors import ModelError, first_line
 from pipeline.paths import expand
 
 ENVELOPES = ("state_dict", "model_state_dict", "model")
-"""Keys under which training programs put the state dict inside their checkpoint."""
+"""Keys of checkpoints under which training programs store the state dict."""
 
 PREFIXES = ("module.", "_orig_mod.")
-"""What DataParallel and torch.compile put before every name."""
+"""The prefixes that DataParallel and torch.compile add to every name."""
 
-SHOWN = 5
+LISTED_TENSORS = 5
+"""At most this many tensors of a kind appear in an error."""
 
 
-def file_of(checkpoint: str) -> Path:
-    """Expand the path that the key `checkpoint` has; see `pipeline.paths.expand`. Raises ModelError."""
+def checkpoint_path(checkpoint: str) -> Path:
+    """Expand the path of the key `checkpoint`; see `pipeline.paths.expand`.
+
+    Raises:
+        ModelError: A variable of the path is not set.
+    """
     try:
         return expand(checkpoint)
     except ValueError as error:
         raise ModelError(
-            "the checkpoint is not there",
+            "the checkpoint is missing",
             where=checkpoint,
             why=str(error),
             hint="correct the key `checkpoint`, or remove it to start from random weights",
@@ -37,17 +42,25 @@ def file_of(checkpoint: str) -> Path:
 
 
 def read(file: Path, *, shapes_only: bool = False) -> dict[str, Tensor]:
-    """The tensors of a weights file by name, on the CPU (`shapes_only`: on the meta device).
+    """Read the tensors of a weights file.
 
-    Takes `.safetensors`, and files of `torch.save` that hold nothing but tensors (they are read with
-    `weights_only=True`: no code of the file runs). A state dict may lie under `state_dict`,
-    `model_state_dict` or `model`, its names may begin with `module.`.
+    It accepts `.safetensors`, and files of `torch.save` that contain only tensors (it reads them with
+    `weights_only=True`, so no code of the file runs). The state dict can be under `state_dict`,
+    `model_state_dict` or `model`, and its names can begin with `module.` or `_orig_mod.`.
 
-    Raises ModelError if the file is missing, damaged, or holds more than tensors.
+    Args:
+        file: The file.
+        shapes_only: Put the tensors on the meta device, without their values.
+
+    Returns:
+        The tensors by name, on the CPU or the meta device.
+
+    Raises:
+        ModelError: The file is missing or damaged, or contains more than tensors.
     """
     if not file.is_file():
         raise ModelError(
-            "the checkpoint is not there",
+            "the checkpoint is missing",
             where=str(file),
             hint="correct the key `checkpoint`, or remove it to start from random weights",
         )
@@ -57,15 +70,15 @@ def read(file: Path, *, shapes_only: bool = False) -> dict[str, Tensor]:
         content = torch.load(file, map_location="meta" if shapes_only else "cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise ModelError(
-            "the checkpoint holds more than tensors, and reading it would run its code",
+            "the checkpoint contains more than tensors, and reading it would run its code",
             where=str(file),
             why=str(error).splitlines()[0],
-            hint="where it was made, save the state dict alone: torch.save(model.state_dict(), FILE)",
+            hint="save only the state dict in the training program: torch.save(model.state_dict(), FILE)",
         ) from error
     except Exception as error:
-        # A file of noise makes the unpickler stumble in any way.
+        # For random bytes the unpickler raises nearly any exception.
         raise ModelError(
-            "the checkpoint cannot be read: it is damaged, or no file of weights",
+            "the checkpoint cannot be read: it is damaged, or is not a file of weights",
             where=str(file),
             why=first_line(error),
             hint="copy the file again",
@@ -84,7 +97,7 @@ def _read_safetensors(file: Path, shapes_only: bool) -> dict[str, Tensor]:
             return {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
         raise ModelError(
-            "the checkpoint cannot be read: it is damaged, or no safetensors file",
+            "the checkpoint cannot be read: it is damaged, or is not a safetensors file",
             where=str(file),
             why=first_line(error),
             hint="copy the file again",
@@ -101,10 +114,10 @@ def _state_dict(content: Any, file: Path) -> dict[str, Tensor]:
         if tensors:
             return tensors
     raise ModelError(
-        "the checkpoint holds no state dict",
+        "the checkpoint contains no state dict",
         where=str(file),
-        why=f"found {type(content).__name__}; expected tensors by name, "
-        f"as they are or under one of {', '.join(ENVELOPES)}",
+        why=f"it contains {type(content).__name__}; expected tensors by name, "
+        f"at the top level or under one of {', '.join(ENVELOPES)}",
         hint="save it with torch.save(model.state_dict(), FILE)",
     )
 
@@ -120,13 +133,21 @@ def _unprefixed(state: dict[str, Tensor]) -> dict[str, Tensor]:
     return state
 
 
-def fit(model: nn.Module, state: Mapping[str, Tensor], where: str) -> None:
-    """Raises ModelError unless the tensors are the model's own: the same names and shapes.
+def check_fit(model: nn.Module, state: Mapping[str, Tensor], where: str) -> None:
+    """Check that the tensors have the model's names and shapes.
 
-    `num_batches_tracked`, which counts training steps and nothing reads, may be absent, and the
-    classifier may be called otherwise (`as_named`).
+    `num_batches_tracked`, which counts training steps and is never read, can be absent. The classifier can
+    have another name (`rename_classifier`).
+
+    Args:
+        model: The network.
+        state: The tensors by name.
+        where: The file and the architecture, for the error message.
+
+    Raises:
+        ModelError: The tensors do not fit.
     """
-    state = as_named(model, state)
+    state = rename_classifier(model, state)
     own = model.state_dict()
     missing = [name for name in own if name not in state and not name.endswith("num_batches_tracked")]
     unexpected = [name for name in state if name not in own]
@@ -134,14 +155,12 @@ def fit(model: nn.Module, state: Mapping[str, Tensor], where: str) -> None:
     if not (missing or unexpected or reshaped):
         return
     if not missing and not unexpected and all(_is_classifier(model, name) for name in reshaped):
-        found, expected = (
-            next(iter(tensors[name].shape[0] for name in reshaped)) for tensors in (state, own)
-        )
+        outputs, classes = (tensors[reshaped[0]].shape[0] for tensors in (state, own))
         raise ModelError(
             "the checkpoint was made for another number of classes",
             where=where,
-            why=f"its classifier `{reshaped[0]}` has {found} outputs, the data set has {expected} classes",
-            hint="take a checkpoint trained on this data set, or remove the key `checkpoint`",
+            why=f"its classifier `{reshaped[0]}` has {outputs} outputs, the data set has {classes} classes",
+            hint="use a checkpoint trained on this data set, or remove the key `checkpoint`",
         )
     why = [
         _listed("missing", missing),
@@ -155,22 +174,31 @@ def fit(model: nn.Module, state: Mapping[str, Tensor], where: str) -> None:
         "the checkpoint does not fit the architecture",
         where=where,
         why="; ".join(part for part in why if part),
-        hint="set `model`, `options` and `stem` to what the checkpoint was trained with",
+        hint="set `model`, `options` and `stem` to the values in the checkpoint's training",
     )
 
 
-def put(model: nn.Module, state: Mapping[str, Tensor], where: str) -> None:
-    """Copies the tensors into the model, or raises ModelError as `fit` does."""
-    fit(model, state, where)
-    model.load_state_dict(as_named(model, state), strict=False)
+def load_into(model: nn.Module, state: Mapping[str, Tensor], where: str) -> None:
+    """Copy the tensors into the model.
+
+    Args:
+        model: The network.
+        state: The tensors by name.
+        where: The file and the architecture, for the error message.
+
+    Raises:
+        ModelError: The tensors do not fit (`check_fit`).
+    """
+    check_fit(model, state, where)
+    model.load_state_dict(rename_classifier(model, state), strict=False)
 
 
-def as_named(model: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors under the model's names, where only the classifier's name differs.
+def rename_classifier(model: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Rename the classifier's tensors to the model's names, if only the classifier's name differs.
 
-    One code calls it `fc`, another `linear`, `classifier` or `head.0`. It is told by what is left over:
-    the model lacks nothing but its one classifier, and the file has nothing more than one layer with
-    tensors of the same names. Anything else stays as it is.
+    The usual names are `fc`, `linear`, `classifier` and `head.0`. The tensors are renamed only if the
+    model's single classifier is all that is missing in the file, and a single layer with tensors of the
+    same names is all that the file has in addition. Otherwise the result equals `state`.
     """
     own = model.state_dict()
     missing = {name for name in own if name not in state and not name.endswith("num_batches_tracked")}
@@ -187,22 +215,22 @@ def as_named(model: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Tensor]
 
 
 def _is_classifier(model: nn.Module, name: str) -> bool:
-    """Whether the tensor belongs to a layer that gives the classes' scores."""
+    """Return whether the tensor belongs to a layer that computes the logits."""
     return name.rpartition(".")[0] in _classifiers(model)
 
 
 def _classifiers(model: nn.Module) -> set[str]:
-    """The paths of the layers that give the classes' scores: as the model says, else its last linear one."""
+    """Return the paths of the layers that compute the logits: the model's list or its last linear layer."""
     heads = getattr(model, "get_classifier", lambda: None)()
     heads = heads if isinstance(heads, tuple | list | nn.ModuleList) else (heads,)
     layers = dict(model.named_modules())
-    told = {path for path, layer in layers.items() if any(layer is head for head in heads)}
+    paths = {path for path, layer in layers.items() if any(layer is head for head in heads)}
     linear = [path for path, layer in layers.items() if isinstance(layer, nn.Linear)]
-    return told or set(linear[-1:])
+    return paths or set(linear[-1:])
 
 
 def _listed(label: str, names: list[str]) -> str:
     if not names:
         return ""
-    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-    return f"{len(names)} {label} ({', '.join(names[:SHOWN])}{more})"
+    more = f" and {len(names) - LISTED_TENSORS} more" if len(names) > LISTED_TENSORS else ""
+    return f"{len(names)} {label} ({', '.join(names[:LISTED_TENSORS])}{more})"

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.errors import StageError
-from stages.models.feeding import Resize
+from stages.models.network_input import MatrixResize
 from stages.onnx_files.metadata import (
     BATCH,
     INPUT,
@@ -103,7 +103,7 @@ class _Plain(nn.Module):
 def _resize(facts: Mapping[str, Any]) -> nn.Module:
     """Return the resize to the network's own size, if it has one. It commutes with the normalisation."""
     side = facts.get("network_size")
-    return nn.Identity() if side is None else Resize(facts["image_size"], side)
+    return nn.Identity() if side is None else MatrixResize(facts["image_size"], side)
 
 
 def export_network(

@@ -74,7 +74,7 @@ def reference_logits(network: nn.Module, images: np.ndarray, card: Mapping[str, 
     """
     import torch
 
-    from stages.models.feeding import resize_to
+    from stages.models.network_input import resize_to
 
     normalised = torch.from_numpy(feed(images, {**card, "input": "float32_nchw"}))
     side = card["preprocessing"].get("network_size")

@@ -9,13 +9,11 @@ from typing import Any, Protocol
 import numpy as np
 import onnxruntime as ort
 
-from pipeline.machine import usable_cores
 from stages.onnx_files.metadata import INPUT, LOGITS, feed
+from stages.onnx_files.session_options import CPU, session_options
 
 RUN_BATCH = 64
 """Images in a run; results do not depend on it."""
-
-_ERRORS_ONLY = 3
 
 
 class Batches(Protocol):
@@ -36,13 +34,9 @@ def open_session(model: bytes | Path, *, optimise: bool = True) -> ort.Inference
     Raises:
         Exception: ONNX Runtime's own exceptions, if it cannot load the file.
     """
-    options = ort.SessionOptions()
-    options.log_severity_level = _ERRORS_ONLY
-    options.intra_op_num_threads = usable_cores()
-    if not optimise:
-        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options = session_options(optimization="all" if optimise else "none")
     source = model if isinstance(model, bytes) else str(model)
-    return ort.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+    return ort.InferenceSession(source, options, providers=[CPU])
 
 
 def run_logits(

@@ -15,7 +15,7 @@ import torch
 from timm.layers import Conv2dSame
 from torch import Tensor, nn
 
-from stages.models.watching import evaluating
+from stages.models.recording import evaluation_mode
 
 _CONVOLUTIONS = (nn.Conv2d, Conv2dSame)
 """Exactly these: a class that computes its weights anew in every pass (weight standardisation) cannot
@@ -89,7 +89,7 @@ def _pairs(network: nn.Module, images: Tensor) -> dict[str, str]:
         if _foldable(module)
     ]
     try:
-        with evaluating(network), torch.no_grad():
+        with evaluation_mode(network), torch.no_grad():
             network(images)
     finally:
         for handle in handles:

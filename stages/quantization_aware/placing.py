@@ -17,7 +17,7 @@ import onnx
 import torch
 from torch import Tensor, nn
 
-from stages.models.watching import evaluating
+from stages.models.recording import evaluation_mode
 from stages.onnx_files.graphs import chunks, read_graph, values_of
 from stages.onnx_files.metadata import INPUT
 from stages.quantization_aware.reading import RoundedFile, RoundedWeight, module_of
@@ -140,7 +140,7 @@ def _matches(
         )
     ]
     try:
-        with evaluating(network), torch.no_grad():
+        with evaluation_mode(network), torch.no_grad():
             network(images)
     finally:
         for handle in handles:

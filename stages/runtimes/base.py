@@ -1,4 +1,4 @@
-"""The interface of a runtime: can it be had here, build a target, load it, run it.
+"""The interface of a runtime: whether it works here, and how it builds, loads and runs a target.
 
 A third party adds a runtime through an entry point of the group `kdpipe.runtimes` whose name is
 the runtime's and whose value names an object of this interface.
@@ -12,18 +12,26 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from pipeline.stage import Progress
-from stages.runtimes.settings import BuildSettings
 
 if TYPE_CHECKING:
     import numpy as np
 
+    from stages.runtimes.settings import BuildSettings
+
 Recipe = Literal["x86", "signed"]
-"""Which INT8 file a runtime wants: unsigned activations, or signed and symmetric."""
+"""Which INT8 file a runtime needs: unsigned activations, or signed and symmetric."""
 
 
 @dataclass(frozen=True)
 class Ability:
-    """Whether this machine can do a thing; if not, why in one sentence, and the command that fixes it."""
+    """Whether this machine can build or run a runtime's targets.
+
+    Attributes:
+        can: whether it can.
+        why_not: if not, the reason in one sentence.
+        hint: the command that fixes it.
+        versions: of the packages, by distribution.
+    """
 
     can: bool
     why_not: str = ""
@@ -33,14 +41,16 @@ class Ability:
 
 @dataclass(frozen=True)
 class Source:
-    """What a target is built from.
+    """The file that a target is built from, and how it is fed.
 
-    onnx: the float file, or for precision int8 the quantized file of the runtime's recipe.
-    precision: fp32, fp16, bf16 or int8.
-    image_shape: (H, W, C) of one image.
-    input: how the file takes images.
-    mean, std: per channel on the 0..1 scale, for a plain graph (`float32_nchw`).
-    images: real images to prove the target on, an .npy file of uint8 (n, H, W, C); None: there are none.
+    Attributes:
+        onnx: the float file, or for precision int8 the quantized file of the runtime's recipe.
+        precision: fp32, fp16, bf16 or int8.
+        image_shape: (H, W, C) of one image.
+        input: how the file takes images.
+        mean: per channel on the 0..1 scale, for a plain graph (`float32_nchw`).
+        std: the same.
+        images: real images to prove the target on, an .npy file of uint8 (n, H, W, C); None: there are none.
     """
 
     onnx: Path
@@ -53,52 +63,85 @@ class Source:
 
 
 class Session(Protocol):
-    """A loaded target, ready to run on this machine."""
+    """A loaded target, ready to run on this machine.
+
+    Attributes:
+        facts: what is in force: `effective_precision`, `provider` or `device`, `threads`; JSON-ready.
+    """
 
     facts: dict[str, Any]
-    """What is in force: `effective_precision`, `provider` or `device`, `threads`; JSON-ready."""
 
     def logits(self, images: np.ndarray) -> np.ndarray:
-        """uint8 (n, H, W, C) -> float32 (n, classes); any n the target takes."""
+        """Return the logits of images.
+
+        Args:
+            images: uint8 (n, H, W, C); any n that the target takes.
+
+        Returns:
+            float32 (n, classes).
+        """
 
     def timed(self, images: np.ndarray) -> Callable[[], None]:
-        """A call that runs exactly one inference on these images, inputs and outputs bound
-        beforehand as far as the runtime allows; it returns when the result is there, in the
-        host's memory. All of the file's outputs are computed. For a plain graph (`float32_nchw`)
-        the images are normalised beforehand, so that is not part of the time."""
+        """Return a call that runs exactly one inference on these images.
+
+        Inputs and outputs are bound beforehand as far as the runtime allows. The call returns when the result
+        is in the host's memory. All of the file's outputs are computed. For a plain graph (`float32_nchw`)
+        the images are normalised beforehand, so that is not part of the time.
+        """
 
 
 class Runtime(Protocol):
-    """What builds and executes targets. Importing the module imports nothing heavy."""
+    """Builds and executes targets. Importing the module imports nothing heavy.
+
+    Attributes:
+        name: the part of a target's name before the precision.
+        precisions: those that it offers.
+        not_offered: why a precision is missing from `precisions`, one sentence each.
+        recipe: of the INT8 file.
+        distributions: Python distributions whose versions count for the built files (part of the key).
+    """
 
     name: str
     precisions: tuple[str, ...]
     not_offered: Mapping[str, str]
-    """Why a precision is missing from `precisions`, one sentence each."""
     recipe: Recipe
     distributions: tuple[str, ...]
-    """Python distributions whose versions count for what is built (part of the artefact's key)."""
 
-    def ability_to_build(self) -> Ability: ...
+    def ability_to_build(self) -> Ability:
+        """Return whether this machine can build the runtime's targets."""
 
-    def ability_to_run(self) -> Ability: ...
+    def ability_to_run(self) -> Ability:
+        """Return whether this machine can run them."""
 
     def build(
         self, source: Source, output: Path, settings: BuildSettings, progress: Progress, work: Path
     ) -> dict[str, Any]:
-        """Writes the target's files into the empty folder `output`, returns the builder's facts.
+        """Write the target's files.
 
-        work: a folder that all targets of one build share and that survives a kill, for what makes
-            building again faster (TensorRT's timings); nothing in it ships.
+        Args:
+            source: the file to build from.
+            output: an empty folder for the target's files.
+            settings: the profile's section `build`.
+            progress: takes the progress.
+            work: a folder that all targets of one build share and that survives a kill, for files that make
+                building again faster (TensorRT's timings); nothing in it ships.
 
-        The facts are JSON-ready and equal for equal work: no times, hosts or paths.
-        Raises StageError with the builder's own messages if the file is refused, MachineCannot if
-        this machine has not what this precision needs.
+        Returns:
+            The builder's facts: JSON-ready and equal for equal work, without times, hosts or paths.
+
+        Raises:
+            StageError: the file is refused; with the builder's own messages.
+            MachineCannot: this machine lacks what this precision needs.
         """
 
     def load(self, folder: Path, source: Source, threads: int) -> Session:
-        """Loads what `build` wrote. `source.onnx` need not exist any more.
+        """Load the files that `build` wrote.
 
-        threads: CPU threads of one inference; a GPU's runtime ignores it.
-        Raises StageError if the file is damaged or was built for another device or version.
+        Args:
+            folder: where they are.
+            source: what they were built from; `source.onnx` need not exist any more.
+            threads: CPU threads of one inference; a GPU's runtime ignores it.
+
+        Raises:
+            StageError: the file is damaged, or was built for another device or version.
         """

@@ -4,15 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
 from stages.runtimes.on_gpu import GpuTiming, Phases
 
+_CUDA: Any = torch.cuda
+"""PyTorch's types leave the constructors of streams and events out."""
+
 
 @dataclass(frozen=True)
 class Bound:
-    """Images and outputs in page-locked memory and on the GPU; `run` puts one inference on the stream."""
+    """Images and outputs in page-locked memory and on the GPU.
+
+    Attributes:
+        host: the images in page-locked memory.
+        device: the images on the GPU.
+        outputs: by name, on the GPU.
+        results: by name, the outputs in page-locked memory.
+        run: puts one inference on the stream.
+    """
 
     host: torch.Tensor
     device: torch.Tensor
@@ -21,15 +33,23 @@ class Bound:
     run: Callable[[], None]
 
     def upload(self) -> None:
+        """Put the copy of the images to the GPU on the stream."""
         self.device.copy_(self.host, non_blocking=True)
 
     def download(self) -> None:
+        """Put the copies of the outputs to the host on the stream."""
         for name, tensor in self.outputs.items():
             self.results[name].copy_(tensor, non_blocking=True)
 
 
+def new_stream() -> torch.cuda.Stream:
+    """Return a new stream of the current GPU."""
+    stream: torch.cuda.Stream = _CUDA.Stream()
+    return stream
+
+
 def page_locked_like(outputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Room in the host's memory for what these tensors on the GPU hold."""
+    """Allocate page-locked memory in the host of the shapes and types of these tensors."""
     return {
         name: torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
         for name, tensor in outputs.items()
@@ -37,14 +57,21 @@ def page_locked_like(outputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor
 
 
 def timing(bound: Bound, run: Callable[[], None], stream: torch.cuda.Stream, *, transfers: bool) -> GpuTiming:
-    """run: one inference on the stream, of the binding itself or its captured form."""
+    """Return the call and the phases of a bound inference.
+
+    Args:
+        bound: images and outputs.
+        run: one inference on the stream: the binding's own, or its captured form.
+        stream: of the session.
+        transfers: whether the call copies images and outputs.
+    """
     return GpuTiming(call_of(bound, run, stream, transfers=transfers), _phases(bound, run, stream))
 
 
 def call_of(
     bound: Bound, run: Callable[[], None], stream: torch.cuda.Stream, *, transfers: bool
 ) -> Callable[[], None]:
-    """One inference, until the stream has done all of it."""
+    """Return a call of one inference that ends when the stream has done all of it; see `timing`."""
 
     def call() -> None:
         with torch.cuda.stream(stream):
@@ -59,7 +86,7 @@ def call_of(
 
 
 def _phases(bound: Bound, run: Callable[[], None], stream: torch.cuda.Stream) -> Callable[[], Phases]:
-    marks = [torch.cuda.Event(enable_timing=True) for _ in range(4)]
+    marks = [_CUDA.Event(enable_timing=True) for _ in range(4)]
 
     def phases() -> Phases:
         with torch.cuda.stream(stream):

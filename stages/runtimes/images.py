@@ -1,4 +1,4 @@
-"""Images as a target takes them, and images to try a freshly built target on."""
+"""How a target is fed, and images to prove a freshly built target on."""
 
 from __future__ import annotations
 
@@ -8,10 +8,16 @@ from stages.runtimes.base import Source
 
 
 def as_input(images: np.ndarray, source: Source) -> np.ndarray:
-    """uint8 (n, H, W, C) -> what the file takes: the same images, or for a plain graph
-    float32 (n, C, H, W), scaled to 0..1 and normalised by mean and std.
+    """Return images the way a file takes them.
 
-    Contiguous and writeable, which some runtimes want of memory that they share; copied if need be.
+    Args:
+        images: uint8 (n, H, W, C).
+        source: of its fields, `input`, `mean` and `std` count.
+
+    Returns:
+        The same images, or for a plain graph float32 (n, C, H, W), scaled to 0..1 and normalised by mean and
+        std. The array is contiguous and writeable, because some runtimes need that of memory that they share;
+        it is copied if need be.
     """
     if source.input == "uint8_nhwc":
         return np.require(images, requirements=("C", "W"))
@@ -22,8 +28,11 @@ def as_input(images: np.ndarray, source: Source) -> np.ndarray:
 
 
 def proof_images(source: Source, count: int) -> np.ndarray:
-    """uint8 (n, H, W, C) images to prove a target on: the source's real ones if it has them, spread
-    over all that it has, with two generated ones; else `count` generated ones."""
+    """Return images to prove a target on, uint8 (n, H, W, C).
+
+    They are up to `count` of the source's real images, evenly spread, and two generated ones; without real
+    images `count` generated ones.
+    """
     if source.images is None:
         return natural_images(source.image_shape, count)
     real = np.load(source.images, mmap_mode="r", allow_pickle=False)
@@ -32,9 +41,9 @@ def proof_images(source: Source, count: int) -> np.ndarray:
 
 
 def natural_images(image_shape: tuple[int, int, int], count: int, seed: int = 0) -> np.ndarray:
-    """uint8 (count, H, W, C) images with the statistics of photographs, without any data set.
+    """Generate images with the statistics of photographs, uint8 (count, H, W, C), without any data set.
 
-    The amplitude of spatial frequency f falls as 1/f, as in natural images (D. J. Field,
+    The amplitude of spatial frequency f falls like 1/f, like in natural images (D. J. Field,
     "Relations between the statistics of natural images and the response properties of cortical
     cells", 1987); channels are correlated, brightness and contrast vary from image to image.
     White noise would drive no filter of a trained network the way a photograph does.
@@ -54,7 +63,7 @@ def natural_images(image_shape: tuple[int, int, int], count: int, seed: int = 0)
 
 
 def _noise(random: np.random.Generator, amplitude: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
-    """One plane of unit variance whose spectrum has this amplitude and random phases."""
+    """Return one plane of unit variance whose spectrum has this amplitude and random phases."""
     spectrum = amplitude * np.exp(2j * np.pi * random.random(amplitude.shape))
     plane = np.fft.irfft2(spectrum, shape)
     return plane / max(float(plane.std()), 1e-12)

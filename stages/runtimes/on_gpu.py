@@ -1,4 +1,4 @@
-"""What a session on a GPU offers besides `timed`. Light: standard library alone."""
+"""What a session on a GPU offers besides `timed`. Light: standard library only."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Phases:
-    """One inference by the GPU's own clock, in milliseconds: between CUDA events on its stream."""
+    """One inference by the GPU's own clock: the times between CUDA events on its stream, in milliseconds."""
 
     to_gpu_ms: float
     inference_ms: float
@@ -21,8 +21,12 @@ class Phases:
 
 @dataclass(frozen=True)
 class GpuTiming:
-    """call: one inference, until its stream has done all of it; what it covers was asked for.
-    phases: one inference with both copies, measured on the GPU."""
+    """How one inference is timed.
+
+    Attributes:
+        call: one inference, until its stream has done all of it, with the copies that were asked for.
+        phases: one inference with both copies, measured on the GPU.
+    """
 
     call: Callable[[], None]
     phases: Callable[[], Phases]
@@ -33,10 +37,14 @@ class GpuSession(Protocol):
     """A loaded target on a GPU."""
 
     def timed_on_gpu(self, images: np.ndarray, *, cuda_graph: bool, transfers: bool) -> GpuTiming:
-        """As `Session.timed`, and the session's facts say what was asked for.
+        """Return a call like `Session.timed`; the session's facts record what was asked for.
 
-        cuda_graph: the inference is launched as one captured graph; the copies are not part of it.
-        transfers: the call copies the images to the GPU and the outputs back; without, it runs on
-            images that lie there and leaves the outputs there.
-        Raises StageError if the inference cannot be captured.
+        Args:
+            images: uint8 (n, H, W, C).
+            cuda_graph: launch the inference as one captured graph; the copies are not part of it.
+            transfers: let the call copy the images to the GPU and the outputs back; without, it runs on
+                images that are on the GPU and leaves the outputs there.
+
+        Raises:
+            StageError: the inference cannot be captured.
         """

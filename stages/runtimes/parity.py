@@ -1,7 +1,7 @@
 """Whether a freshly built target computes what its source computes.
 
-A coarse net, on a few real images: it catches a wrong layout, a lost normalisation, an operator misread
-or an overflow. What a precision costs in accuracy is measured by the measure stage, on all test images.
+A coarse net, on a few real images: it catches a wrong layout, a lost normalisation, a misread operator or an
+overflow. The measure stage measures what a precision costs in accuracy, on all test images.
 """
 
 from __future__ import annotations
@@ -12,37 +12,39 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.errors import StageError
-from pipeline.machine import usable_cores
 from stages.runtimes.base import Session, Source
 from stages.runtimes.images import as_input, proof_images
 
 LIMITS = {"fp32": 0.01, "fp16": 0.2, "bf16": 0.3, "int8": 1.5}
-"""Largest root-mean-square logit difference, as a share of the spread of the source's logits, where the
-profile says nothing else. Unrelated logits come to about 1.4. INT8 kernels round and saturate each in
-their own way, which may cost accuracy but is no misreading: only nonsense is refused there, the rest is
-measured."""
+"""Largest root-mean-square logit difference, as a share of the spread of the source's logits: the default.
+Unrelated logits come to about 1.4. Each INT8 kernel rounds and saturates in its own way, which may cost
+accuracy but is no misreading: only nonsense is refused there, the rest is measured."""
 
 ROWS_SHARE = 1.0 / 3.0
 """Rows of one target may differ from batch to batch by this share of the limit."""
 
 DOUBTFUL = 0.3
-"""From here on a difference is worth a line in the log."""
+"""A larger difference gets a line in the log."""
 
 BATCHES = (1, 2, 7)
 
 REAL_IMAGES = 64
 
 SPREAD = 1e-6
-"""Logits of a source that differ less than this from image to image prove nothing."""
+"""Logits of a source that differ by less than this from image to image prove nothing."""
 
 
 @dataclass(frozen=True)
 class Agreement:
-    """Over all logits compared: the largest difference, the root mean square of the differences
-    and the spread (standard deviation) of the reference, and the share of equal decisions.
+    """How far a target's logits are from its source's.
 
-    images: compared. rows_rms: root mean square by which the rows at smaller batches differ from those
-    at the largest.
+    Attributes:
+        max_abs: the largest difference of all logits.
+        rms: the root mean square of the differences.
+        reference_std: the spread (standard deviation) of the source's logits.
+        top1_agreement: the share of images with equal decisions, 0..1.
+        images: how many were compared.
+        rows_rms: the root mean square by which rows at smaller batches differ from those at the largest.
     """
 
     max_abs: float
@@ -54,52 +56,61 @@ class Agreement:
 
     @property
     def relative(self) -> float:
-        """`rms` in units of the reference's spread."""
+        """`rms` in units of the source's spread."""
         return self.rms / max(self.reference_std, 1e-6)
 
     @property
     def rows_relative(self) -> float:
+        """`rows_rms` in units of the source's spread."""
         return self.rows_rms / max(self.reference_std, 1e-6)
 
 
 @dataclass(frozen=True)
 class Limits:
-    """relative: of `Agreement.relative`. top1_agreement: least share, 0..1, on real images."""
+    """What an `Agreement` must keep.
+
+    Attributes:
+        relative: the largest `Agreement.relative`.
+        top1_agreement: the least share of equal decisions on real images, 0..1.
+    """
 
     relative: float
     top1_agreement: float = 0.0
 
 
 def source_logits(onnx: Path | bytes, source: Source, images: np.ndarray) -> np.ndarray:
-    """float32 (n, classes) by ONNX Runtime, with no graph optimisation: what the file says."""
-    import onnxruntime
+    """Return a file's logits by ONNX Runtime, without graph optimisation: exactly the graph of the file.
 
-    options = onnxruntime.SessionOptions()
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    options.log_severity_level = 3
-    options.intra_op_num_threads = usable_cores()
-    session = onnxruntime.InferenceSession(
-        onnx if isinstance(onnx, bytes) else str(onnx), options, providers=["CPUExecutionProvider"]
-    )
+    Args:
+        onnx: the file, or its bytes.
+        source: how the file is fed.
+        images: uint8 (n, H, W, C).
+
+    Returns:
+        float32 (n, classes).
+    """
+    from stages.onnx_files.sessions import open_session
+
+    session = open_session(onnx, optimise=False)
     name = session.get_inputs()[0].name
     logits: np.ndarray = session.run(["logits"], {name: as_input(images, source)})[0]
     return logits.astype(np.float32)
 
 
-def compare(found: np.ndarray, reference: np.ndarray) -> Agreement:
-    """Two (n, classes) arrays of logits; a value that is not finite makes the difference infinite."""
-    difference = np.abs(found.astype(np.float64) - reference.astype(np.float64))
+def compare(logits: np.ndarray, reference: np.ndarray) -> Agreement:
+    """Compare two arrays of logits (n, classes); a value that is not finite makes the difference infinite."""
+    difference = np.abs(logits.astype(np.float64) - reference.astype(np.float64))
     finite = bool(np.isfinite(difference).all())
     return Agreement(
         max_abs=float(difference.max()) if finite else float("inf"),
         rms=float(np.sqrt(np.mean(difference**2))) if finite else float("inf"),
         reference_std=float(reference.std()),
-        top1_agreement=float((found.argmax(1) == reference.argmax(1)).mean()),
+        top1_agreement=float((logits.argmax(1) == reference.argmax(1)).mean()),
     )
 
 
 def batches_within(batch_min: int, batch_max: int) -> tuple[int, ...]:
-    """The batch sizes tried: 1, 2 and 7 as far as the target takes them, else its own ends."""
+    """Return the batch sizes to try: 1, 2 and 7 if the target takes them, else its smallest and largest."""
     within = tuple(batch for batch in BATCHES if batch_min <= batch <= batch_max)
     return within or tuple(sorted({batch_min, batch_max}))
 
@@ -107,11 +118,19 @@ def batches_within(batch_min: int, batch_max: int) -> tuple[int, ...]:
 def check(
     session: Session, source: Source, batches: tuple[int, ...], name: str, limits: Limits | None = None
 ) -> Agreement:
-    """Compares a loaded target with its source, and with itself batch by batch.
+    """Compare a loaded target with its source, and with itself batch by batch.
 
-    On the source's real images and two generated ones; on generated ones alone if it has none. Raises
-    StageError if they differ beyond the limits (default: of the precision), or if the target changes its
-    mind with the batch.
+    The images are the source's real ones and two generated ones; without real ones, generated ones.
+
+    Args:
+        session: the loaded target.
+        source: what it was built from.
+        batches: the batch sizes to try.
+        name: what errors name.
+        limits: None: the precision's defaults.
+
+    Raises:
+        StageError: they differ beyond the limits, or an image's logits depend on its batch.
     """
     agreement = find_agreement(session, source, batches, name)
     fault = agreement_fault(agreement, source, batches, name, limits or Limits(LIMITS[source.precision]))
@@ -121,8 +140,12 @@ def check(
 
 
 def find_agreement(session: Session, source: Source, batches: tuple[int, ...], name: str) -> Agreement:
-    """The figures alone. Raises StageError if the logits have another shape than the source's, or if
-    the source does not tell images apart: then equality proves nothing."""
+    """Return the figures of `check`, without a verdict.
+
+    Raises:
+        StageError: the logits have another shape than the source's, or the source gives all images the same
+            logits: then equality proves nothing.
+    """
     largest = max(batches)
     images = proof_images(source, max(2, largest if source.images is None else REAL_IMAGES))
     if len(images) < largest:
@@ -131,31 +154,31 @@ def find_agreement(session: Session, source: Source, batches: tuple[int, ...], n
     _require_spread(reference, source, name)
 
     def run(batch: int, first: int) -> np.ndarray:
-        found = session.logits(np.ascontiguousarray(images[first : first + batch]))
+        logits = session.logits(np.ascontiguousarray(images[first : first + batch]))
         expected = (batch, *reference.shape[1:])
-        if found.shape != expected:
+        if logits.shape != expected:
             raise StageError(
                 f"{name} gives logits of another shape than its source",
                 where=f"batch {batch}",
-                why=f"found {found.shape}, expected {expected}",
+                why=f"found {logits.shape}, expected {expected}",
                 hint="export the model again and build from that: kdpipe build PROFILE",
             )
-        return found
+        return logits
 
-    found = np.zeros(reference.shape, np.float64)
+    logits = np.zeros(reference.shape, np.float64)
     for start in range(0, len(images), largest):
-        first = min(start, len(images) - largest)  # a full batch to the last: an engine may want that
-        found[first : first + largest] = run(largest, first)
-    overall = compare(found, reference)
+        first = min(start, len(images) - largest)  # a full batch to the last: an engine may require that
+        logits[first : first + largest] = run(largest, first)
+    overall = compare(logits, reference)
     worst, rows_rms = overall, 0.0
     for batch in batches:
         rows = run(batch, 0)
-        rows_rms = max(rows_rms, compare(rows, found[:batch]).rms)
+        rows_rms = max(rows_rms, compare(rows, logits[:batch]).rms)
         part = compare(rows, reference[:batch])
         if part.rms > worst.rms:
             worst = part
-    # The spread of one image's logits says little, and so does the share of right ones among one or
-    # two: all images are the yardstick.
+    # The spread of one image's logits means little, and so does the share of equal decisions among one or
+    # two images: these figures are of all images.
     return replace(
         worst,
         reference_std=float(reference.std()),
@@ -168,7 +191,7 @@ def find_agreement(session: Session, source: Source, batches: tuple[int, ...], n
 def agreement_fault(
     agreement: Agreement, source: Source, batches: tuple[int, ...], name: str, limits: Limits
 ) -> StageError | None:
-    """What exceeds its limit, or None. Differences under 1e-4 are nobody's fault."""
+    """Return an error if a figure exceeds its limit, else None. Differences under 1e-4 always pass."""
     kind = "generated" if source.images is None else "real"
     where = f"{agreement.images} {kind} images, batches {', '.join(map(str, batches))}"
     hint = (

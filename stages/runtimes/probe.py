@@ -2,9 +2,9 @@
 
     python -m stages.runtimes.probe tensorrt_rtx
 
-A TensorRT without a driver hands out objects whose next call crashes the process; so the question is put
-where a crash is an answer. Prints one JSON line. Until the package itself, only the standard library and
-light modules of kdpipe are imported.
+Without a driver, TensorRT returns objects whose next call crashes the process; so it is tried in a process
+whose crash is an answer. Prints one JSON line. Before the package, only the standard library and light
+modules of kdpipe are imported.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from typing import Any
 
 from pipeline.child_process import environment, last_line, python_command
 from pipeline.heartbeat import Silence, run_while_alive
+from stages.runtimes.tensorrt.messages import Messages
 
 TIMEOUT_S = 120.0
 """Enough to import a package and try it on a network of one operator, whatever the user's model."""
@@ -27,7 +28,7 @@ TIMEOUT_S = 120.0
 
 @functools.cache
 def ask(package: str) -> dict[str, Any]:
-    """What `answer` told in a subprocess; asked once a process.
+    """Return the result of `answer` in a subprocess; it is started once a process.
 
     `error` (a sentence) is set if the package cannot be used at all.
     """
@@ -36,8 +37,8 @@ def ask(package: str) -> dict[str, Any]:
         return {"error": f"the {package} package did not answer within {TIMEOUT_S:.0f} s"}
     for line in reversed(done.stdout.splitlines()):
         with suppress(ValueError):
-            told: dict[str, Any] = json.loads(line)
-            return told
+            abilities: dict[str, Any] = json.loads(line)
+            return abilities
     end = last_line(done.stderr) or "it wrote nothing to standard error"
     return {"error": f"the {package} package ended its process with status {done.returncode}: {end}"}
 
@@ -51,8 +52,11 @@ def run_module_while_alive(
 
 
 def run_module(module: str, *words: str, timeout_s: float) -> subprocess.CompletedProcess[str] | None:
-    """`python -P -m module words`, run to its end in a process of its own, whatever becomes of it there; None
-    if it took longer. What it prints is kept as text, bytes that are none replaced."""
+    """Run `python -P -m module words` in a process of its own, however that ends.
+
+    Returns:
+        The ended process, its output as text with invalid bytes replaced; None if it took longer.
+    """
     try:
         return subprocess.run(
             python_command(module, *words),
@@ -68,51 +72,50 @@ def run_module(module: str, *words: str, timeout_s: float) -> subprocess.Complet
 
 
 def answer(package: str) -> dict[str, Any]:
-    """`version`, `device` (see `cuda_device`), `builder` and `runs`, each with `..._why_not`."""
-    told: dict[str, Any] = {"device": cuda_device()}
+    """Import the package and try it on a network of one operator.
+
+    Returns:
+        `version`, `device` (see `cuda_device`), `builds` and `runs`, each with `..._why_not`; `error` if the
+        package cannot be imported.
+    """
+    facts: dict[str, Any] = {"device": cuda_device()}
     try:
         trt = importlib.import_module(package)
     except (ImportError, OSError) as error:
-        return {**told, "error": f"the {package} package cannot be imported: {error}"}
-    told["version"] = trt.__version__
-    # What is written so far stands even if the next call brings the process down.
+        return {**facts, "error": f"the {package} package cannot be imported: {error}"}
+    facts["version"] = trt.__version__
+    # This answer counts if the next call crashes the process.
     print(
-        json.dumps({**told, "error": f"{package} {trt.__version__} crashed while it was tried"}), flush=True
+        json.dumps({**facts, "error": f"{package} {trt.__version__} crashed while it was tried"}), flush=True
     )
-    messages: list[str] = []
-
-    class Log(trt.ILogger):  # type: ignore[name-defined]
-        def __init__(self) -> None:
-            trt.ILogger.__init__(self)
-
-        def log(self, severity: Any, message: str) -> None:
-            if int(severity) <= int(trt.ILogger.Severity.ERROR):
-                messages.append(message)
-
-    log = Log()
+    messages = Messages(trt)
     engine = None
+    raised: list[str] = []
     try:
-        engine = _tiny_engine(trt, log)
+        engine = _tiny_engine(trt, messages.logger)
     except (RuntimeError, TypeError) as error:
-        messages.append(str(error))
-    told["builds"] = engine is not None
+        raised = [str(error)]
+    facts["builds"] = engine is not None
     if engine is None:
-        told["builds_why_not"] = _sentence(messages)
-    told["runs"] = False
-    if told["device"].get("error"):
-        told["runs_why_not"] = told["device"]["error"]
+        facts["builds_why_not"] = _sentence([*messages.errors(), *raised])
+    facts["runs"] = False
+    if facts["device"].get("error"):
+        facts["runs_why_not"] = facts["device"]["error"]
     elif engine is not None:
-        messages.clear()
-        loaded = trt.Runtime(log).deserialize_cuda_engine(engine)
-        told["runs"] = loaded is not None and loaded.create_execution_context() is not None
-        if not told["runs"]:
-            told["runs_why_not"] = _sentence(messages)
-    return told
+        messages = Messages(trt)
+        loaded = trt.Runtime(messages.logger).deserialize_cuda_engine(engine)
+        facts["runs"] = loaded is not None and loaded.create_execution_context() is not None
+        if not facts["runs"]:
+            facts["runs_why_not"] = _sentence(messages.errors())
+    return facts
 
 
 def cuda_device() -> dict[str, str]:
-    """The first CUDA device: `name`, `compute_capability`, `driver` (the CUDA version that it
-    supports); or `error`, a sentence."""
+    """Return the facts of the first CUDA device.
+
+    Returns:
+        `name`, `compute_capability`, `driver` (the CUDA version that it supports); or `error`, a sentence.
+    """
     try:
         cuda = ctypes.CDLL("libcuda.so.1")
     except OSError:
@@ -138,9 +141,9 @@ def cuda_device() -> dict[str, str]:
     }
 
 
-def _tiny_engine(trt: Any, log: Any) -> Any:
-    """The engine of a network of one operator, or None if the builder gives none."""
-    builder = trt.Builder(log)
+def _tiny_engine(trt: Any, logger: Any) -> Any:
+    """Build the engine of a network of one operator; None if the builder gives none."""
+    builder = trt.Builder(logger)
     network = builder.create_network(0)
     tensor = network.add_input("input", trt.float32, (1, 4))
     network.mark_output(network.add_activation(tensor, trt.ActivationType.RELU).get_output(0))

@@ -1,4 +1,4 @@
-"""Finds a runtime by name. Light: importing it imports no runtime and nothing heavy.
+"""Runtimes by name. Light: importing it imports no runtime and nothing heavy.
 
 A third party adds a runtime through an entry point of the group `kdpipe.runtimes`; the installed
 packages are searched for those only when a name is not built in.
@@ -36,14 +36,15 @@ CALLS = ("ability_to_build", "ability_to_run", "build", "load")
 
 
 def names() -> tuple[str, ...]:
-    """Every runtime that is built in or installed, sorted; searches the installed packages."""
+    """Return every runtime that is built in or installed, sorted; this searches the installed packages."""
     return tuple(sorted({*BUILT_IN, *plugins.installed(GROUP)}))
 
 
 def get(name: str) -> Runtime:
-    """The runtime called `name`.
+    """Return a runtime by name.
 
-    Raises UsageError if there is none, or if the package that brings it is broken.
+    Raises:
+        UsageError: there is none, or the package that brings it is damaged.
     """
     if name in BUILT_IN:
         runtime: Runtime = importlib.import_module(BUILT_IN[name]).RUNTIME
@@ -64,29 +65,38 @@ def get(name: str) -> Runtime:
 
 
 def target_parts(name: str) -> tuple[str, str]:
-    """`onnxruntime-int8` -> (`onnxruntime`, `int8`)."""
+    """Return the runtime and the precision in a target's name.
+
+    Example:
+        >>> target_parts("onnxruntime-int8")
+        ('onnxruntime', 'int8')
+    """
     runtime, _, precision = name.rpartition("-")
     return runtime, precision
 
 
 def check_target(name: str) -> Runtime:
-    """The runtime of the target `name`; raises UsageError if it does not offer the precision."""
+    """Return the runtime of the target `name`.
+
+    Raises:
+        UsageError: there is no such runtime, or it does not offer the precision.
+    """
     runtime_name, precision = target_parts(name)
     runtime = get(runtime_name)
     if precision in runtime.precisions:
         return runtime
-    offered = ", ".join(f"{runtime_name}-{one}" for one in runtime.precisions)
+    targets = ", ".join(f"{runtime_name}-{offered}" for offered in runtime.precisions)
     raise UsageError(
         f"{runtime_name} does not offer {precision}",
         where=f"targets: {name}",
         why=runtime.not_offered.get(precision, f"its precisions are {', '.join(runtime.precisions)}"),
-        hint=f"choose one of {offered}",
+        hint=f"choose one of {targets}",
     )
 
 
 def _load(point: EntryPoint) -> Runtime:
     where = plugins.place(point)
-    hint = "repair or uninstall that package; docs/reference/runtimes.md tells the interface"
+    hint = "repair or uninstall that package; docs/reference/runtimes.md describes the interface"
     try:
         runtime = plugins.load(point)
     except ImportError as error:
@@ -102,5 +112,5 @@ def _load(point: EntryPoint) -> Runtime:
             why=f"it has no {', no '.join(absent)}" if absent else "it is a class, not an object",
             hint=hint,
         )
-    found: Runtime = runtime
-    return found
+    checked: Runtime = runtime
+    return checked

@@ -1,4 +1,4 @@
-"""What a profile may say of targets and their building."""
+"""The profile's settings of targets and of their building."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from stages.fields import Settings, setting
 PRECISIONS = ("fp32", "fp16", "bf16", "int8")
 
 ENGINES = ("onnxruntime_tensorrt", "tensorrt", "tensorrt_rtx")
-"""Runtimes whose files take batches from `build.batch_min` to `build.batch_max` alone."""
+"""Runtimes whose files take batches from `build.batch_min` to `build.batch_max` only."""
 
 
 def _with_short_form(schema: dict[str, Any]) -> None:
-    """Lets the JSON Schema of a target also take its bare name."""
+    """Let the JSON Schema of a target take its bare name too."""
     full = dict(schema)
     schema.clear()
     schema.update(anyOf=[{"type": "string", "pattern": full["properties"]["name"]["pattern"]}, full])
@@ -38,10 +38,12 @@ class TargetSettings(Settings):
 
     @property
     def runtime(self) -> str:
+        """The part of the name before the precision."""
         return self.name.rpartition("-")[0]
 
     @property
     def precision(self) -> str:
+        """The last part of the name."""
         return self.name.rpartition("-")[2]
 
 
@@ -51,7 +53,7 @@ class BuildSettings(Settings):
     batch_min: int = setting(1, "smallest batch an engine takes", unit="images", ge=1)
     batch_opt: int | None = setting(
         None,
-        "the batch an engine is tuned for: the one you run; null: the first of measure.batch_sizes",
+        "the batch an engine is tuned for: the batch that you run; null: the first of measure.batch_sizes",
         unit="images",
         ge=1,
     )
@@ -59,11 +61,11 @@ class BuildSettings(Settings):
     workspace_mb: int = setting(
         1024, "scratch memory TensorRT may use while it builds and runs", unit="MiB", ge=1
     )
-    optimization_level: int = setting(3, "TensorRT's builder optimisation level", ge=0, le=5)
+    optimization_level: int = setting(3, "TensorRT's builder optimization level", ge=0, le=5)
     timing_cache: bool = setting(True, "keep TensorRT's timings for the next build on this GPU")
     refit: bool = setting(False, "TensorRT engines whose weights can be exchanged; larger and may be slower")
     hardware_compatible: Literal["none", "same_compute_capability", "ampere_plus"] = setting(
-        "none", "GPUs that a TensorRT engine runs on beside the one it is built on; may be slower"
+        "none", "GPUs that a TensorRT engine runs on besides the GPU that it is built on; may be slower"
     )
     version_compatible: bool = setting(
         False, "TensorRT engines for later minor versions too; needs trust_engine_host_code"
@@ -75,7 +77,7 @@ class BuildSettings(Settings):
         list, "GPUs of a TensorRT for RTX engine, e.g. [SM86, SM89]; empty: all that the version supports"
     )
     onnxruntime_optimization: Literal["basic", "extended", "all"] = setting(
-        "extended", "graph optimisation stored in the file; `all` ties it to this CPU"
+        "extended", "graph optimization stored in the file; `all` ties it to this CPU"
     )
 
     keep_float: list[str] = setting(
@@ -90,7 +92,9 @@ class BuildSettings(Settings):
     limit_fp16: float = setting(0.2, "the same of an fp16 target", gt=0.0)
     limit_bf16: float = setting(0.3, "the same of a bf16 target, which has three binary digits fewer", gt=0.0)
     limit_int8: float = setting(
-        1.5, "the same of an int8 target; unrelated logits come to 1.4, for INT8 kernels saturate", gt=0.0
+        1.5,
+        "the same of an int8 target; large because INT8 kernels saturate; unrelated logits come to 1.4",
+        gt=0.0,
     )
     agreement: float = setting(
         30.0, "least share of the real images with the source's class", unit="%", ge=0.0, le=100.0
@@ -101,7 +105,7 @@ class BuildSettings(Settings):
 
     @property
     def batches(self) -> tuple[int, int, int]:
-        """Smallest, tuned for, largest; a profile fills `batch_opt` in, else it is the smallest."""
+        """Smallest, tuned for, largest; a profile sets `batch_opt`, else it is the smallest."""
         return self.batch_min, self.batch_opt or self.batch_min, self.batch_max
 
     @model_validator(mode="after")
@@ -114,7 +118,7 @@ class BuildSettings(Settings):
         return self
 
     @model_validator(mode="after")
-    def _host_code_is_agreed_to(self) -> BuildSettings:
+    def _host_code_is_trusted(self) -> BuildSettings:
         if self.version_compatible and not self.trust_engine_host_code:
             raise ValueError(
                 "version_compatible puts a lean runtime into the engine, native code that runs when the "

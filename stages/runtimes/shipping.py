@@ -1,4 +1,4 @@
-"""What of a built target's folder goes to the device, and its digest. Light."""
+"""Which files of a built target ship to a device, and their digest. Light."""
 
 from __future__ import annotations
 
@@ -8,13 +8,19 @@ from pathlib import Path
 from pipeline.hashing import hash_bytes, hash_file
 
 NOT_SHIPPED = ("timing.cache",)
-"""Files that only speed up the next build; the build stage sets them aside."""
+"""Files that only speed up the next build; the build stage moves them elsewhere."""
 
 
 @dataclass(frozen=True)
 class Shipped:
-    """files: relative to the folder, sorted. sha256: of the file; of several files, that of the
-    lines `SHA256  NAME` for each (what `sha256sum` prints), in order of names."""
+    """The files of a target that ship.
+
+    Attributes:
+        files: relative to the folder, sorted.
+        size_bytes: of all files.
+        sha256: of the file; of several files, that of the lines `SHA256  NAME` for each (the output of
+            `sha256sum`), in order of names.
+    """
 
     files: tuple[str, ...]
     size_bytes: int
@@ -22,7 +28,7 @@ class Shipped:
 
 
 def what_ships(folder: Path) -> Shipped:
-    """Reads and digests the files of a built target's folder."""
+    """Read and digest the files of a built target's folder."""
     names = sorted(
         path.relative_to(folder).as_posix()
         for path in folder.rglob("*")

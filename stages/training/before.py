@@ -9,7 +9,7 @@ from stages.data import load as data_sets
 from stages.data.torchvision import sets as torchvision_sets
 from stages.data.torchvision.table import SETS
 from stages.models import create as models
-from stages.models.feeding import fed
+from stages.models.network_input import network_preprocessing
 from stages.models.settings import ModelSettings
 from stages.training import batches, fabric
 from stages.training import recipe as recipes
@@ -37,7 +37,7 @@ def check(settings: SimpleNamespace, model: ModelSettings, recipe: RecipeSetting
     size = model.image_size or settings.data.image_size
     models.check(model, classes=None, channels=None, image_size=size)
     data_sets.check(settings.data)
-    if settings.data.name in SETS and torchvision_sets.to_be_downloaded(settings.data):
+    if settings.data.name in SETS and torchvision_sets.needs_download(settings.data):
         return
     data = data_sets.load(settings.data)
     batches.refuse_large_batch(recipe, round(len(data.train) * recipe.fraction), section)
@@ -45,5 +45,5 @@ def check(settings: SimpleNamespace, model: ModelSettings, recipe: RecipeSetting
         model,
         classes=len(data.classes),
         channels=data.preprocessing.channels,
-        image_size=fed(model, data.preprocessing).side,
+        image_size=network_preprocessing(model, data.preprocessing).side,
     )

@@ -14,7 +14,7 @@ from pipeline.stage import Progress
 from stages.data.load import DataSet
 from stages.models import card as cards
 from stages.models.borrowed import BorrowedHead
-from stages.models.feeding import fed
+from stages.models.network_input import network_preprocessing
 from stages.models.settings import ModelSettings
 from stages.training.fabric import Compute
 from stages.training.loop import Outcome
@@ -42,7 +42,7 @@ def write(
         best_epoch=outcome.best_epoch,
         epochs=recipe.epochs,
         val_top1=round(outcome.val_top1, 4),
-        preprocessing=fed(model, data.preprocessing),
+        preprocessing=network_preprocessing(model, data.preprocessing),
         borrowed=network.facts if isinstance(network, BorrowedHead) else None,
     )
     cards.save(folder, network, card)

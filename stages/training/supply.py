@@ -10,11 +10,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from stages.data import feed
+from stages.data import batching
 from stages.data.load import DataSet, Split
 from stages.data.preprocessing import Preprocessing
 from stages.data.splits import stratified
-from stages.models.feeding import resize_to
+from stages.models.network_input import resize_to
 from stages.training.settings import RecipeSettings
 
 RESIDENT_BYTES = 1 << 30
@@ -69,7 +69,7 @@ class Supply:
     ) -> Iterator[tuple[Tensor, Tensor]]:
         chosen = self._chosen if order is None else self._chosen[order]
         cuda = self.device.type == "cuda"
-        source = iter(feed.batches(self._split, batch_size, order=chosen, drop_last=drop_last))
+        source = iter(batching.batches(self._split, batch_size, order=chosen, drop_last=drop_last))
         while True:
             begun = time.perf_counter()
             found = next(source, None)

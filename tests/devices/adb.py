@@ -56,15 +56,15 @@ sys.exit(done.returncode)
 
 def stand_in(folder: Path) -> tuple[Path, Path, Path]:
     """(a folder for the PATH with `adb`, the file of the device's state, its /data/local/tmp)."""
-    place, state, home = folder / "bin", folder / "state", folder / "tmp"
-    place.mkdir()
+    binaries, state, home = folder / "bin", folder / "state", folder / "tmp"
+    binaries.mkdir()
     home.mkdir()
     state.write_text("device")
-    program = place / "adb"
+    program = binaries / "adb"
     program.write_text(STAND_IN.format(python=sys.executable, folder=str(home), state=str(state)))
     program.chmod(program.stat().st_mode | stat.S_IXUSR)
-    return place, state, home
+    return binaries, state, home
 
 
-def path_with(place: Path) -> str:
-    return f"{place}{os.pathsep}{os.environ['PATH']}"
+def path_with(binaries: Path) -> str:
+    return f"{binaries}{os.pathsep}{os.environ['PATH']}"

@@ -6,16 +6,16 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.devices.place import Place
+from tests.devices.lab import DeviceLab
 from tests.ssh_server import device_python, ssh_server
 
 
 @pytest.fixture(scope="session")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DeviceLab]:
     folder = tmp_path_factory.mktemp("devices")
     (folder / "ssh").mkdir()
     with ssh_server(folder / "ssh") as server:
-        found = Place(folder, server, device_python(folder / "python", "numpy", "onnxruntime"))
-        made = found.run("package", found.profile({}))
-        assert made.returncode == 0, made.stderr
-        yield found
+        line = DeviceLab(folder, server, device_python(folder / "python", "numpy", "onnxruntime"))
+        packed = line.run("package", line.profile({}))
+        assert packed.returncode == 0, packed.stderr
+        yield line

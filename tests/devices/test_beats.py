@@ -22,6 +22,7 @@ from pipeline.heartbeat import Beat, Silence
 from stages.devices.program import program
 from stages.measuring.settings import MeasureSettings
 from tests.devices.test_there import answer, call
+from tests.errors import raises
 from tests.stages.runtimes.networks import exported
 
 QUICK = MeasureSettings(
@@ -69,8 +70,8 @@ def test_the_beats_of_a_measurement_come_to_the_host(home: Path) -> None:
     slow = MeasureSettings(**{**QUICK, "duration_s": 3.0, "max_duration_s": 3.0}).model_dump(mode="json")
     heard: list[Beat] = []
     with Link("board", settings(home), program()) as link:
-        told = link.ask("measure", heard=heard.append, **{**REQUEST, "settings": slow})
-    assert {"result.json", "predictions.npy", "log.txt"} <= set(told["files"])
+        result = link.ask("measure", heard=heard.append, **{**REQUEST, "settings": slow})
+    assert {"result.json", "predictions.npy", "log.txt"} <= set(result["files"])
     assert "sampling" in {beat.phase for beat in heard}
     assert not list((home / "measured/x").glob("*.beats"))
 
@@ -90,9 +91,9 @@ def is_free(home: Path) -> bool:
 
 def test_a_measurement_that_hangs_is_ended_on_the_device(home: Path) -> None:
     hang(home)
-    told = answer(call(home / "program-new.pyz", "measure", **REQUEST, silence={"step_s": 4, "load_s": 8}))
-    assert told["fault"]["what"] == "Measuring onnxruntime-fp32 hung on the device"
-    assert told["fault"]["why"].startswith("loading the target: no progress and no CPU time used for")
+    result = answer(call(home / "program-new.pyz", "measure", **REQUEST, silence={"step_s": 4, "load_s": 8}))
+    assert result["fault"]["what"] == "Measuring onnxruntime-fp32 hung on the device"
+    assert result["fault"]["why"].startswith("loading the target: no progress and no CPU time used for")
     assert is_free(home)
 
 
@@ -104,8 +105,8 @@ def test_a_measurement_that_hangs_after_its_link_broke_is_ended_by_the_next_call
         time.sleep(0.1)
     first.kill()
     first.communicate()
-    told = answer(call(home / "program-new.pyz", "measure", **REQUEST, silence={"step_s": 4, "load_s": 8}))
-    assert told["fault"]["what"] == "Measuring onnxruntime-fp32 hung on the device"
+    result = answer(call(home / "program-new.pyz", "measure", **REQUEST, silence={"step_s": 4, "load_s": 8}))
+    assert result["fault"]["what"] == "Measuring onnxruntime-fp32 hung on the device"
     assert is_free(home)
 
 
@@ -124,7 +125,7 @@ def test_a_device_that_falls_silent_is_told_with_what_it_was_doing(home: Path) -
         archive.writestr("__main__.py", SILENT)
     heard: list[Beat] = []
     link = Link("board", settings(home), packed.getvalue())
-    with link, pytest.raises(StageError, match="The device fell silent") as caught:
+    with link, raises(StageError, what="The device fell silent") as caught:
         link.ask("measure", heard=heard.append, silence=Silence(3.0, 60.0), **REQUEST)
     assert heard == [Beat("accuracy", 3, 9, "images")]
     assert "accuracy, 3 of 9 images: silent for" in caught.value.why

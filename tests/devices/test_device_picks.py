@@ -29,18 +29,18 @@ def wrong(where: np.ndarray) -> np.ndarray:
     return np.where(where, (LABELS + 1) % 10, LABELS)
 
 
-def left_by_a_device(store: Store, place: Path, count: int, errs_on: np.ndarray) -> None:
+def left_by_a_device(store: Store, base: Path, count: int, errs_on: np.ndarray) -> None:
     """An engine that only the device could build, run on `count` of the images."""
     for folder in ("measure/predictions", "evaluate"):
-        (place / folder).mkdir(parents=True)
-    np.save(place / "measure/predictions/labels.npy", LABELS)
+        (base / folder).mkdir(parents=True)
+    np.save(base / "measure/predictions/labels.npy", LABELS)
     classes = {"predictions": wrong(HARD).tolist()}
-    (place / "evaluate/metrics.json").write_text(json.dumps({"teacher": classes, "student": classes}))
-    inputs = {name: place / name for name in ("measure", "evaluate")}
+    (base / "evaluate/metrics.json").write_text(json.dumps({"teacher": classes, "student": classes}))
+    inputs = {name: base / name for name in ("measure", "evaluate")}
     with store.scratch() as output:
         (output / "predictions").mkdir()
-        context = Context(SimpleNamespace(), inputs, output, work=place)
-        images = accuracy.sent(count, context)
+        context = Context(SimpleNamespace(), inputs, output, work=base)
+        images = accuracy.device_test_set(count, context)
         row: dict[str, Any] = {
             "model": "student",
             "target": TARGET,
@@ -49,9 +49,9 @@ def left_by_a_device(store: Store, place: Path, count: int, errs_on: np.ndarray)
         }
         row |= {"top1": None, "why_not": None, "size_bytes": 1000, "latency": [latency()], **accuracy.NONE}
         if images is not None:
-            (place / "there").mkdir()
-            np.save(place / "there/predictions.npy", wrong(errs_on)[images.chosen])
-        row |= accuracy.figures(TARGET, place / "there", images, context)
+            (base / "there").mkdir()
+            np.save(base / "there/predictions.npy", wrong(errs_on)[images.chosen])
+        row |= accuracy.figures(TARGET, base / "there", images, context)
         document = {
             "device": {"board": "a board", "machine": {"cpu": "a processor", "cores": 4}},
             "settings": {"batch_sizes": [1], "threads": [1]},
@@ -79,8 +79,8 @@ def latency() -> dict[str, Any]:
 
 def picked(store: Store, *gates: dict[str, Any]) -> dict[str, Any]:
     """On all images the float student has 95 %."""
-    (found,) = device_picks(store, "m", {"gates": gates, "judgements": []}, 95.0, pick)
-    return found
+    (pick_there,) = device_picks(store, "m", {"gates": gates, "judgements": []}, 95.0, pick)
+    return pick_there
 
 
 @pytest.fixture
@@ -91,9 +91,9 @@ def store(tmp_path: Path) -> Store:
 def test_accuracy_is_held_against_the_float_student_on_the_same_images(store: Store, tmp_path: Path) -> None:
     left_by_a_device(store, tmp_path, 100, HARD)
     assert top1(wrong(HARD), LABELS)["top1"] == 95.0
-    found = picked(store)
-    assert found["target"] == TARGET, "it errs where the float student does"
-    assert found["front"][0]["top1"] == 50.0
+    pick_there = picked(store)
+    assert pick_there["target"] == TARGET, "it errs where the float student does"
+    assert pick_there["front"][0]["top1"] == 50.0
     (missed,) = picked(store, {"metric": "accuracy", "min": 90})["rejected"]
     assert "misses a gate: accuracy is 50 [" in missed["why"]
 
@@ -102,13 +102,15 @@ def test_gates_reach_an_engine_that_the_host_never_ran(store: Store, tmp_path: P
     left_by_a_device(store, tmp_path, 100, np.arange(ALL) % 20 < 12)
     (missed,) = picked(store, {"metric": "accuracy_drop", "max": 2})["rejected"]
     assert "misses a gate: accuracy_drop against the student is 50 [" in missed["why"]
-    kept = picked(store, {"metric": "accuracy_drop", "max": 90}, {"metric": "latency_p50_ms", "max": 0.001})
-    assert (kept["target"], kept["undecided"]) == (TARGET, []), "a limit on latency is the host's"
+    pick_there = picked(
+        store, {"metric": "accuracy_drop", "max": 90}, {"metric": "latency_p50_ms", "max": 0.001}
+    )
+    assert (pick_there["target"], pick_there["undecided"]) == (TARGET, []), "a limit on latency is the host's"
 
 
 def test_without_images_it_is_said_that_accuracy_is_not_known(store: Store, tmp_path: Path) -> None:
     left_by_a_device(store, tmp_path, 0, HARD)
-    found = picked(store)
-    assert found["target"] is None
-    assert found["reason"] == "the accuracy of no target was measured"
-    assert found["unmeasured"] == [{"target": TARGET, "why": "accuracy_images of the device is 0"}]
+    pick_there = picked(store)
+    assert pick_there["target"] is None
+    assert pick_there["reason"] == "the accuracy of no target was measured"
+    assert pick_there["unmeasured"] == [{"target": TARGET, "why": "accuracy_images of the device is 0"}]

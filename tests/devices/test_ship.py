@@ -12,7 +12,7 @@ import pytest
 
 from stages.devices.there import releases as there
 from tests.command import document
-from tests.devices.place import Place
+from tests.devices.lab import DeviceLab
 from tests.ssh_server import device_python
 
 
@@ -24,75 +24,79 @@ def current(home: Path) -> str:
     return (home / "current").readlink().name
 
 
-def test_ship_list_and_roll_back(place: Place) -> None:
-    home = place.home()
-    profile = place.profile({"board": place.device(home)})
-    assert "nothing was shipped" in place.run("ship", "board", profile, "--list").stdout
-    nothing = place.run("ship", "board", profile, "--rollback")
+def test_ship_list_and_roll_back(lab: DeviceLab) -> None:
+    home = lab.home()
+    profile = lab.profile({"board": lab.device(home)})
+    assert "nothing was shipped" in lab.run("ship", "board", profile, "--list").stdout
+    nothing = lab.run("ship", "board", profile, "--rollback")
     assert nothing.returncode == 2
-    first = document(place.run("ship", "board", profile, "--json"))["current"]
+    first = document(lab.run("ship", "board", profile, "--json"))["current"]
     assert (home / "current" / "predict.py").is_file()
     assert current(home) == first
-    second_run = place.run("ship", "board", profile, "--json", "--set", "package.targets=[onnxruntime-fp32]")
+    second_run = lab.run("ship", "board", profile, "--json", "--set", "package.targets=[onnxruntime-fp32]")
     second = document(second_run)["current"]
     assert second != first
     assert document(second_run)["previous"] == first
     files = [path for path in (home / "releases" / second / "models").rglob("*") if path.is_file()]
     assert document(second_run)["sent_bytes"] < sum(path.stat().st_size for path in files), "models lay there"
-    rolled = place.run("ship", "board", profile, "--rollback", "--json")
+    rolled = lab.run("ship", "board", profile, "--rollback", "--json")
     assert document(rolled)["current"] == first == current(home)
-    listed = document(place.run("ship", "board", profile, "--list", "--json"))
-    assert [(one["digest"], one["current"]) for one in listed["releases"]] == [(second, False), (first, True)]
-    third = document(place.run("ship", "board", profile, "--json", "--keep", "1"))
+    listed = document(lab.run("ship", "board", profile, "--list", "--json"))
+    assert [(release["digest"], release["current"]) for release in listed["releases"]] == [
+        (second, False),
+        (first, True),
+    ]
+    third = document(lab.run("ship", "board", profile, "--json", "--keep", "1"))
     assert third["removed"] == [second]
     assert releases(home) == [first]
 
 
-def test_a_release_that_fails_its_self_test_does_not_become_current(place: Place) -> None:
-    home = place.home()
-    profile = place.profile({"board": place.device(home)})
-    first = document(place.run("ship", "board", profile, "--json"))["current"]
+def test_a_release_that_fails_its_self_test_does_not_become_current(lab: DeviceLab) -> None:
+    home = lab.home()
+    profile = lab.profile({"board": lab.device(home)})
+    first = document(lab.run("ship", "board", profile, "--json"))["current"]
     changed = ["--set", "package.targets=[onnxruntime-int8]"]
-    second = document(place.run("ship", "board", profile, "--json", *changed))["current"]
+    second = document(lab.run("ship", "board", profile, "--json", *changed))["current"]
     golden = home / "releases" / first / "golden" / "onnxruntime-fp32.npy"
     np.save(golden, np.load(golden) + 100.0)
-    rolled = place.run("ship", "board", profile, "--rollback")
+    rolled = lab.run("ship", "board", profile, "--rollback")
     assert rolled.returncode == 1
     assert "does not give its golden outputs" in rolled.stderr
     assert current(home) == second
-    again = place.run("ship", "board", profile, "--json")
+    again = lab.run("ship", "board", profile, "--json")
     assert again.returncode == 0, again.stderr
     assert current(home) == first, "the damaged file was sent anew"
-    bare = place.device(home) | {"python": device_python(place.folder / "bare", "numpy")}
-    refused = place.run("ship", "board", place.profile({"board": bare}), *changed)
+    bare = lab.device(home) | {"python": device_python(lab.folder / "bare", "numpy")}
+    refused = lab.run("ship", "board", lab.profile({"board": bare}), *changed)
     assert refused.returncode == 4
     assert "onnxruntime is not installed" in refused.stderr
     assert current(home) == first
     assert releases(home) == sorted([first, second]), "a release that was in use stays"
     unseen = ["--set", "package.targets=[onnxruntime-fp32]"]
-    refused = place.run("ship", "board", place.profile({"board": bare}), *unseen)
+    refused = lab.run("ship", "board", lab.profile({"board": bare}), *unseen)
     assert refused.returncode == 4
     assert current(home) == first
     assert releases(home) == sorted([first, second]), "one that never was goes again"
 
 
-def test_rollback_goes_back_one_release_at_a_time(place: Place) -> None:
-    home = place.home()
-    profile = place.profile({"board": place.device(home)})
+def test_rollback_goes_back_one_release_at_a_time(lab: DeviceLab) -> None:
+    home = lab.home()
+    profile = lab.profile({"board": lab.device(home)})
     versions = (
         "package.targets=[onnxruntime-fp32]",
         "package.targets=[onnxruntime-int8]",
         "package.targets=[onnxruntime-fp32,onnxruntime-int8]",
     )
     digests = [
-        document(place.run("ship", "board", profile, "--json", "--set", one))["current"] for one in versions
+        document(lab.run("ship", "board", profile, "--json", "--set", release))["current"]
+        for release in versions
     ]
     assert len(set(digests)) == 3
     for expected in (digests[1], digests[0]):
-        rolled = place.run("ship", "board", profile, "--rollback", "--json")
+        rolled = lab.run("ship", "board", profile, "--rollback", "--json")
         assert rolled.returncode == 0, rolled.stderr
         assert current(home) == expected
-    nothing = place.run("ship", "board", profile, "--rollback")
+    nothing = lab.run("ship", "board", profile, "--rollback")
     assert nothing.returncode == 2
     assert "no earlier release" in nothing.stderr
     assert current(home) == digests[0]
@@ -148,18 +152,18 @@ def test_there_is_a_release_in_use_at_every_moment(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("runtime", ["openvino", "ncnn"])
-def test_the_self_test_on_the_device_runs_every_runtime_that_is_there(place: Place, runtime: str) -> None:
+def test_the_self_test_on_the_device_runs_every_runtime_that_is_there(lab: DeviceLab, runtime: str) -> None:
     pytest.importorskip(runtime)
-    python = device_python(place.folder / f"with {runtime}", "numpy", "onnxruntime", runtime)
-    device = place.device(place.home()) | {"python": python}
-    profile = place.profile({"board": device, "plain": place.device(place.home())}, package={"targets": None})
+    python = device_python(lab.folder / f"with {runtime}", "numpy", "onnxruntime", runtime)
+    device = lab.device(lab.home()) | {"python": python}
+    profile = lab.profile({"board": device, "plain": lab.device(lab.home())}, package={"targets": None})
     targets = f"targets=[onnxruntime-fp32,{runtime}-fp32]"
-    shipped = place.run("ship", "board", profile, "--json", "--set", targets)
+    shipped = lab.run("ship", "board", profile, "--json", "--set", targets)
     assert shipped.returncode == 0, shipped.stderr
-    said = "\n".join(document(shipped)["self_test"])
+    output = "\n".join(document(shipped)["self_test"])
     for target in ("onnxruntime-fp32", f"{runtime}-fp32"):
-        assert f"{target}: passed" in said
-    without = place.run("ship", "plain", profile, "--json", "--set", targets)
+        assert f"{target}: passed" in output
+    without = lab.run("ship", "plain", profile, "--json", "--set", targets)
     assert without.returncode == 0, without.stderr
     assert f"{runtime}-fp32: not tested, {runtime} is not installed" in "\n".join(
         document(without)["self_test"]

@@ -32,9 +32,9 @@ def pyz(tmp_path: Path) -> Path:
 
 
 def call(pyz: Path, verb: str, **request: Any) -> subprocess.Popen[bytes]:
-    asked = pyz.with_suffix(".json")
-    asked.write_text(json.dumps({"folder": str(pyz.parent), **request}), encoding="utf-8")
-    with asked.open("rb") as stream:
+    request_file = pyz.with_suffix(".json")
+    request_file.write_text(json.dumps({"folder": str(pyz.parent), **request}), encoding="utf-8")
+    with request_file.open("rb") as stream:
         return subprocess.Popen(
             [sys.executable, str(pyz), verb], stdin=stream, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
         )
@@ -43,8 +43,8 @@ def call(pyz: Path, verb: str, **request: Any) -> subprocess.Popen[bytes]:
 def answer(child: subprocess.Popen[bytes]) -> dict[str, Any]:
     out, _ = child.communicate()
     assert child.returncode == 0, "it goes on to its end"
-    found: dict[str, Any] = json.loads(out.rpartition(ANSWER)[2])
-    return found
+    content: dict[str, Any] = json.loads(out.rpartition(ANSWER)[2])
+    return content
 
 
 def test_a_measurement_outlives_the_link_and_stays_the_only_one(pyz: Path) -> None:
@@ -52,15 +52,15 @@ def test_a_measurement_outlives_the_link_and_stays_the_only_one(pyz: Path) -> No
     images = home / "bundle" / "golden" / "inputs.npy"
     images.parent.mkdir(parents=True)
     os.mkfifo(images)  # the process that measures waits for its images
-    asked: dict[str, Any] = {"target": "onnxruntime-fp32", "place": "measured/x/onnxruntime-fp32"}
-    asked |= {"bundle": "bundle", "onnx": None, "images": None, "timings": "timings"}
-    child = call(pyz, "measure", **asked)
+    request: dict[str, Any] = {"target": "onnxruntime-fp32", "place": "measured/x/onnxruntime-fp32"}
+    request |= {"bundle": "bundle", "onnx": None, "images": None, "timings": "timings"}
+    child = call(pyz, "measure", **request)
     with images.open("wb"):  # opens once there is a reader
         child.send_signal(signal.SIGHUP)
-    told = answer(child)
-    assert "ended without a result" in told["fault"]["what"], "no image came"
+    answered = answer(child)
+    assert "ended without a result" in answered["fault"]["what"], "no image came"
 
-    child = call(pyz, "measure", **asked)
+    child = call(pyz, "measure", **request)
     with (home / "measured/x/onnxruntime-fp32.lock").open("ab") as lock:
         with images.open("wb"):
             child.kill()
@@ -81,8 +81,8 @@ def test_what_was_abandoned_long_ago_goes(pyz: Path) -> None:
     os.utime(home / "releases" / "whole", (LONG_AGO, LONG_AGO))
     assert answer(call(pyz, "have", files={})) == {"present": [], "partial": {}}
     left = {path.relative_to(home).as_posix() for path in home.rglob("*") if path.suffix != ".json"}
-    kept = {"received", "received/new.part", "measured", "measured/new", "releases", "releases/whole"}
-    assert left == kept | {pyz.name, "program-other.pyz"}
+    remaining = {"received", "received/new.part", "measured", "measured/new", "releases", "releases/whole"}
+    assert left == remaining | {pyz.name, "program-other.pyz"}
 
 
 def test_a_fault_of_the_disk_is_told_and_not_taken_for_damage(tmp_path: Path) -> None:
@@ -91,20 +91,20 @@ def test_a_fault_of_the_disk_is_told_and_not_taken_for_damage(tmp_path: Path) ->
     home.mkdir()
     (sources / "model.onnx").write_bytes(b"x" * 100)
     (home / "received").write_text("in the way")  # nothing can be written there
-    told: list[str] = []
+    answered: list[str] = []
     settings = {"url": "local", "python": sys.executable, "folder": str(home)}
     with Link("board", settings, program()) as link, pytest.raises(StageError) as caught:
-        deliver(link, items_of(sources), "releases/x", told.append)
+        deliver(link, items_of(sources), "releases/x", answered.append)
     assert "cannot read or write" in caught.value.what
-    assert told == []
+    assert answered == []
 
 
 def _python(version: str) -> str:
     """The Python of that version on this machine, or "" if it has none that starts."""
-    found = shutil.which(f"python{version}")
-    if not found or subprocess.run([found, "--version"], capture_output=True, check=False).returncode:
+    path = shutil.which(f"python{version}")
+    if not path or subprocess.run([path, "--version"], capture_output=True, check=False).returncode:
         return ""
-    return found
+    return path
 
 
 @pytest.mark.parametrize("python", [sys.executable, "3.10"], ids=["this Python", "Python 3.10"])
@@ -119,7 +119,7 @@ def test_nothing_in_the_home_folder_is_imported(
     settings = {"url": "local", "python": python, "folder": "kdpipe"}
     with Link("board", settings, program()) as link:
         link.reach()
-        told = link.facts()
-    assert "of the working folder" not in json.dumps(told)
+        answered = link.facts()
+    assert "of the working folder" not in json.dumps(answered)
     if python == sys.executable:
-        assert told["numpy"]["version"] == np.__version__
+        assert answered["numpy"]["version"] == np.__version__

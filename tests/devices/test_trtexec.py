@@ -12,16 +12,16 @@ import pytest
 from tests.command import document
 from tests.devices import trtexec
 from tests.devices.adb import path_with
-from tests.devices.place import Place
+from tests.devices.lab import DeviceLab
 
 TARGET = "tensorrt-fp16"
 
 
-def profile(place: Place, home: Path, **measure: Any) -> Path:
-    board = {"url": "local", "python": place.python, "folder": str(home), "targets": [TARGET]}
-    settings = {**place.settings, "measure": {**place.settings["measure"], **measure}}
+def profile(lab: DeviceLab, home: Path, **measure: Any) -> Path:
+    board = {"url": "local", "python": lab.python, "folder": str(home), "targets": [TARGET]}
+    settings = {**lab.settings, "measure": {**lab.settings["measure"], **measure}}
     settings["targets"] = [*settings["targets"], TARGET]
-    return place.profile({"board": board}, **settings)
+    return lab.profile({"board": board}, **settings)
 
 
 def commands(folder: Path, word: str) -> list[str]:
@@ -31,11 +31,11 @@ def commands(folder: Path, word: str) -> list[str]:
 
 @pytest.mark.parametrize(("version", "name"), [(101300, "10.13.0"), (110100, "11.1.0")])
 def test_an_engine_is_built_timed_and_judged_by_trtexec(
-    place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, version: int, name: str
+    lab: DeviceLab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, version: int, name: str
 ) -> None:
     folder = trtexec.stand_in(tmp_path / "bin", version)
     monkeypatch.setenv("PATH", path_with(folder))
-    ran = place.run("device", "measure", "board", profile(place, tmp_path / "home"), "--json")
+    ran = lab.run("device", "measure", "board", profile(lab, tmp_path / "home"), "--json")
     assert ran.returncode == 0, ran.stderr
     (device,) = document(ran)["devices"]
     (row,) = device["rows"]
@@ -58,12 +58,12 @@ def test_an_engine_is_built_timed_and_judged_by_trtexec(
 
 @pytest.mark.parametrize("version", [101300, 110100])
 def test_graphs_and_copies_are_as_the_profile_says(
-    place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, version: int
+    lab: DeviceLab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, version: int
 ) -> None:
     folder = trtexec.stand_in(tmp_path / "bin", version)
     monkeypatch.setenv("PATH", path_with(folder))
-    wanted = profile(place, tmp_path / "home", cuda_graph=True, transfers=False)
-    ran = place.run("device", "measure", "board", wanted, "--json")
+    path = profile(lab, tmp_path / "home", cuda_graph=True, transfers=False)
+    ran = lab.run("device", "measure", "board", path, "--json")
     assert ran.returncode == 0, ran.stderr
     (row,) = document(ran)["devices"][0]["rows"]
     assert row["facts"]["transfers"] == "left out"
@@ -75,12 +75,12 @@ def test_graphs_and_copies_are_as_the_profile_says(
 
 
 def test_an_engine_for_larger_batches_is_given_none_that_is_smaller(
-    place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    lab: DeviceLab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PATH", path_with(trtexec.stand_in(tmp_path / "bin", 110100)))
     batches = {"batch_min": 4, "batch_opt": 4, "batch_max": 8}
-    wanted = profile(place, tmp_path / "home", batch_sizes=[4])
-    ran = place.run("device", "measure", "board", wanted, "--json", "--set", f"build={json.dumps(batches)}")
+    path = profile(lab, tmp_path / "home", batch_sizes=[4])
+    ran = lab.run("device", "measure", "board", path, "--json", "--set", f"build={json.dumps(batches)}")
     assert ran.returncode == 0, ran.stderr
     (row,) = document(ran)["devices"][0]["rows"]
     assert row["accuracy_images"] % 8, "the last images are fewer than a batch"
@@ -88,7 +88,7 @@ def test_an_engine_for_larger_batches_is_given_none_that_is_smaller(
 
 
 @pytest.mark.parametrize(
-    ("fault", "said"),
+    ("fault", "message"),
     [
         ("build", "could not find any implementation for node Conv_0"),
         ("silent", "PASSED"),
@@ -96,11 +96,11 @@ def test_an_engine_for_larger_batches_is_given_none_that_is_smaller(
     ],
 )
 def test_what_trtexec_says_is_told(
-    place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: str, said: str
+    lab: DeviceLab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: str, message: str
 ) -> None:
     folder = trtexec.stand_in(tmp_path / "bin", 101300, fault)
     monkeypatch.setenv("PATH", path_with(folder))
-    ran = place.run("device", "measure", "board", profile(place, tmp_path / "home"), "--force")
+    ran = lab.run("device", "measure", "board", profile(lab, tmp_path / "home"), "--force")
     assert ran.returncode == 1
-    assert said in ran.stderr
+    assert message in ran.stderr
     assert "Traceback" not in ran.stderr

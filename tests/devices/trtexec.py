@@ -37,59 +37,59 @@ def fail(why):
     print(f"[11/20/2026-10:00:00] [E] {{why}}")
     print(f"&&&& FAILED TensorRT.trtexec [TensorRT v{{VERSION}}] [b35] # {{line}}")
     sys.exit(1)
-told = {{}}
+options = {{}}
 for word in sys.argv[1:]:
     name, _, value = word.removeprefix("--").partition("=")
     if name not in KNOWN or not word.startswith("--"):
         fail(f"Unknown option: {{word}}")
-    told[name] = value
+    options[name] = value
 def shape(text):
     name, _, sizes = text.partition(":")
     return name, [int(size) for size in sizes.split("x")]
 def passed():
     print(f"&&&& PASSED TensorRT.trtexec [TensorRT v{{VERSION}}] [b35] # {{line}}")
     sys.exit(0)
-if "onnx" in told:
+if "onnx" in options:
     if {fault!r} == "build":
         fail("Error[10]: IBuilder::buildSerializedNetwork: could not find any implementation for node Conv_0")
     if {fault!r} == "silent":
         passed()
-    if "timingCacheFile" in told:
-        before = os.path.exists(told["timingCacheFile"])
+    if "timingCacheFile" in options:
+        before = os.path.exists(options["timingCacheFile"])
         print("[I] Loaded timing cache" if before else "[W] Could not read timing cache: it is made anew")
-        open(told["timingCacheFile"], "ab").write(b"timings")
-    profile = [shape(told[name])[1][0] for name in ("minShapes", "maxShapes")]
-    content = open(told["onnx"], "rb").read()
-    open(told["saveEngine"], "wb").write(bytes(profile) + content)
+        open(options["timingCacheFile"], "ab").write(b"timings")
+    profile = [shape(options[name])[1][0] for name in ("minShapes", "maxShapes")]
+    content = open(options["onnx"], "rb").read()
+    open(options["saveEngine"], "wb").write(bytes(profile) + content)
     passed()
 import numpy as np
 import onnxruntime
-engine = open(told["loadEngine"], "rb").read()
-name, sizes = shape(told["shapes"])
+engine = open(options["loadEngine"], "rb").read()
+name, sizes = shape(options["shapes"])
 if not engine[0] <= sizes[0] <= engine[1]:
     fail(f"Error[3]: setInputShape: dimension 0 of {{name}} is outside the profile")
 session = onnxruntime.InferenceSession(engine[2:], providers=["CPUExecutionProvider"])
 kind = {{"tensor(uint8)": np.uint8, "tensor(float)": np.float32}}[session.get_inputs()[0].type]
-loaded_name, _, file = told["loadInputs"].partition(":")
+loaded_name, _, file = options["loadInputs"].partition(":")
 raw = open(file, "rb").read()
 if loaded_name != name or len(raw) != math.prod(sizes) * np.dtype(kind).itemsize:
     fail("Error: Expected: %d bytes, got %d bytes in input file" % (math.prod(sizes), len(raw)))
 images = np.frombuffer(raw, kind).reshape(sizes)
-graphs = ("noCudaGraph" not in told) if ELEVEN else ("useCudaGraph" in told)
-copies = ("includeDataTransfers" in told) if ELEVEN else ("noDataTransfers" not in told)
+graphs = ("noCudaGraph" not in options) if ELEVEN else ("useCudaGraph" in options)
+copies = ("includeDataTransfers" in options) if ELEVEN else ("noDataTransfers" not in options)
 print(f"[I] CUDA Graph: {{'Enabled' if graphs else 'Disabled'}}")
 names = [output.name for output in session.get_outputs()]
-until = time.perf_counter() + float(told["duration"])
+until = time.perf_counter() + float(options["duration"])
 times = []
-while len(times) < int(told["iterations"]) or time.perf_counter() < until:
+while len(times) < int(options["iterations"]) or time.perf_counter() < until:
     begun = time.perf_counter()
     outputs = session.run(None, {{name: images}})
     took = (time.perf_counter() - begun) * 1e3
     times.append((begun * 1e3, took))
     if len(times) >= 2000:
         break
-if "exportTimes" in told:
-    with open(told["exportTimes"], "w") as out:
+if "exportTimes" in options:
+    with open(options["exportTimes"], "w") as out:
         out.write("[\\n")
         separator = "  "
         for begun, took in times:
@@ -102,8 +102,8 @@ if "exportTimes" in told:
             out.write(separator + "{{ " + text + " }}\\n")
             separator = ", "
         out.write("]\\n")
-if "exportOutput" in told:
-    with open(told["exportOutput"], "w") as out:
+if "exportOutput" in options:
+    with open(options["exportOutput"], "w") as out:
         out.write("[\\n")
         separator = "  "
         for name, values in zip(names, outputs):
@@ -123,7 +123,7 @@ passed()
 def stand_in(folder: Path, version: int, fault: str = "") -> Path:
     """A folder for the PATH that holds `trtexec`; its command lines are kept in `commands.txt` there.
 
-    version: as its banner tells it, e.g. 101300. fault: `build` (it fails), `silent` (it passes and leaves no
+    version: like in its banner, e.g. 101300. fault: `build` (it fails), `silent` (it passes and leaves no
     engine), `nan` (the outputs are not numbers).
     """
     folder.mkdir(parents=True, exist_ok=True)

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from pipeline.child_process import environment, last_line, python_code, python_command, safe_path
-from pipeline.comparing.parallel_commands import Job, run_jobs
+from pipeline.comparing.parallel_commands import CommandLine, run_command_lines
 from tests.command import ROOT, STARTER, kdpipe, statuses, write_profile
 from tests.traps import lay_traps
 
@@ -76,8 +76,10 @@ def test_training_processes_import_nothing_from_the_working_folder(tmp_path: Pat
 def test_jobs_import_nothing_from_the_working_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(lay_traps(tmp_path / "work"))
     codes: list[tuple[int, dict[str, Any]]] = []
-    jobs = [Job("show", ("show", "resnet_to_mobilenet", "--json"))]
-    run_jobs(jobs, 1, [], tmp_path, lambda job, code, document, seconds: codes.append((code, document)))
+    command_lines = [CommandLine("show", ("show", "resnet_to_mobilenet", "--json"))]
+    run_command_lines(
+        command_lines, 1, [], tmp_path, lambda _line, code, document, seconds: codes.append((code, document))
+    )
     assert [code for code, _ in codes] == [0], codes
 
 
@@ -205,8 +207,8 @@ def test_the_last_line_of_a_process_names_its_exception(code: str, expected: str
 
 def test_a_command_without_a_document_is_reported_with_its_exception(tmp_path: Path) -> None:
     documents: list[dict[str, Any]] = []
-    run_jobs(
-        [Job("broken", ("plan", "any.yaml", "--json"), profile=_Unreadable())],  # type: ignore[arg-type]
+    run_command_lines(
+        [CommandLine("broken", ("plan", "any.yaml", "--json"), profile=_Unreadable())],  # type: ignore[arg-type]
         1,
         [],
         tmp_path,

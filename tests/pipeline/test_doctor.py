@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 
 from pipeline import doctor, machine
-from pipeline.commands.doctor import in_words
+from pipeline.commands.doctor import doctor_text
 from pipeline.errors import UsageError
 from pipeline.store.file_system import try_file_system
 from pipeline.store.store import Store
-from stages import STAGES, TRIAL
+from stages import REPORTED_DISTRIBUTIONS, STAGES, TRIAL
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -38,7 +38,7 @@ class TestFacts:
         versions = doctor.distribution_versions()
         assert versions["torch"] is not None
         assert versions["torch"][0].isdigit()
-        assert set(versions) == set(doctor.DISTRIBUTIONS)
+        assert set(versions) == set(REPORTED_DISTRIBUTIONS)
 
     def test_two_packages_of_one_folder_are_a_warning(self) -> None:
         assert doctor.version_conflicts({"onnxruntime": "1.31.1", "onnxruntime-gpu": None}) == []
@@ -107,7 +107,7 @@ class TestTrials:
         (facts,) = trial("runtime", "onnxruntime")
         assert facts["can_build"]
         assert facts["can_run"]
-        assert facts["precisions"] == ["fp32", "int8"]
+        assert facts["targets"] == ["onnxruntime-fp32", "onnxruntime-int8"]
 
     def test_a_trial_that_dies_is_an_answer(self) -> None:
         lines, ending = doctor.run_trial("runtime", "no_such_runtime")
@@ -141,11 +141,11 @@ class TestWhole:
         assert report["build"]["max_difference"] < 1e-4
         assert "exporting a small network" in whole.stderr
 
-    def test_in_words(self, whole: subprocess.CompletedProcess[str]) -> None:
+    def test_text(self, whole: subprocess.CompletedProcess[str]) -> None:
         facts = json.loads(whole.stdout)
-        text = in_words(facts)
+        text = doctor_text(facts)
         assert "every stage can run here" in text
         assert "onnxruntime-fp32" in text
         facts["stages"][0].update(can=False, why_not="ImportError: no torch")
         facts.update(problems=doctor.core_problems(facts), core=False)
-        assert "cannot all run here:\n  stage train: ImportError: no torch" in in_words(facts)
+        assert "cannot all run here:\n  stage train: ImportError: no torch" in doctor_text(facts)

@@ -41,10 +41,10 @@ class Notes(Silent):
 def _settings(*targets: str | tuple[str, bool], **changes: Any) -> SimpleNamespace:
     """A pair says whether the target is required."""
     pairs = [(target, False) if isinstance(target, str) else target for target in targets]
-    told = {"batch_max": 8, "workspace_mb": 256, **changes}
+    fields = {"batch_max": 8, "workspace_mb": 256, **changes}
     return SimpleNamespace(
         targets=[SimpleNamespace(name=name, required=required) for name, required in pairs],
-        build=BuildSettings(**told),
+        build=BuildSettings(**fields),
     )
 
 
@@ -202,7 +202,7 @@ def test_only_logits_disprove_a_target(place: str, error: str, tmp_path: Path, p
     code = numpy_runtime(name).replace("import shutil", "import shutil\n    from pipeline import errors")
     first = {
         "load": 'return Session(folder / "model.onnx", source)',
-        "logits": 'found = self.evaluator.run(["logits"], {"input": as_input(images, self.source)})[0]',
+        "logits": 'logits = self.evaluator.run(["logits"], {"input": as_input(images, self.source)})[0]',
     }[place]
     assert first in code
     install_plugin(plugin_folder, name, code.replace(first, refusal))

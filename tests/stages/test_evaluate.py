@@ -20,11 +20,11 @@ from tests.stages.training import tiny
 def inputs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     teacher = tiny.context(tmp_path_factory.mktemp("teacher"), tiny.settings("train"))
     train.run(teacher)
-    found = {"train": teacher.output}
+    artefacts = {"train": teacher.output}
     settings = tiny.settings("distill", distill={"baseline": True, "epochs": 4})
-    student = tiny.context(tmp_path_factory.mktemp("student"), settings, inputs=found)
+    student = tiny.context(tmp_path_factory.mktemp("student"), settings, inputs=artefacts)
     distill.run(student)
-    return {**found, "distill": student.output}
+    return {**artefacts, "distill": student.output}
 
 
 @pytest.fixture(scope="module")
@@ -32,14 +32,14 @@ def report(inputs: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) ->
     context = tiny.context(tmp_path_factory.mktemp("judged"), tiny.settings("evaluate"), inputs=inputs)
     metrics = evaluate.run(context)
     assert set(tiny.contents(context.output)) == {"metrics.json"}
-    found: dict[str, Any] = json.loads((context.output / "metrics.json").read_text())
-    assert metrics["student_top1"] == found["student"]["top1"]
-    assert metrics["distillation_verdict"] == found["distillation"]["verdict"]
-    return found
+    document: dict[str, Any] = json.loads((context.output / "metrics.json").read_text())
+    assert metrics["student_top1"] == document["student"]["top1"]
+    assert metrics["distillation_verdict"] == document["distillation"]["verdict"]
+    return document
 
 
-def _answers(folder: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Logits and labels of the test split, image by image, in float64 arithmetic outside the network."""
+def _logits_and_labels(folder: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Return logits and labels of the test split; the arithmetic outside the network is float64."""
     data = load(tiny.settings("evaluate").data)
     network, card = cards.load(folder)
     facts = card.preprocessing
@@ -59,26 +59,26 @@ def test_figures_are_those_of_a_plain_computation(
         "student": inputs["distill"],
         "baseline": inputs["distill"] / "baseline",
     }
-    logits, labels = _answers(folders[role])
-    found = report[role]
+    logits, labels = _logits_and_labels(folders[role])
+    figures = report[role]
     predictions = logits.argmax(axis=1)
     probabilities = np.exp(logits - logits.max(axis=1, keepdims=True))
     probabilities /= probabilities.sum(axis=1, keepdims=True)
-    assert found["predictions"] == predictions.tolist()
-    assert found["top1"] == pytest.approx(100 * (predictions == labels).mean(), abs=1e-5)
-    assert found["top5"] == pytest.approx(100 * top_k_accuracy_score(labels, logits, k=5), abs=1e-5)
-    assert found["loss"] == pytest.approx(log_loss(labels, probabilities), abs=1e-4)
-    assert found["confusion"] == confusion_matrix(labels, predictions).tolist()
-    low, high = found["top1_ci"]
-    assert low < found["top1"] < high
-    assert 0.0 <= found["ece"] <= 1.0
-    for label, entry in enumerate(found["per_class"]):
-        mine = labels == label
+    assert figures["predictions"] == predictions.tolist()
+    assert figures["top1"] == pytest.approx(100 * (predictions == labels).mean(), abs=1e-5)
+    assert figures["top5"] == pytest.approx(100 * top_k_accuracy_score(labels, logits, k=5), abs=1e-5)
+    assert figures["loss"] == pytest.approx(log_loss(labels, probabilities), abs=1e-4)
+    assert figures["confusion"] == confusion_matrix(labels, predictions).tolist()
+    low, high = figures["top1_ci"]
+    assert low < figures["top1"] < high
+    assert 0.0 <= figures["ece"] <= 1.0
+    for label, entry in enumerate(figures["per_class"]):
+        of_class = labels == label
         assert entry["class"] == str(label)
-        assert entry["images"] == mine.sum()
-        assert entry["top1"] == pytest.approx(100 * (predictions[mine] == label).mean(), abs=1e-5)
-    assert found["parameters"] == cards.read_card(folders[role]).parameters
-    assert found["macs"] > 0
+        assert entry["images"] == of_class.sum()
+        assert entry["top1"] == pytest.approx(100 * (predictions[of_class] == label).mean(), abs=1e-5)
+    assert figures["parameters"] == cards.read_card(folders[role]).parameters
+    assert figures["macs"] > 0
 
 
 def test_agreement_is_the_share_of_equal_predictions(report: dict[str, Any]) -> None:
@@ -135,11 +135,11 @@ def test_neither_batch_size_nor_training_precision_changes_the_figures(
     inputs: dict[str, Path], report: dict[str, Any], tmp_path: Path
 ) -> None:
     settings = tiny.settings("evaluate", evaluate={"batch_size": 37}, compute={"precision": "bf16"})
-    told = tiny.Recorder()
-    context = tiny.context(tmp_path, settings, inputs=inputs, progress=told)
+    recorder = tiny.Recorder()
+    context = tiny.context(tmp_path, settings, inputs=inputs, progress=recorder)
     evaluate.run(context)
     other = json.loads((context.output / "metrics.json").read_text())
     for role in ("teacher", "student", "baseline"):
         assert other[role]["predictions"] == report[role]["predictions"]
         assert other[role]["loss"] == pytest.approx(report[role]["loss"], abs=1e-5)
-    assert told.updates[-1][0] == told.updates[-1][1] == 3 * report["images"]
+    assert recorder.updates[-1][0] == recorder.updates[-1][1] == 3 * report["images"]

@@ -39,15 +39,15 @@ def test_the_artefact_is_as_documented(trained: Path) -> None:
         rows = list(csv.DictReader(file))
     assert list(rows[0]) == ["epoch", "learning_rate", "train_loss", "train_top1", "val_loss", "val_top1"]
     assert [row["epoch"] for row in rows] == ["1", "2", "3"]
-    kept = rows[facts["best_epoch"] - 1]
-    assert float(kept["val_top1"]) == pytest.approx(facts["val_top1"], abs=1e-3)
+    best = rows[facts["best_epoch"] - 1]
+    assert float(best["val_top1"]) == pytest.approx(facts["val_top1"], abs=1e-3)
     weights = load_file(trained / "model.safetensors")
     assert all(value.dtype == torch.float32 for value in weights.values() if value.is_floating_point())
     network, card = cards.load(trained)
     assert card.parameters == sum(parameter.numel() for parameter in network.parameters())
 
 
-def test_metrics_tell_what_was_reached_and_how_fast(tmp_path: Path) -> None:
+def test_metrics_report_accuracy_and_speed(tmp_path: Path) -> None:
     metrics = train.run(tiny.context(tmp_path, tiny.settings("train", train={"epochs": 1})))
     assert metrics["best_epoch"] == 1
     assert metrics["device"] == "cpu"
@@ -110,10 +110,10 @@ CONTRARY: dict[str, tuple[dict[str, Any], type[UsageError], str]] = {
 def test_faults_are_found_before_anything_runs(case: str) -> None:
     if case == "devices" and (os.cpu_count() or 1) < 2:
         pytest.skip("this machine has one core")
-    changes, kind, said = CONTRARY[case]
+    changes, kind, message = CONTRARY[case]
     with pytest.raises(kind) as caught:
         train.check(tiny.settings("train", **changes))
-    assert said in str(caught.value)
+    assert message in str(caught.value)
     assert caught.value.hint
 
 
@@ -137,20 +137,20 @@ from stages import train
 from stages.training import checkpoint
 from tests.stages.training import tiny
 
-checkpoint.EVERY_S = 0.0  # a checkpoint after every epoch, though each takes but a moment
+checkpoint.EVERY_S = 0.0  # a checkpoint after every epoch, although epochs are short
 
-class Told:
+class Printing:
     def update(self, done, total, unit="", **figures):
         print(figures["epoch"], flush=True)
     def note(self, text):
         pass
 
-train.run(tiny.context(Path(sys.argv[1]), tiny.settings("train", train={"epochs": 9}), progress=Told()))
+train.run(tiny.context(Path(sys.argv[1]), tiny.settings("train", train={"epochs": 9}), progress=Printing()))
 """
 
 
 def test_a_killed_run_goes_on_to_the_same_end(tmp_path: Path) -> None:
-    """A real process and SIGKILL; then the stage is run again over the same work folder."""
+    """Kill a real process with SIGKILL, then run the stage again with the same work folder."""
     root = Path(train.__file__).parent.parent
     folder = tmp_path / "killed"
     process = subprocess.Popen(
@@ -166,11 +166,11 @@ def test_a_killed_run_goes_on_to_the_same_end(tmp_path: Path) -> None:
     assert list((folder / "work").glob("epoch-*.pt"))
 
     (folder / "output").rmdir()
-    told = tiny.Recorder()
+    recorder = tiny.Recorder()
     short = tiny.settings("train", train={"epochs": 9})
-    resumed = tiny.context(folder, short, progress=told)
+    resumed = tiny.context(folder, short, progress=recorder)
     train.run(resumed)
-    assert any("goes on after epoch" in note for note in told.notes)
+    assert any("goes on after epoch" in note for note in recorder.notes)
     undisturbed = tiny.context(tmp_path / "undisturbed", short)
     train.run(undisturbed)
     assert tiny.contents(resumed.output) == tiny.contents(undisturbed.output)
@@ -184,8 +184,8 @@ def test_a_checkpoint_of_other_settings_is_not_gone_on_from(
         train.run(tiny.context(tmp_path, tiny.settings("train", seed=9), progress=tiny.Recorder(200)))
     assert list((tmp_path / "work").glob("epoch-*.pt"))
     (tmp_path / "output").rmdir()
-    told = tiny.Recorder()
-    context = tiny.context(tmp_path, tiny.settings("train"), progress=told)
+    recorder = tiny.Recorder()
+    context = tiny.context(tmp_path, tiny.settings("train"), progress=recorder)
     train.run(context)
-    assert "another training" in told.notes[0]
+    assert "another training" in recorder.notes[0]
     assert tiny.contents(context.output) == tiny.contents(trained)

@@ -1,4 +1,4 @@
-"""Downloads of torchvision's sets, by torchvision: all of a set, or nothing of it."""
+"""Downloads of torchvision's sets, by torchvision: a whole set or nothing."""
 
 from __future__ import annotations
 
@@ -12,38 +12,42 @@ from typing import Any
 from stages.data.fingerprint import certify
 from stages.data.missing import missing, root_of
 from stages.data.settings import TorchvisionSettings
-from stages.data.torchvision import files as torchvision_files
+from stages.data.torchvision.table import SETS
 
-_SILENCE_S = 60.0
-"""A server that says nothing for so long has failed."""
+_TIMEOUT_S = 60.0
+"""A server that sends nothing for this long has failed."""
 
 
 def download(settings: TorchvisionSettings) -> Path:
-    """Lets torchvision fetch the set beside its place and moves it there when it is whole and verified.
+    """Fetch a set with torchvision into a temporary folder, and move it once it is complete and verified.
 
-    Returns the folder it lies in. Raises DataError, and leaves nothing behind, if it cannot be fetched.
+    Returns:
+        The set's folder.
+
+    Raises:
+        DataError: The set cannot be fetched. No file and no new folder remains.
     """
     root = root_of(settings)
-    made = [folder for folder in (root, *root.parents) if not folder.exists()]
+    new_folders = [folder for folder in (root, *root.parents) if not folder.exists()]
     scratch: Path | None = None
-    before = socket.getdefaulttimeout()
+    timeout_before = socket.getdefaulttimeout()
     try:
         root.mkdir(parents=True, exist_ok=True)
         scratch = Path(tempfile.mkdtemp(prefix=".kdpipe-download-", dir=root))
-        socket.setdefaulttimeout(_SILENCE_S)
+        socket.setdefaulttimeout(_TIMEOUT_S)
         _fetch(settings.name, scratch)
         _move(scratch, root)
-    except Exception as error:  # torchvision lets through whatever network, disk and archives raise
+    except Exception as error:  # torchvision passes on all that network, disk and archives raise
         why = " ".join(f"{type(error).__name__}: {error}".split())
         raise missing(settings, why, where=str(root), what="cannot be downloaded") from error
     finally:
-        socket.setdefaulttimeout(before)
+        socket.setdefaulttimeout(timeout_before)
         if scratch is not None:
             shutil.rmtree(scratch, ignore_errors=True)
-        for folder in made:
+        for folder in new_folders:
             if folder.is_dir() and not any(folder.iterdir()):
                 folder.rmdir()
-    base = root / torchvision_files.SETS[settings.name].folder
+    base = root / SETS[settings.name].folder
     certify(settings, base)
     return base
 
@@ -51,7 +55,7 @@ def download(settings: TorchvisionSettings) -> Path:
 def _fetch(name: str, root: Path) -> None:
     from torchvision import datasets
 
-    makers: dict[str, tuple[Any, tuple[dict[str, Any], ...]]] = {
+    constructors: dict[str, tuple[Any, tuple[dict[str, Any], ...]]] = {
         "cifar10": (datasets.CIFAR10, ({},)),
         "cifar100": (datasets.CIFAR100, ({},)),
         "svhn": (datasets.SVHN, ({"split": "train"}, {"split": "test"})),
@@ -68,9 +72,9 @@ def _fetch(name: str, root: Path) -> None:
         "imagenette_320": (datasets.Imagenette, ({"size": "320px"},)),
         "imagenette_160": (datasets.Imagenette, ({"size": "160px"},)),
     }
-    maker, parts = makers[name]
-    for options in parts:
-        maker(str(root), download=True, **options)
+    constructor, calls = constructors[name]
+    for options in calls:
+        constructor(str(root), download=True, **options)
 
 
 def _move(scratch: Path, root: Path) -> None:
@@ -79,4 +83,4 @@ def _move(scratch: Path, root: Path) -> None:
         if entry.is_dir() and target.exists():
             _move(entry, target)
         else:
-            os.replace(entry, target)  # noqa: PTH105 - the name says that it may overwrite
+            os.replace(entry, target)  # noqa: PTH105 - the name shows that it overwrites

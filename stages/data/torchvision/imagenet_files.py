@@ -1,8 +1,10 @@
-"""ImageNet 2012 as torchvision keeps it, and what to say where it is not unpacked. Light.
+"""ImageNet 2012 in torchvision's layout, and the errors for archives that are not unpacked.
+
+Imports only the standard library.
 
     root/train/WNID/*.JPEG   root/val/WNID/*.JPEG   root/ILSVRC2012_devkit_t12.tar.gz or root/meta.bin
 
-Its archives are never unpacked in passing: that takes hours and some 150 GB.
+kdpipe never unpacks the archives itself: that takes hours and some 150 GB.
 """
 
 from __future__ import annotations
@@ -24,28 +26,37 @@ from stages.data.torchvision.table import (
 _ARCHIVES = {"train": IMAGENET_TRAIN, "val": IMAGENET_VAL}
 
 
-def refuse_packed(root: Path, lacking: Sequence[str]) -> None:
-    """Raises DataError, with the command that unpacks them, if an archive of a lacking split is there.
+def refuse_packed(root: Path, absent_splits: Sequence[str]) -> None:
+    """Check that no archive of an absent split is in `root`.
 
-    lacking: those of `train` and `val` that are no folders in `root`.
+    Args:
+        root: The set's folder.
+        absent_splits: Those of `train` and `val` that are not folders in `root`.
+
+    Raises:
+        DataError: There is such an archive; the hint contains the command that unpacks it.
     """
-    here = [_ARCHIVES[split] for split in lacking if (root / _ARCHIVES[split]).is_file()]
-    if not here:
+    present = [_ARCHIVES[split] for split in absent_splits if (root / _ARCHIVES[split]).is_file()]
+    if not present:
         return
-    needed = [_ARCHIVES[split] for split in lacking]
+    needed = [_ARCHIVES[split] for split in absent_splits]
     if not (root / IMAGENET_META).is_file():
         needed.append(IMAGENET_DEVKIT)
     absent = [name for name in needed if not (root / name).is_file()]
     raise DataError(
         "ImageNet is not unpacked",
         where=str(root),
-        why=f"{' and '.join(here)}: there, but no folder {' and no folder '.join(lacking)}",
-        hint=_unpack(root, lacking, absent),
+        why=f"{' and '.join(present)}: present, but no folder {' and no folder '.join(absent_splits)}",
+        hint=_unpack(root, absent_splits, absent),
     )
 
 
 def refuse_half_unpacked(root: Path) -> None:
-    """Raises DataError if an unpacking was cut short, or the validation images lie in no class folders."""
+    """Check that the training archives are all unpacked and the validation images are in class folders.
+
+    Raises:
+        DataError: The set is only partly unpacked.
+    """
     with os.scandir(root / "train") as entries:
         packed = sorted(entry.name for entry in entries if entry.name.endswith(".tar"))
     if packed:
@@ -56,24 +67,24 @@ def refuse_half_unpacked(root: Path) -> None:
             hint=f"remove this folder, then {_unpack(root, ['train'], [])}",
         )
     with os.scandir(root / "val") as entries:
-        sorted_out = any(entry.is_dir() for entry in entries if not entry.name.startswith("."))
-    if not sorted_out:
+        has_folders = any(entry.is_dir() for entry in entries if not entry.name.startswith("."))
+    if not has_folders:
         raise DataError(
             "ImageNet's validation images are not sorted into class folders",
             where=str(root / "val"),
-            why="it holds no folder; val/WNID/*.JPEG is expected",
+            why="it contains no folder; expected val/WNID/*.JPEG",
             hint=f"remove this folder, then {_unpack(root, ['val'], [])}",
         )
 
 
 def _unpack(root: Path, splits: Sequence[str], absent: Sequence[str]) -> str:
-    # In double quotes, so that the shell's single ones around the command stay readable.
-    place = json.dumps(str(root.absolute()), ensure_ascii=False)
-    calls = "; ".join(f'ImageNet({place}, "{split}")' for split in splits)
+    # Double quotes, so that the shell's single quotes around the command need no escapes.
+    folder = json.dumps(str(root.absolute()), ensure_ascii=False)
+    calls = "; ".join(f'ImageNet({folder}, "{split}")' for split in splits)
     command = shlex.join(["python", "-c", f"from torchvision.datasets import ImageNet; {calls}"])
     archives = [_ARCHIVES[split] for split in splits]
-    first = f"put {' and '.join(absent)} beside it (from image-net.org), then " if absent else ""
+    first = f"put {' and '.join(absent)} into this folder (from image-net.org), then " if absent else ""
     return (
         f"{first}let torchvision unpack {' and '.join(archives)} "
-        f"with the help of {IMAGENET_DEVKIT} (hours, and as much space again):\n  {command}"
+        f"with {IMAGENET_DEVKIT} (takes hours and as much disk space again):\n  {command}"
     )

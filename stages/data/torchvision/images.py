@@ -1,4 +1,4 @@
-"""torchvision's sets of image files: their paths and labels, by their authors' lists. No image is opened."""
+"""torchvision's sets of image files: paths and labels from their authors' lists. No image is opened."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ import numpy as np
 
 from pipeline.errors import DataError
 from stages.data.class_folders import inner_folders
-from stages.data.damaged import FETCH_AGAIN, damaged_set, reading
+from stages.data.damaged import FETCH_AGAIN, damaged_set, reading_errors_as
 from stages.data.raw import RawData, RawSplit
 from stages.data.set_names import GTSRB, IMAGENETTE
 from stages.data.settings import TorchvisionSettings
 from stages.data.splits import VALIDATION_STREAM, cut
-from stages.data.torchvision.files import images_below, named_by
+from stages.data.torchvision.files import class_names_file, images_below
 from stages.data.torchvision.table import IMAGENET_DEVKIT, SETS
 
 Row = tuple[Path, int]
@@ -27,32 +27,36 @@ Row = tuple[Path, int]
 
 
 def read(settings: TorchvisionSettings, base: Path) -> RawData:
-    """The set `settings.name` whose files lie in `base`. Raises DataError if its lists are damaged."""
+    """Read the set `settings.name` from its files in `base`.
+
+    Raises:
+        DataError: The set's lists are damaged.
+    """
     hint = (
         "make these folders readable, or unpack the archives again"
         if settings.name == "imagenet"
         else FETCH_AGAIN
     )
-    with reading(partial(damaged_set, base, hint=hint)):
+    with reading_errors_as(partial(damaged_set, base, hint=hint)):
         return READERS[settings.name](settings, base)
 
 
-def _flowers102(settings: TorchvisionSettings, base: Path) -> RawData:
+def _flowers102(_settings: TorchvisionSettings, base: Path) -> RawData:
     from scipy.io import loadmat  # type: ignore[import-untyped]
     from torchvision import datasets
 
     splits = loadmat(base / "setid.mat", squeeze_me=True)
-    of_image = loadmat(base / "imagelabels.mat", squeeze_me=True)["labels"].astype(np.int64) - 1
+    labels = loadmat(base / "imagelabels.mat", squeeze_me=True)["labels"].astype(np.int64) - 1
     parts = {}
     for split, key in {"train": "trnid", "validation": "valid", "test": "tstid"}.items():
         numbers = np.sort(splits[key].astype(np.int64))
         paths = [base / "jpg" / f"image_{number:05d}.jpg" for number in numbers]
-        parts[split] = RawSplit(paths, of_image[numbers - 1])
+        parts[split] = RawSplit(paths, labels[numbers - 1])
     names = getattr(datasets.Flowers102, "classes", None) or [str(number) for number in range(1, 103)]
     return RawData(tuple(names), parts["train"], parts["test"], parts["validation"])
 
 
-def _food101(settings: TorchvisionSettings, base: Path) -> RawData:
+def _food101(_settings: TorchvisionSettings, base: Path) -> RawData:
     listed = {
         split: json.loads((base / "meta" / f"{split}.json").read_text(encoding="utf-8"))
         for split in ("train", "test")
@@ -69,8 +73,8 @@ def _food101(settings: TorchvisionSettings, base: Path) -> RawData:
     return RawData(classes, train, test)
 
 
-def _pets(settings: TorchvisionSettings, base: Path) -> RawData:
-    """Lines of the lists: image, class from 1, species, breed of its species."""
+def _pets(_settings: TorchvisionSettings, base: Path) -> RawData:
+    """Read the lists, whose lines are: image, class (from 1), species, breed of the species."""
     names: dict[int, str] = {}
     parts: list[RawSplit] = []
     for split in ("trainval", "test"):
@@ -82,20 +86,21 @@ def _pets(settings: TorchvisionSettings, base: Path) -> RawData:
     return RawData(tuple(names[label] for label in range(len(names))), train, test)
 
 
-def _eurosat(settings: TorchvisionSettings, base: Path) -> RawData:
-    """No test split is published, so one is cut."""
+def _eurosat(_settings: TorchvisionSettings, base: Path) -> RawData:
+    """Read the images; the authors publish no test split, so kdpipe cuts one."""
     classes = SETS["eurosat"].images
-    return RawData(classes, _split(_labelled(base, classes)))
+    return RawData(classes, _split(_labelled_images(base, classes)))
 
 
 def _gtsrb(settings: TorchvisionSettings, base: Path) -> RawData:
-    """Training images come in tracks: some 30 pictures of one sign as a car drives by, TRACK_PICTURE.ppm.
+    """Read the set and cut the validation split by tracks.
 
-    Validation takes whole tracks, else it would be made of pictures nearly the same as those learnt from.
+    A track is some 30 pictures of a sign, taken while a car drives past it (TRACK_PICTURE.ppm). Validation
+    gets whole tracks; otherwise its pictures would be nearly equal to training pictures.
     """
     training = base / "GTSRB" / "Training"
     tracks: dict[tuple[int, str], list[Path]] = defaultdict(list)
-    for path, _ in _labelled(training, inner_folders(training)):
+    for path, _ in _labelled_images(training, inner_folders(training)):
         tracks[int(path.parent.name), path.name.partition("_")[0]].append(path)
     labels = np.asarray([label for label, _ in tracks], np.int64)
     held_out = set(cut(labels, settings.validation, settings.split_seed, VALIDATION_STREAM)[1].tolist())
@@ -109,8 +114,8 @@ def _gtsrb(settings: TorchvisionSettings, base: Path) -> RawData:
     return RawData(GTSRB, _split(parts[False]), test, _split(parts[True]))
 
 
-def _dtd(settings: TorchvisionSettings, base: Path) -> RawData:
-    """The first of the ten ways in which its authors divide it."""
+def _dtd(_settings: TorchvisionSettings, base: Path) -> RawData:
+    """Read the first of the ten splits that the authors publish."""
     listed = {
         part: sorted((base / "labels" / f"{part}1.txt").read_text(encoding="utf-8").split())
         for part in ("train", "val", "test")
@@ -124,69 +129,76 @@ def _dtd(settings: TorchvisionSettings, base: Path) -> RawData:
     return RawData(tuple(classes), train, test, validation)
 
 
-def _imagenette(settings: TorchvisionSettings, base: Path) -> RawData:
+def _imagenette(_settings: TorchvisionSettings, base: Path) -> RawData:
     classes, train, test = _by_wnid(base)
-    strange = [name for name in classes if name not in IMAGENETTE]
-    if strange:
+    unknown = [name for name in classes if name not in IMAGENETTE]
+    if unknown:
         raise DataError(
             "these images are not Imagenette",
             where=str(base),
-            why=f"none of its classes: {', '.join(strange[:10])}",
-            hint="say what they are: --set data.name=imagenet, or image_folder",
+            why=f"these are not classes of Imagenette: {', '.join(unknown[:10])}",
+            hint="set the kind of the data set: --set data.name=imagenet, or image_folder",
         )
     return RawData(tuple(IMAGENETTE[name] for name in classes), train, test)
 
 
-def _imagenet(settings: TorchvisionSettings, base: Path) -> RawData:
-    """Classes are in the order of their WNIDs, as in weights of ImageNet."""
+def _imagenet(_settings: TorchvisionSettings, base: Path) -> RawData:
+    """Read the set; classes are in the order of their WNIDs, like in published ImageNet weights."""
     classes, train, test = _by_wnid(base)
     return RawData(_imagenet_names(base, classes), train, test)
 
 
 def _by_wnid(base: Path) -> tuple[list[str], RawSplit, RawSplit]:
-    """Classes and the images of `train`, and those of `val`, which are the test."""
+    """Return the classes, the images of `train`, and those of `val`, which become the test split."""
     classes = inner_folders(base / "train")
-    strange = sorted(set(inner_folders(base / "val")) - set(classes))
-    if strange:
+    unknown = sorted(set(inner_folders(base / "val")) - set(classes))
+    if unknown:
         raise DataError(
-            "the validation images have classes that the training images have not",
+            "the validation images have classes that the training images do not have",
             where=str(base / "val"),
-            why=f"unknown: {', '.join(strange[:10])}",
-            hint="remove these folders, or bring the same classes in train",
+            why=f"unknown: {', '.join(unknown[:10])}",
+            hint="remove these folders, or add the same classes to train",
         )
-    return classes, _split(_labelled(base / "train", classes)), _split(_labelled(base / "val", classes))
+    return (
+        classes,
+        _split(_labelled_images(base / "train", classes)),
+        _split(_labelled_images(base / "val", classes)),
+    )
 
 
 def _imagenet_names(base: Path, wnids: list[str]) -> tuple[str, ...]:
-    """The first name of each class by the development kit, else its WNID; two "crane"s get theirs behind."""
+    """Return each class's first name in the development kit, else its WNID.
+
+    Equal names (there are two "crane"s) get their WNID as a suffix.
+    """
     from torchvision.datasets.imagenet import load_meta_file, parse_devkit_archive
 
-    path = named_by("imagenet", base)
+    path = class_names_file("imagenet", base)
     if path is None:
         return tuple(wnids)
 
-    def fault(why: str) -> DataError:
+    def unreadable(why: str) -> DataError:
         return DataError(
             "ImageNet's class names cannot be read",
             where=str(path),
             why=why,
-            hint=f"bring {IMAGENET_DEVKIT} again, or remove this file: then WNIDs are the names",
+            hint=f"download {IMAGENET_DEVKIT} again, or remove this file: then the WNIDs are the names",
         )
 
-    with reading(fault):
+    with reading_errors_as(unreadable):
         if path.name == IMAGENET_DEVKIT:
             with tempfile.TemporaryDirectory(prefix="kdpipe-imagenet-") as scratch:
                 parse_devkit_archive(scratch, str(path.absolute()))
-                known = load_meta_file(scratch)[0]
+                names = load_meta_file(scratch)[0]
         else:
-            known = load_meta_file(base)[0]
-        first = {wnid: known[wnid][0] if wnid in known else wnid for wnid in wnids}
+            names = load_meta_file(base)[0]
+        first = {wnid: names[wnid][0] if wnid in names else wnid for wnid in wnids}
     count = Counter(first.values())
     return tuple(f"{name} ({wnid})" if count[name] > 1 else name for wnid, name in first.items())
 
 
-def _labelled(folder: Path, classes: Sequence[str]) -> Iterator[Row]:
-    """The images of the class folders that are there, by class and name."""
+def _labelled_images(folder: Path, classes: Sequence[str]) -> Iterator[Row]:
+    """Iterate over the images of the existing class folders, by class and name."""
     for label, name in enumerate(classes):
         if (folder / name).is_dir():
             yield from ((path, label) for path in sorted(images_below(folder / name)))

@@ -1,4 +1,7 @@
-"""torchvision's sets as facts: where it keeps them, and how their official files are known. Light."""
+"""torchvision's sets: their folders and files, and the checksums of the official files.
+
+Imports only the standard library.
+"""
 
 from __future__ import annotations
 
@@ -7,16 +10,22 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class TorchvisionSet:
-    """folder: where torchvision puts it, below the root. needed: what must lie there.
-    official: MD5 of what torchvision downloads, by file name, as its authors publish them; none: it cannot.
-    images: the folders of its image files, if it has them one by one.
-    named_by: files of which the first that is there names the classes."""
+    """A set in torchvision's layout.
+
+    Attributes:
+        folder: torchvision's folder for the set, relative to the root.
+        needed: Files and folders that must exist in it; empty: the four IDX files.
+        official: (file name, MD5) of each file that torchvision downloads, as the set's authors publish them;
+            empty: torchvision cannot download the set.
+        images: The folders of its image files, if it has image files.
+        class_names: Optional files with the class names; the first existing one counts.
+    """
 
     folder: str
     needed: tuple[str, ...]
     official: tuple[tuple[str, str], ...]
     images: tuple[str, ...] = ()
-    named_by: tuple[str, ...] = ()
+    class_names: tuple[str, ...] = ()
 
 
 IMAGENET_TRAIN, IMAGENET_VAL = "ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar"
@@ -150,6 +159,6 @@ SETS: dict[str, TorchvisionSet] = {
         ("train", "val"),
         (),
         images=("train", "val"),
-        named_by=(IMAGENET_DEVKIT, IMAGENET_META),
+        class_names=(IMAGENET_DEVKIT, IMAGENET_META),
     ),
 }

@@ -1,11 +1,11 @@
-"""The program on the device: one verb a call, asked and answered in JSON.
+"""The program on the device: one verb a call, request and answer in JSON.
 
     python program.pyz VERB     the request is one JSON document on standard input
     python program.pyz receive REQUEST      standard input is the file's bytes
 
-While a target is measured, lines that begin with `BEAT` say how far it is. The answer is the last line on
-standard output that begins with `ANSWER`: shells and libraries may print before it. A fault is an answer as
-well: {"fault": {what, where, why, hint}}.
+While a target is measured, lines that begin with `BEAT` report the progress. The answer is the last line on
+standard output that begins with `ANSWER`: shells and libraries may print before it. A fault is an answer too:
+{"fault": {what, where, why, hint}}.
 """
 
 from __future__ import annotations
@@ -26,7 +26,12 @@ BEAT = "\x1ekdpipe-beat "
 
 
 def main() -> int:
-    # adbd hangs up where the link breaks; what was begun, here and in processes from here, goes on.
+    """Run the verb of the command line, and write the answer.
+
+    Returns:
+        The exit code.
+    """
+    # adbd hangs up when the link breaks; the work that has begun, here and in child processes, goes on.
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     channel = os.dup(1)
     os.dup2(2, 1)  # whatever a library prints goes to standard error
@@ -37,12 +42,12 @@ def main() -> int:
         return worker.main(sys.argv[2])
     request = json.loads(sys.argv[2] if verb == "receive" else sys.stdin.buffer.read() or b"{}")
 
-    def tell(beat: Beat) -> None:
-        with contextlib.suppress(OSError):  # the link broke: what was begun goes on
+    def report(beat: Beat) -> None:
+        with contextlib.suppress(OSError):  # the link broke: the work goes on
             os.write(channel, f"\n{BEAT}{beat.line()}\n".encode())
 
     try:
-        answer = _measure(request, tell) if verb == "measure" else VERBS[verb](request)
+        answer = _measure(request, report) if verb == "measure" else VERBS[verb](request)
     except KdpipeError as error:
         answer = {"fault": error.as_json()}
     except OSError as error:
@@ -59,7 +64,7 @@ def _facts(request: dict[str, Any]) -> dict[str, Any]:
     return facts.facts(request["folder"])
 
 
-def _of_files(name: str) -> Callable[[dict[str, Any]], dict[str, Any]]:
+def _file_verb(name: str) -> Callable[[dict[str, Any]], dict[str, Any]]:
     def call(request: dict[str, Any]) -> dict[str, Any]:
         from stages.devices.there import files
 
@@ -69,7 +74,7 @@ def _of_files(name: str) -> Callable[[dict[str, Any]], dict[str, Any]]:
     return call
 
 
-def _of_releases(name: str) -> Callable[[dict[str, Any]], dict[str, Any]]:
+def _release_verb(name: str) -> Callable[[dict[str, Any]], dict[str, Any]]:
     def call(request: dict[str, Any]) -> dict[str, Any]:
         from stages.devices.there import releases
 
@@ -79,22 +84,22 @@ def _of_releases(name: str) -> Callable[[dict[str, Any]], dict[str, Any]]:
     return call
 
 
-def _measure(request: dict[str, Any], tell: Callable[[Beat], None]) -> dict[str, Any]:
-    from stages.devices.there import jobs
+def _measure(request: dict[str, Any], report: Callable[[Beat], None]) -> dict[str, Any]:
+    from stages.devices.there import measuring
 
-    return jobs.measure(request, tell)
+    return measuring.measure(request, report)
 
 
 VERBS: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
     "facts": _facts,
-    "have": _of_files("have"),
-    "receive": _of_files("receive"),
-    "assemble": _of_files("assemble"),
-    "fetch": _of_files("fetch"),
-    "remove": _of_files("remove"),
-    "keep_newest": _of_files("keep_newest"),
-    "selftest": _of_releases("selftest"),
-    "switch": _of_releases("switch"),
-    "discard": _of_releases("discard"),
-    "releases": _of_releases("releases"),
+    "have": _file_verb("have"),
+    "receive": _file_verb("receive"),
+    "assemble": _file_verb("assemble"),
+    "fetch": _file_verb("fetch"),
+    "remove": _file_verb("remove"),
+    "keep_newest": _file_verb("keep_newest"),
+    "selftest": _release_verb("selftest"),
+    "switch": _release_verb("switch"),
+    "discard": _release_verb("discard"),
+    "releases": _release_verb("releases"),
 }

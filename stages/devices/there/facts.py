@@ -1,4 +1,4 @@
-"""What the device is and has: asked without loading anything into this process."""
+"""What the device is and has, found without loading any runtime into this process."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from pipeline.child_process import python_code
 from stages.devices.there import trtexec_program
 from stages.runtimes import probe
 
-TRTEXEC_PLACES = (
+TRTEXEC_PATHS = (
     "/usr/src/tensorrt/bin/trtexec",
     "/usr/local/tensorrt/bin/trtexec",
     "/opt/tensorrt/bin/trtexec",
 )
-"""Where the SDK's packages put it, beside the PATH; the first is JetPack's and Debian's."""
+"""Where the SDK's packages put it, besides the PATH; the first is JetPack's and Debian's."""
 
 TIMEOUT_S = 120.0
 """Enough to import a package, also from a slow card."""
@@ -39,53 +39,58 @@ except Exception as error:
 
 
 def facts(folder: str) -> dict[str, Any]:
-    """`machine` (as the scorecard tells it), `board`, `python`, `numpy`, `runtimes`, `trtexec` and its
-    version, `folder`.
+    """Return what the device is and has.
 
-    Each of `numpy` and `runtimes` has `version`, or `error`; a TensorRT also `builds` and `runs`.
+    Args:
+        folder: kdpipe's folder on the device.
+
+    Returns:
+        `machine` (like in the scorecard), `board`, `python`, `numpy`, `runtimes`, `trtexec` (a path or None)
+        and `trtexec_version`, `gpu`, `folder`, `load_average`. Each of `numpy` and `runtimes` has `version`,
+        or `error`; a TensorRT has `builds` and `runs` too.
     """
-    place = Path.home() / folder
-    nearest = next(path for path in (place, *place.parents) if path.exists())
+    path = Path.home() / folder
+    nearest = next(parent for parent in (path, *path.parents) if parent.exists())
     disk = shutil.disk_usage(nearest)
-    with ThreadPoolExecutor() as pool:  # each asks a process of its own
-        asked = {name: pool.submit(how, name) for name, how in ASKED.items()}
-    told = {name: answer.result() for name, answer in asked.items()}
+    with ThreadPoolExecutor() as pool:  # each question starts a process of its own
+        futures = {name: pool.submit(question, name) for name, question in QUESTIONS.items()}
+    answers = {name: future.result() for name, future in futures.items()}
     program = trtexec()
     return {
         "machine": machine.describe(),
         "board": board(),
         "python": {"version": platform.python_version(), "executable": sys.executable},
-        "numpy": told.pop("numpy"),
-        "runtimes": told,
+        "numpy": answers.pop("numpy"),
+        "runtimes": answers,
         "trtexec": program,
         "trtexec_version": trtexec_program.inspect(program).version if program else None,
         "gpu": probe.cuda_device(),
-        "folder": {"path": str(place), "free_bytes": disk.free, "writable": os.access(nearest, os.W_OK)},
+        "folder": {"path": str(path), "free_bytes": disk.free, "writable": os.access(nearest, os.W_OK)},
         "load_average": machine.load_average(),
     }
 
 
 def board() -> str | None:
-    """The board's name by the device tree, or the maker's by the firmware; None if neither tells."""
-    for name in ("/proc/device-tree/model", "/sys/class/dmi/id/product_name"):
+    """Return the board's name from the device tree, or the maker's from the firmware; None without either."""
+    for path in ("/proc/device-tree/model", "/sys/class/dmi/id/product_name"):
         try:
-            told = Path(name).read_text(encoding="utf-8", errors="replace").strip("\0 \n")
+            name = Path(path).read_text(encoding="utf-8", errors="replace").strip("\0 \n")
         except OSError:
             continue
-        if told:
-            return told
+        if name:
+            return name
     return None
 
 
 def trtexec() -> str | None:
-    """Where trtexec lies; None if it is not there."""
-    found = shutil.which("trtexec")
-    return found or next((place for place in TRTEXEC_PLACES if os.access(place, os.X_OK)), None)
+    """Return the path of trtexec; None if it is not installed."""
+    on_path = shutil.which("trtexec")
+    return on_path or next((path for path in TRTEXEC_PATHS if os.access(path, os.X_OK)), None)
 
 
 def _version(package: str) -> dict[str, Any]:
     try:
-        told = subprocess.run(
+        done = subprocess.run(  # noqa: S603 - this very Python
             python_code(_IMPORT, package),
             capture_output=True,
             text=True,
@@ -96,24 +101,26 @@ def _version(package: str) -> dict[str, Any]:
     except subprocess.TimeoutExpired:
         return {"error": f"it was not imported within {TIMEOUT_S:.0f} s"}
     try:
-        answer: dict[str, Any] = json.loads(told.stdout.splitlines()[-1])
+        answer: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     except (ValueError, IndexError):
-        return {"error": f"importing it ended the process with status {told.returncode}"}
+        return {"error": f"importing it ended the process with status {done.returncode}"}
     return answer
 
 
 def _tensorrt(package: str) -> dict[str, Any]:
-    """Tried in a process of its own: without a driver its objects crash."""
-    told = probe.ask(package)
-    if told.get("error"):
-        return {"error": told["error"]}
-    return {name: told.get(name) for name in ("version", "builds", "runs", "builds_why_not", "runs_why_not")}
+    """Try the package in a process of its own: without a driver its objects crash."""
+    abilities = probe.ask(package)
+    if abilities.get("error"):
+        return {"error": abilities["error"]}
+    names = ("version", "builds", "runs", "builds_why_not", "runs_why_not")
+    return {name: abilities.get(name) for name in names}
 
 
-ASKED = {
+QUESTIONS = {
     "numpy": _version,
     "onnxruntime": _version,
     "openvino": _version,
     "tensorrt": _tensorrt,
     "tensorrt_rtx": _tensorrt,
 }
+"""By package, the function that finds out about it."""

@@ -1,7 +1,7 @@
 """Files on the device: received by content digest, whole before they get their name.
 
-FOLDER/received/SHA256          a whole file that waits for its place
-FOLDER/received/SHA256.part     what has come of one so far
+FOLDER/received/SHA256          a whole file, until its folder is assembled
+FOLDER/received/SHA256.part     the part of a file that has arrived
 FOLDER/images/SHA256/images.npy test images, which the next measurement need not send
 """
 
@@ -27,59 +27,84 @@ WAIT_S = 15.0
 
 ABANDONED_S = 30 * 86400.0
 ABANDONED = ("received/*", "measured/*", "releases/.*", "images/.*", "program-*.pyz")
-"""What commands that broke off and earlier kdpipes leave, which nobody may come back for."""
+"""Files that interrupted commands and earlier versions of kdpipe leave behind."""
 
 
 def have(request: dict[str, Any]) -> dict[str, Any]:
-    """Which of the wanted files (`sha256` to `size`) lie here already, and how much of the others."""
+    """Return which files are here already, and how much of the others.
+
+    Args:
+        request: `files`: size in bytes by `sha256`.
+
+    Returns:
+        `present`: a list of digests; `partial`: bytes received by digest.
+    """
     folder = root(request)
     _sweep(folder)
     present, partial = [], {}
-    elsewhere = _known(folder)
+    elsewhere = _files_by_digest(folder)
     for sha256, size in request["files"].items():
-        if _is(folder / "received" / sha256, sha256) or _is(elsewhere.get(sha256), sha256):
+        if _has_digest(folder / "received" / sha256, sha256) or _has_digest(elsewhere.get(sha256), sha256):
             present.append(sha256)
             continue
         with contextlib.suppress(OSError):
-            kept = (folder / "received" / f"{sha256}.part").stat().st_size
-            partial[sha256] = kept if kept <= size else 0
+            received = (folder / "received" / f"{sha256}.part").stat().st_size
+            partial[sha256] = received if received <= size else 0
     return {"present": present, "partial": partial}
 
 
 def receive(request: dict[str, Any]) -> dict[str, Any]:
-    """Adds standard input to a file from `offset` on; once it is whole it gets its name.
+    """Append standard input to a file from `offset` on; once it is whole it gets its name.
 
-    Raises StageError if the whole file has another digest: then what came is thrown away.
+    Args:
+        request: `sha256`, `size` and `offset`, in bytes.
+
+    Returns:
+        `received`: bytes of the file that are here; `whole`: whether that is all of it.
+
+    Raises:
+        StageError: the whole file has another digest; then it is deleted.
     """
-    shelf = root(request) / "received"
-    shelf.mkdir(parents=True, exist_ok=True)
+    received_folder = root(request) / "received"
+    received_folder.mkdir(parents=True, exist_ok=True)
     sha256, size, offset = request["sha256"], request["size"], request["offset"]
-    part = shelf / f"{_digest(sha256)}.part"
+    part = received_folder / f"{_digest(sha256)}.part"
     with part.open("ab") as file, locked(file.fileno(), part.name):
         file.truncate(offset)
-        if file.seek(0, os.SEEK_END) != offset:
-            return {"received": file.tell(), "whole": False}
+        end = file.seek(0, os.SEEK_END)
+        if end != offset:
+            return {"received": end, "whole": False}
         while chunk := os.read(0, CHUNK):
             file.write(chunk)
             file.flush()
         os.fsync(file.fileno())
-        received = file.tell()
+        received = part.stat().st_size
         if received < size:
             return {"received": received, "whole": False}
         if hash_file(part) != sha256:
             part.unlink()
-            raise StageError("A file arrived damaged", where=sha256, why="its SHA-256 is another")
-        part.replace(shelf / sha256)
+            raise StageError("A file arrived damaged", where=sha256, why="its SHA-256 is another one")
+        part.replace(received_folder / sha256)
     return {"received": received, "whole": True}
 
 
 def assemble(request: dict[str, Any]) -> dict[str, Any]:
-    """Makes the folder `place` of files that lie here: path to `sha256`; complete before it has its name."""
+    """Assemble a folder of files that are here; it is complete before it gets its name.
+
+    Args:
+        request: `place`: the folder; `files`: `sha256` by path.
+
+    Returns:
+        `assembled`: False if the folder was there already.
+
+    Raises:
+        StageError: a file is missing or damaged.
+    """
     folder = root(request)
     place = inside(folder, request["place"])
-    if place.is_dir() and all(_is(place / path, sha) for path, sha in request["files"].items()):
+    if place.is_dir() and all(_has_digest(place / path, sha) for path, sha in request["files"].items()):
         return {"assembled": False}
-    elsewhere = _known(folder)
+    elsewhere = _files_by_digest(folder)
     new = place.with_name(f".{place.name}.{os.getpid()}")
     try:
         for path, sha256 in request["files"].items():
@@ -107,7 +132,7 @@ def assemble(request: dict[str, Any]) -> dict[str, Any]:
 
 
 def fetch(request: dict[str, Any]) -> dict[str, Any]:
-    """A piece of a file of `place`: base64, from `offset` on."""
+    """Return a piece of the file `path` as base64: `length` bytes from `offset` on."""
     file = inside(root(request), request["path"])
     with file.open("rb") as stream:
         stream.seek(request["offset"])
@@ -116,23 +141,25 @@ def fetch(request: dict[str, Any]) -> dict[str, Any]:
 
 
 def remove(request: dict[str, Any]) -> dict[str, Any]:
-    """Takes a folder away that kdpipe made."""
+    """Delete the folder `place`."""
     shutil.rmtree(inside(root(request), request["place"]), ignore_errors=True)
     return {}
 
 
 def keep_newest(request: dict[str, Any]) -> dict[str, Any]:
-    """Of the folders beside `place`, itself the newest from now on, only the newest `keep` stay."""
+    """Mark the folder `place` as the newest; delete all but the newest `keep` of the folders beside it."""
     place = inside(root(request), request["place"])
     os.utime(place)
-    beside = sorted((path for path in place.parent.iterdir() if path.is_dir()), key=_changed, reverse=True)
+    beside = sorted(
+        (path for path in place.parent.iterdir() if path.is_dir()), key=_modified_ns, reverse=True
+    )
     for path in beside[request["keep"] :]:
         shutil.rmtree(path, ignore_errors=True)
     return {}
 
 
 def listing(folder: Path) -> dict[str, dict[str, Any]]:
-    """Every file below a folder: `sha256` and `size` by relative path."""
+    """Return every file below a folder: `sha256` and `size` by relative path."""
     return {
         path.relative_to(folder).as_posix(): {"sha256": hash_file(path), "size": path.stat().st_size}
         for path in sorted(folder.rglob("*"))
@@ -141,12 +168,12 @@ def listing(folder: Path) -> dict[str, dict[str, Any]]:
 
 
 def root(request: dict[str, Any]) -> Path:
-    """Where kdpipe writes here; a relative path begins in the user's home."""
-    return Path.home() / request["folder"]
+    """Return kdpipe's folder; a relative path begins in the user's home."""
+    return Path(Path.home(), request["folder"])
 
 
 def inside(folder: Path, name: str) -> Path:
-    """A path below `folder`. Raises StageError for one that leads out of it."""
+    """Return a path below `folder`. Raise StageError for one that leads out of it."""
     parts = PurePosixPath(name).parts
     if not parts or parts[0] == "/" or ".." in parts:
         raise StageError("A name leads out of kdpipe's folder", where=name)
@@ -154,6 +181,7 @@ def inside(folder: Path, name: str) -> Path:
 
 
 def flush(path: Path) -> None:
+    """Write a file or folder through to the disk."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -163,7 +191,16 @@ def flush(path: Path) -> None:
 
 @contextlib.contextmanager
 def locked(handle: int, name: str, wait_s: float = WAIT_S) -> Iterator[None]:
-    """Only one process at a time; a link that broke may have left one that is just ending."""
+    """Let one process at a time in; a link that broke may have left one that is just ending.
+
+    Args:
+        handle: of the open lock file.
+        name: what an error names.
+        wait_s: how long to wait, in seconds.
+
+    Raises:
+        StageError: another process still holds the lock.
+    """
     deadline = time.monotonic() + wait_s
     while True:
         try:
@@ -179,7 +216,7 @@ def locked(handle: int, name: str, wait_s: float = WAIT_S) -> Iterator[None]:
 
 
 def _sweep(folder: Path) -> None:
-    """Removes what was abandoned so long ago; never the program that runs this."""
+    """Delete files that were abandoned so long ago, but not the program that runs this."""
     limit = time.time() - ABANDONED_S
     for path in (path for pattern in ABANDONED for path in folder.glob(pattern)):
         with contextlib.suppress(OSError):
@@ -188,8 +225,8 @@ def _sweep(folder: Path) -> None:
             shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
-def _known(folder: Path) -> dict[str, Path]:
-    """Files of the bundles that lie here, by the digest their manifest tells, and test images."""
+def _files_by_digest(folder: Path) -> dict[str, Path]:
+    """Return the files of the bundles and the test images that are here, by digest."""
     known: dict[str, Path] = {}
     for manifest in [
         *folder.glob("releases/*/manifest.json"),
@@ -203,15 +240,15 @@ def _known(folder: Path) -> dict[str, Path]:
     return known
 
 
-def _is(path: Path | None, sha256: str) -> bool:
+def _has_digest(path: Path | None, sha256: str) -> bool:
     return path is not None and path.is_file() and hash_file(path) == sha256
 
 
-def _changed(path: Path) -> int:
+def _modified_ns(path: Path) -> int:
     return path.stat().st_mtime_ns
 
 
 def _digest(sha256: str) -> str:
     if len(sha256) != 64 or set(sha256) - set("0123456789abcdef"):
-        raise StageError("A digest is none", where=sha256)
+        raise StageError("A digest is invalid", where=sha256)
     return sha256

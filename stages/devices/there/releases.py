@@ -2,7 +2,7 @@
 
 FOLDER/releases/DIGEST/     a bundle
 FOLDER/current              a symbolic link to one of them, replaced in one step
-FOLDER/releases.json        their order, the newest last; a rollback goes from one to the one before it
+FOLDER/releases.json        their order, the newest last; a rollback goes from a release to the one before it
 """
 
 from __future__ import annotations
@@ -24,9 +24,13 @@ LAST_LINES = 8
 
 
 def selftest(request: dict[str, Any]) -> dict[str, Any]:
-    """Runs the bundle's own self-test in a process of its own: its exit code and what it said."""
+    """Run the bundle's own self-test in a process of its own.
+
+    Returns:
+        `code`: its exit code; `lines`: its output; `last`: the last of these lines.
+    """
     place = inside(root(request), request["place"])
-    finished = subprocess.run(
+    finished = subprocess.run(  # noqa: S603 - the bundle that was just verified
         [sys.executable, "-B", str(place / "predict.py"), "--selftest"],
         capture_output=True,
         text=True,
@@ -38,14 +42,20 @@ def selftest(request: dict[str, Any]) -> dict[str, Any]:
 
 
 def switch(request: dict[str, Any]) -> dict[str, Any]:
-    """Makes the release `digest` the current one in one step.
+    """Make a release the current one in one step.
 
-    `ship`: it counts as the newest from now on, the one that was in use as the one before it, and all but
-    the newest `keep` are removed.
-    Raises UsageError if there is no such release.
+    Args:
+        request: `digest`: of the release. `ship`: it becomes the newest, the release that was in use comes
+            before it, and all but the newest `keep` are deleted.
+
+    Returns:
+        `current` and `previous`: digests; `removed`: the digests of deleted releases.
+
+    Raises:
+        UsageError: there is no such release.
     """
     folder = root(request)
-    with _alone(folder):
+    with _locked(folder):
         digest = str(request["digest"])
         if not (inside(folder / "releases", digest) / "manifest.json").is_file():
             raise UsageError("There is no such release on the device", where=digest)
@@ -53,7 +63,7 @@ def switch(request: dict[str, Any]) -> dict[str, Any]:
         order = _order(folder)
         if request["ship"]:
             last = [before] if before in order and before != digest else []
-            order = [*(one for one in order if one not in (digest, before)), *last, digest]
+            order = [*(other for other in order if other not in (digest, before)), *last, digest]
             _write_order(folder, order)
         _point(folder, digest)
         removed = _prune(folder, order, digest, request["keep"]) if request["ship"] else []
@@ -61,9 +71,9 @@ def switch(request: dict[str, Any]) -> dict[str, Any]:
 
 
 def discard(request: dict[str, Any]) -> dict[str, Any]:
-    """Takes the folder of the release `digest` away, unless it was ever switched to."""
+    """Delete the folder of the release `digest`, unless it was ever the current one."""
     folder = root(request)
-    with _alone(folder):
+    with _locked(folder):
         place = inside(folder / "releases", str(request["digest"]))
         if place.name not in (_current(folder), *_order(folder)):
             shutil.rmtree(place, ignore_errors=True)
@@ -71,7 +81,12 @@ def discard(request: dict[str, Any]) -> dict[str, Any]:
 
 
 def releases(request: dict[str, Any]) -> dict[str, Any]:
-    """What was shipped here, the newest first, and which is in use; `before`: what a rollback goes to."""
+    """Return the releases here.
+
+    Returns:
+        `releases`: the newest first; `current`: the digest in use; `before`: the digest that a rollback would
+        make current.
+    """
     folder = root(request)
     current = _current(folder)
     rows = []
@@ -93,10 +108,10 @@ def releases(request: dict[str, Any]) -> dict[str, Any]:
 
 def _order(folder: Path) -> list[str]:
     try:
-        told = json.loads((folder / "releases.json").read_text(encoding="utf-8"))["order"]
+        order = json.loads((folder / "releases.json").read_text(encoding="utf-8"))["order"]
     except (OSError, ValueError, KeyError):
-        told = []
-    return [one for one in told if (folder / "releases" / str(one) / "manifest.json").is_file()]
+        order = []
+    return [digest for digest in order if (folder / "releases" / str(digest) / "manifest.json").is_file()]
 
 
 def _write_order(folder: Path, order: list[str]) -> None:
@@ -122,16 +137,16 @@ def _point(folder: Path, digest: str) -> None:
 
 
 def _prune(folder: Path, order: list[str], current: str, keep: int) -> list[str]:
-    kept = {current, *order[-keep:]}
-    removed = [one for one in order if one not in kept]
-    for one in removed:
-        shutil.rmtree(folder / "releases" / one, ignore_errors=True)
-    _write_order(folder, [one for one in order if one in kept])
+    remaining = {current, *order[-keep:]}
+    removed = [digest for digest in order if digest not in remaining]
+    for digest in removed:
+        shutil.rmtree(folder / "releases" / digest, ignore_errors=True)
+    _write_order(folder, [digest for digest in order if digest in remaining])
     return removed
 
 
 @contextlib.contextmanager
-def _alone(folder: Path) -> Iterator[None]:
+def _locked(folder: Path) -> Iterator[None]:
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / ".lock").open("ab") as file, locked(file.fileno(), str(folder)):
         yield

@@ -1,4 +1,4 @@
-"""What a trtexec is, told by itself. Light: Python's standard library alone."""
+"""The facts of a trtexec, read from its help. Light: Python's standard library only."""
 
 from __future__ import annotations
 
@@ -9,25 +9,31 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Program:
-    """A trtexec. `version` as 10.13.0; `by_default`: it leaves copies out and captures graphs unasked."""
+    """A trtexec.
+
+    Attributes:
+        path: where it is.
+        version: e.g. 10.13.0.
+        by_default: without options it leaves copies out and captures graphs.
+    """
 
     path: str
     version: str
     by_default: bool
 
-    def words(self, *, graph: bool, transfers: bool) -> list[str]:
-        """How inferences are launched, in this program's words."""
+    def launch_options(self, *, graph: bool, transfers: bool) -> list[str]:
+        """Return this program's options for how inferences are launched."""
         if self.by_default:
             return ["--noCudaGraph"] * (not graph) + ["--includeDataTransfers"] * transfers
         return ["--useSpinWait", *["--useCudaGraph"] * graph, *["--noDataTransfers"] * (not transfers)]
 
 
 def inspect(path: str) -> Program:
-    """What the program at `path` tells of itself: its banner has the version, its help the words it knows."""
-    said = subprocess.run(
+    """Return the facts of the program at `path`: its banner has the version, its help the options."""
+    output = subprocess.run(  # noqa: S603 - the device's own trtexec
         [path, "--help"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
     ).stdout
-    found = re.search(r"\[TensorRT v(\d+)\]", said)
-    number = int(found[1]) if found else 0
-    version = f"{number // 10000}.{number // 100 % 100}.{number % 100}" if found else "unknown"
-    return Program(path, version, by_default="--includeDataTransfers" in said)
+    banner = re.search(r"\[TensorRT v(\d+)\]", output)
+    number = int(banner[1]) if banner else 0
+    version = f"{number // 10000}.{number // 100 % 100}.{number % 100}" if banner else "unknown"
+    return Program(path, version, by_default="--includeDataTransfers" in output)

@@ -1,8 +1,8 @@
-"""Measures one target of a bundle: latency first, on a process that has loaded nothing else.
+"""Measures one target of a bundle: latency first, in a process that has loaded nothing else.
 
-Leaves the samples of each combination (`stages.devices.carried`), `logits.npy` of the golden inputs,
+It writes the samples of each combination (`stages.devices.sample_files`), `logits.npy` of the golden inputs,
 `predictions.npy` of the test images (int32, n) if there are any, and `unfinished.json`, which the caller
-makes `result.json` once all is on the disk.
+renames to `result.json` once all is on the disk.
 """
 
 from __future__ import annotations
@@ -21,22 +21,27 @@ import numpy as np
 from pipeline import machine
 from pipeline.errors import KdpipeError
 from pipeline.heartbeat import Beats
-from stages.devices import carried
+from stages.devices import sample_files
 from stages.devices.there import engines, sessions
-from stages.devices.there.session import Session, Unavailable
+from stages.devices.there.sampling import DeviceSession, Unavailable
 from stages.measuring import latency, pinning
 from stages.measuring.contention import Watch
 
 
-def main(job_file: str) -> int:
-    job = json.loads(Path(job_file).read_text(encoding="utf-8"))
-    output = Path(job["output"])
+def main(request_file: str) -> int:
+    """Measure the target of a request; see `stages.devices.requests`.
+
+    Returns:
+        The exit code: 1 for a fault, whose message goes to standard error.
+    """
+    request = json.loads(Path(request_file).read_text(encoding="utf-8"))
+    output = Path(request["output"])
     try:
-        with Path(job["beats"]).open("a", encoding="utf-8", buffering=1) as stream:
+        with Path(request["beats"]).open("a", encoding="utf-8", buffering=1) as stream:
             stream.write(json.dumps({"pid": os.getpid()}) + "\n")
-            result = work(job, output, Beats(stream.write))
+            result = work(request, output, Beats(stream.write))
     except Unavailable as why:
-        result = {"why_not": str(why), "built": job["onnx"] is None, "latency": []}
+        result = {"why_not": str(why), "built": request["onnx"] is None, "latency": []}
     except KdpipeError as error:
         print(error, file=sys.stderr)
         return 1
@@ -44,41 +49,53 @@ def main(job_file: str) -> int:
     return 0
 
 
-def work(job: dict[str, Any], output: Path, beats: Beats) -> dict[str, Any]:
-    """Raises Unavailable where the target cannot run here."""
-    bundle = Path(job["bundle"])
-    folder, built = bundle / "models" / job["target"], {}
-    if job["onnx"]:
-        folder, built = output, engines.build(job, output, beats)
+def work(request: dict[str, Any], output: Path, beats: Beats) -> dict[str, Any]:
+    """Measure a target.
+
+    Args:
+        request: see `stages.devices.requests`; paths are absolute here.
+        output: the folder of the results.
+        beats: reports the progress.
+
+    Returns:
+        The content of `result.json`.
+
+    Raises:
+        Unavailable: the target cannot run here.
+    """
+    bundle = Path(request["bundle"])
+    folder, built = bundle / "models" / request["target"], {}
+    if request["onnx"]:
+        folder, built = output, engines.build(request, output, beats)
         if built["runs_why_not"]:
             return {"why_not": built.pop("runs_why_not"), "built": True, "build": built, "latency": []}
     beats.phase("loading the target")
     images = np.load(bundle / "golden" / "inputs.npy", allow_pickle=False)
     idle = _memory("VmRSS")
     load_before = machine.load_average()
-    settings = job["settings"]
+    settings = request["settings"]
     entries: list[dict[str, Any]] = []
     loads: list[float] = []
-    session: Session | None = None
+    session: DeviceSession | None = None
     allowed = set(machine.allowed_cores())
     for threads in settings["threads"]:
         cores = _bind(allowed, threads, pinned=settings["pin"])
         beats.phase("loading the target", detail=f"threads {threads}")
         before = time.perf_counter()
-        session = sessions.load(job, folder, threads)
+        session = sessions.load(request, folder, threads)
         loads.append((time.perf_counter() - before) * 1e3)
         for batch in settings["batch_sizes"]:
-            if batch > job["batch_max"]:
+            if batch > request["batch_max"]:
                 entries.append({"batch": batch, "threads": threads, "samples": None})
                 continue
-            taken = np.ascontiguousarray(images[np.arange(batch) % len(images)])
+            batch_images = np.ascontiguousarray(images[np.arange(batch) % len(images)])
             watch = Watch(cores, threads)
-            samples, first_ms = session.sample(taken, settings, watch, beats)
+            samples, first_ms = session.sample(batch_images, settings, watch, beats)
             entries.append(
                 {
                     "batch": batch,
                     "threads": threads,
-                    "samples": carried.write(samples, output, f"b{batch}-t{threads}"),
+                    "samples": sample_files.write_samples(samples, output, f"b{batch}-t{threads}"),
                     "cores": list(cores),
                     "first_ms": first_ms,
                     "too_many_threads": threads > len(allowed),
@@ -87,11 +104,13 @@ def work(job: dict[str, Any], output: Path, beats: Beats) -> dict[str, Any]:
     assert session is not None
     peak = _memory("VmHWM")
     beats.phase("golden outputs", len(images), "images", every_s=0.0)
-    np.save(output / "logits.npy", np.concatenate([*_logits(session, images, job, beats)]).astype(np.float32))
-    if job["images"]:
-        test_images = np.load(job["images"], mmap_mode="r", allow_pickle=False)
+    np.save(
+        output / "logits.npy", np.concatenate([*_logits(session, images, request, beats)]).astype(np.float32)
+    )
+    if request["images"]:
+        test_images = np.load(request["images"], mmap_mode="r", allow_pickle=False)
         beats.phase("accuracy", len(test_images), "images", every_s=0.0)
-        predictions = [part.argmax(axis=1) for part in _logits(session, test_images, job, beats)]
+        predictions = [part.argmax(axis=1) for part in _logits(session, test_images, request, beats)]
         beats.phase("writing the results")
         np.save(output / "predictions.npy", np.concatenate(predictions).astype(np.int32))
     return {
@@ -110,29 +129,31 @@ def work(job: dict[str, Any], output: Path, beats: Beats) -> dict[str, Any]:
     }
 
 
-def _logits(session: Session, images: np.ndarray, job: dict[str, Any], beats: Beats) -> Iterator[np.ndarray]:
-    """The logits of uint8 images (n, H, W, C) by batches, each (batch, classes)."""
-    step = min(job["settings"]["accuracy_batch"], job["batch_max"])
+def _logits(
+    session: DeviceSession, images: np.ndarray, request: dict[str, Any], beats: Beats
+) -> Iterator[np.ndarray]:
+    """Yield the logits of uint8 images (n, H, W, C) by batches, each (batch, classes)."""
+    step = min(request["settings"]["accuracy_batch"], request["batch_max"])
     for start in range(0, len(images), step):
         part = np.ascontiguousarray(images[start : start + step])
-        # An engine takes no batch below its smallest: images go round, and their answers are left out.
-        fed = part[np.arange(max(len(part), job["batch_min"])) % len(part)]
-        logits = session.logits(fed)[: len(part)]
+        # An engine takes no batch below its smallest: images are repeated, and their logits left out.
+        repeated = part[np.arange(max(len(part), request["batch_min"])) % len(part)]
+        logits = session.logits(repeated)[: len(part)]
         beats.step(start + len(part))
         yield logits
 
 
 def _bind(allowed: set[int], threads: int, *, pinned: bool) -> tuple[int, ...]:
-    """Binds this process, and what it loads from now on, to as many of the idlest cores as it has threads."""
+    """Bind this process, and the threads that it starts from now on, to as many of the idlest cores."""
     if not pinned:
         return tuple(sorted(allowed))
-    with contextlib.suppress(AttributeError, OSError):  # a system that does not let a process choose
+    with contextlib.suppress(AttributeError, OSError):  # a system without affinity
         os.sched_setaffinity(0, allowed)
     return pinning.pin(threads)
 
 
 def _memory(field: str) -> int:
-    """Resident memory of this process in bytes: `VmRSS` now, `VmHWM` at its peak; 0 if unknown."""
+    """Return the resident memory of this process in bytes: `VmRSS` now, `VmHWM` at its peak; 0 if unknown."""
     with contextlib.suppress(OSError):
         for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines():
             if line.startswith(f"{field}:"):

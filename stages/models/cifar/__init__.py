@@ -1,1 +1,4 @@
-"""The small networks that papers on distillation train on CIFAR, in timm's registry as `cifar_*`."""
+"""The small networks that papers on distillation train on CIFAR, in timm's registry as `cifar_*`.
+
+Read `staged` (the common interface), one architecture (`resnet`, `vgg`, ...), then `registry`.
+"""

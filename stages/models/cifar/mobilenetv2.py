@@ -1,16 +1,16 @@
 """MobileNetV2 of half the width for 32 pixels.
 
-Sandler et al., "MobileNetV2: Inverted Residuals and Linear Bottlenecks" (2018), table 2, as papers on
-distillation have it: every width halved but that of the last 1x1 convolution, ReLU in place of ReLU6,
-the stride of the second group 1, an expansion convolution also where the expansion is 1. With the
-stem's stride of 2 an image of 32 pixels ends as a map of 2x2.
+Sandler et al., "MobileNetV2: Inverted Residuals and Linear Bottlenecks" (2018), table 2, in the form of
+papers on distillation: all widths except that of the last 1x1 convolution are halved, ReLU replaces ReLU6,
+the stride of the second group is 1, and blocks with expansion 1 also have an expansion convolution. With
+the stem's stride of 2, the final map of an image of 32 pixels is 2x2.
 """
 
 from __future__ import annotations
 
 from torch import Tensor, nn
 
-from stages.models.cifar.staged import CifarNet, Stage, conv_norm, initialised
+from stages.models.cifar.staged import CifarNet, Stage, conv_norm, initialise
 
 GROUPS = (
     (1, 8, 1, 1),
@@ -27,12 +27,17 @@ STAGES = ((0, 1), (2,), (3, 4), (5, 6))
 """The groups of each stage after the stem: those between two halvings of the map."""
 
 STEM = 16
+"""Channels of the stem."""
+
 LAST = 1280
+"""Channels of the last 1x1 convolution."""
 
 
 class InvertedResidual(nn.Module):
-    """1x1 up by `expansion`, 3x3 on each channel alone, 1x1 down without an activation; the input is
-    added where the shape stays."""
+    """1x1 expansion, depthwise 3x3, 1x1 projection without an activation.
+
+    The input is added to the output if their shapes are equal.
+    """
 
     def __init__(self, inputs: int, outputs: int, stride: int, expansion: int) -> None:
         super().__init__()
@@ -40,15 +45,16 @@ class InvertedResidual(nn.Module):
         self.expand = conv_norm(inputs, inner, 1)
         self.depthwise = conv_norm(inner, inner, 3, stride=stride, groups=inner)
         self.project = conv_norm(inner, outputs, 1, act=False)
-        self.added = stride == 1 and inputs == outputs
+        self.has_shortcut = stride == 1 and inputs == outputs
 
     def forward(self, x: Tensor) -> Tensor:
-        inner = self.project(self.depthwise(self.expand(x)))
-        return x + inner if self.added else inner
+        """Map (B, inputs, H, W) to (B, outputs, ceil(H / stride), ceil(W / stride))."""
+        inner: Tensor = self.project(self.depthwise(self.expand(x)))
+        return x + inner if self.has_shortcut else inner
 
 
 def mobilenetv2_half(*, num_classes: int, in_chans: int = 3, global_pool: str = "avg") -> CifarNet:
-    """Called `mobile_half` or "MobileNetV2 (T=6, W=0.5)" in the papers' tables."""
+    """Build the network that papers call `mobile_half` or "MobileNetV2 (T=6, W=0.5)"."""
     parts: dict[str, nn.Module] = {"stem": conv_norm(in_chans, STEM, 3, stride=2)}
     stages = [Stage(("stem",), STEM, 2)]
     inputs = STEM
@@ -66,4 +72,4 @@ def mobilenetv2_half(*, num_classes: int, in_chans: int = 3, global_pool: str = 
     model = CifarNet(
         parts, stages, tail=("last",), features=LAST, num_classes=num_classes, global_pool=global_pool
     )
-    return initialised(model, classifier_std=0.01)
+    return initialise(model, classifier_std=0.01)

@@ -1,4 +1,4 @@
-"""The CIFAR networks in timm's registry: importing this module puts them there."""
+"""The CIFAR networks; importing this module adds them to timm's registry."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ NETWORKS: dict[str, Callable[..., CifarNet]] = {
     "cifar_shufflenetv1": shufflenetv1,
     "cifar_shufflenetv2": shufflenetv2,
 }
-"""Every network by timm's name of it."""
+"""The constructors by timm's name."""
 
 default_cfgs: dict[str, dict[str, Any]] = {
     name: {
@@ -51,7 +51,7 @@ default_cfgs: dict[str, dict[str, Any]] = {
     }
     for name in NETWORKS
 }
-"""What timm tells of each; it looks for this name in the module of the entry point."""
+"""timm's facts about each network; timm expects this name in the entry point's module."""
 
 
 def _register(name: str, build: Callable[..., CifarNet]) -> None:

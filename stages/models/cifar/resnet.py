@@ -1,9 +1,9 @@
 """Residual networks for 32 pixels.
 
 He et al., "Deep Residual Learning for Image Recognition" (2016), section 4.2: depth 6n + 2, a 3x3
-stem, three stages of n basic blocks, the map halved at the start of the second and the third. The
-shortcut of a block that changes the shape is a 1x1 convolution with a norm (their option B, as the
-codes of CRD and its successors have it) or free of parameters (their option A).
+stem, three stages of n basic blocks; the second and the third stage halve the map at their start. The
+shortcut of a block that changes the shape is a 1x1 convolution with a norm (their option B, used in the
+codes of CRD and its successors) or has no parameters (their option A).
 """
 
 from __future__ import annotations
@@ -14,20 +14,23 @@ from functools import partial
 from torch import Tensor, nn
 from torch.nn import functional
 
-from stages.models.cifar.staged import CifarNet, Stage, initialised
+from stages.models.cifar.staged import CifarNet, Stage, initialise
 
 NARROW = (16, 16, 32, 64)
-"""Channels of the stem and of the stages."""
+"""Channels of the stem and of the three stages."""
 
 WIDE = (32, 64, 128, 256)
-"""Those of the networks called `x4`: four times as many in the stages, twice as many in the stem."""
+"""Channels of the `x4` networks: four times as many in the stages, twice as many in the stem."""
 
 BOTTLENECK_EXPANSION = 4
+"""The factor from a bottleneck's inner channels to its output channels."""
 
 
 class PaddedShortcut(nn.Module):
-    """(B, C, H, W) -> (B, C', ceil(H / stride), ceil(W / stride)): every stride-th pixel, with channels
-    of zeros, half of them before the image's own and half after."""
+    """A shortcut without parameters: every stride-th pixel, and additional channels of zeros.
+
+    Half of the additional channels come before the input's channels, half after.
+    """
 
     def __init__(self, inputs: int, outputs: int, stride: int) -> None:
         super().__init__()
@@ -36,11 +39,12 @@ class PaddedShortcut(nn.Module):
         self.padding = (0, 0, 0, 0, added // 2, added - added // 2)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Map (B, inputs, H, W) to (B, outputs, ceil(H / stride), ceil(W / stride))."""
         return functional.pad(x[:, :, :: self.stride, :: self.stride], self.padding)
 
 
 class BasicBlock(nn.Module):
-    """Two 3x3 convolutions, each with its norm, beside the shortcut; ReLU after the sum."""
+    """Two 3x3 convolutions, each with a norm, parallel to the shortcut; ReLU after the sum."""
 
     def __init__(self, inputs: int, outputs: int, stride: int, shortcut: str) -> None:
         super().__init__()
@@ -53,12 +57,14 @@ class BasicBlock(nn.Module):
         self.act2 = nn.ReLU()
 
     def forward(self, x: Tensor) -> Tensor:
+        """Map (B, inputs, H, W) to (B, outputs, ceil(H / stride), ceil(W / stride))."""
         inner = self.act1(self.bn1(self.conv1(x)))
-        return self.act2(self.bn2(self.conv2(inner)) + self.downsample(x))
+        output: Tensor = self.act2(self.bn2(self.conv2(inner)) + self.downsample(x))
+        return output
 
 
 class Bottleneck(nn.Module):
-    """1x1 down, 3x3 with the stride, 1x1 up to four times the width, beside the shortcut."""
+    """1x1 reduction, 3x3 with the stride, 1x1 expansion to four times the width, parallel to the shortcut."""
 
     def __init__(self, inputs: int, width: int, stride: int) -> None:
         super().__init__()
@@ -75,9 +81,11 @@ class Bottleneck(nn.Module):
         self.act3 = nn.ReLU()
 
     def forward(self, x: Tensor) -> Tensor:
+        """Map (B, inputs, H, W) to (B, 4 * width, ceil(H / stride), ceil(W / stride))."""
         inner = self.act1(self.bn1(self.conv1(x)))
         inner = self.act2(self.bn2(self.conv2(inner)))
-        return self.act3(self.bn3(self.conv3(inner)) + self.downsample(x))
+        output: Tensor = self.act3(self.bn3(self.conv3(inner)) + self.downsample(x))
+        return output
 
 
 def resnet(
@@ -90,9 +98,18 @@ def resnet(
     shortcut: str = "conv",
     global_pool: str = "avg",
 ) -> CifarNet:
-    """A network of basic blocks. depth: 6n + 2 layers. widths: channels of stem and stages.
+    """Build a network of basic blocks.
 
-    shortcut: `conv`, or `pad` for the one without parameters.
+    Args:
+        depth: 6n + 2 layers.
+        widths: Channels of the stem and of the three stages.
+        num_classes: The number of classes.
+        in_chans: Channels of the images.
+        shortcut: `conv`, or `pad` for the shortcut without parameters.
+        global_pool: timm's name of the pooling.
+
+    Raises:
+        ValueError: `shortcut` has another value.
     """
     if shortcut not in ("conv", "pad"):
         raise ValueError(f"shortcut is conv or pad, not {shortcut!r}")
@@ -103,7 +120,7 @@ def resnet(
 
 
 def resnet50(*, num_classes: int, in_chans: int = 3, global_pool: str = "avg") -> CifarNet:
-    """He et al.'s ResNet-50 (table 1) with a 3x3 stem of stride 1 and no first pooling."""
+    """Build He et al.'s ResNet-50 (table 1) with a 3x3 stem of stride 1 and without the first pooling."""
     widths = [64, 128, 256, 512]
     return _residual(
         Bottleneck, [3, 4, 6, 3], 64, widths, BOTTLENECK_EXPANSION, num_classes, in_chans, global_pool
@@ -135,7 +152,7 @@ def _residual(
         name = f"layer{number + 1}"
         parts[name] = nn.Sequential(*blocks)
         stages.append(Stage((name,), inputs, 2**number))
-    return initialised(
+    return initialise(
         CifarNet(parts, stages, features=inputs, num_classes=num_classes, global_pool=global_pool)
     )
 

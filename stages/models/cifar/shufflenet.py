@@ -1,9 +1,9 @@
 """ShuffleNet and ShuffleNetV2 for 32 pixels.
 
 Zhang et al., "ShuffleNet" (2018), table 1 with three groups, and Ma et al., "ShuffleNet V2" (2018),
-table 5 at 1x, as papers on distillation have them: a 1x1 stem of 24 channels without a stride and no
-first pooling, so that 4x4 places are left. Their first network has a ReLU after the depthwise
-convolution too, which Zhang et al. leave out. Weights start as PyTorch draws them.
+table 5 at 1x, in the form of papers on distillation: a 1x1 stem of 24 channels with stride 1 and no
+first pooling, so the final map is 4x4. These papers' ShuffleNet also has a ReLU after the depthwise
+convolution; that of Zhang et al. does not. The weights have PyTorch's default initialisation.
 """
 
 from __future__ import annotations
@@ -16,19 +16,28 @@ from torch import Tensor, nn
 from stages.models.cifar.staged import ChannelShuffle, CifarNet, Stage, conv_norm
 
 STEM = 24
+"""Channels of the stem."""
+
 BLOCKS = (4, 8, 4)
 """Blocks of each stage; the first of them halves the map."""
 
 GROUPS = 3
+"""Groups of ShuffleNet's 1x1 convolutions."""
+
 WIDTHS = (240, 480, 960)
+"""Channels of ShuffleNet's stages."""
+
 WIDTHS_V2 = (116, 232, 464)
+"""Channels of ShuffleNetV2's stages."""
+
 LAST_V2 = 1024
+"""Channels of ShuffleNetV2's last 1x1 convolution."""
 
 
 class GroupedBottleneck(nn.Module):
-    """1x1 in groups to a quarter of the width, shuffle, 3x3 on each channel alone, 1x1 in groups.
+    """Grouped 1x1 to a quarter of the width, shuffle, depthwise 3x3, grouped 1x1.
 
-    Beside it lies the input: added, or where the map is halved, pooled and appended. ReLU at the end.
+    The input is added; if the block halves the map, the pooled input is appended instead. ReLU at the end.
     """
 
     def __init__(self, inputs: int, outputs: int, *, halving: bool, first_groups: int) -> None:
@@ -43,13 +52,15 @@ class GroupedBottleneck(nn.Module):
         self.act = nn.ReLU()
 
     def forward(self, x: Tensor) -> Tensor:
+        """Map (B, inputs, H, W) to (B, outputs, H, W), or half of H and W."""
         inner = self.expand(self.depthwise(self.shuffle(self.reduce(x))))
         joined = inner + x if self.pool is None else torch.cat([inner, self.pool(x)], dim=1)
-        return self.act(joined)
+        output: Tensor = self.act(joined)
+        return output
 
 
 class SplitBlock(nn.Module):
-    """Half of the channels pass by; the other half goes through 1x1, 3x3 on each channel alone, 1x1."""
+    """Half of the channels stay unchanged; the other half goes through 1x1, depthwise 3x3, 1x1."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -62,12 +73,14 @@ class SplitBlock(nn.Module):
         self.shuffle = ChannelShuffle(2)
 
     def forward(self, x: Tensor) -> Tensor:
-        passed, taken = x.chunk(2, dim=1)
-        return self.shuffle(torch.cat([passed, self.branch(taken)], dim=1))
+        """Map (B, C, H, W) to the same shape."""
+        unchanged, inner = x.chunk(2, dim=1)
+        output: Tensor = self.shuffle(torch.cat([unchanged, self.branch(inner)], dim=1))
+        return output
 
 
 class HalvingBlock(nn.Module):
-    """Both branches read all channels, halve the map, and give half of the outputs each."""
+    """Two branches that read all channels and halve the map; each computes half of the output channels."""
 
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__()
@@ -83,34 +96,36 @@ class HalvingBlock(nn.Module):
         self.shuffle = ChannelShuffle(2)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.shuffle(torch.cat([self.short(x), self.branch(x)], dim=1))
+        """Map (B, inputs, H, W) to (B, outputs, ceil(H / 2), ceil(W / 2))."""
+        output: Tensor = self.shuffle(torch.cat([self.short(x), self.branch(x)], dim=1))
+        return output
 
 
 def shufflenetv1(*, num_classes: int, in_chans: int = 3, global_pool: str = "avg") -> CifarNet:
-    """ShuffleNet 1x with three groups."""
+    """Build ShuffleNet 1x with three groups."""
 
     def block(inputs: int, outputs: int, halving: bool) -> nn.Module:
-        groups = 1 if inputs == STEM else GROUPS  # too few channels at first (Zhang et al., section 3.2)
+        groups = 1 if inputs == STEM else GROUPS  # the stem has too few channels (Zhang et al., section 3.2)
         return GroupedBottleneck(inputs, outputs, halving=halving, first_groups=groups)
 
-    parts, stages = _chain(in_chans, WIDTHS, block)
+    parts, stages = _stages_of(in_chans, WIDTHS, block)
     return CifarNet(parts, stages, features=WIDTHS[-1], num_classes=num_classes, global_pool=global_pool)
 
 
 def shufflenetv2(*, num_classes: int, in_chans: int = 3, global_pool: str = "avg") -> CifarNet:
-    """ShuffleNetV2 1x."""
+    """Build ShuffleNetV2 1x."""
 
     def block(inputs: int, outputs: int, halving: bool) -> nn.Module:
         return HalvingBlock(inputs, outputs) if halving else SplitBlock(outputs)
 
-    parts, stages = _chain(in_chans, WIDTHS_V2, block)
+    parts, stages = _stages_of(in_chans, WIDTHS_V2, block)
     parts["last"] = conv_norm(WIDTHS_V2[-1], LAST_V2, 1)
     return CifarNet(
         parts, stages, tail=("last",), features=LAST_V2, num_classes=num_classes, global_pool=global_pool
     )
 
 
-def _chain(
+def _stages_of(
     in_chans: int, widths: tuple[int, ...], block: Callable[[int, int, bool], nn.Module]
 ) -> tuple[dict[str, nn.Module], list[Stage]]:
     parts: dict[str, nn.Module] = {"stem": conv_norm(in_chans, STEM, 1)}

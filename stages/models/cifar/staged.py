@@ -1,20 +1,23 @@
-"""What the CIFAR networks share: a chain of stages that speaks timm's interface, and its small parts."""
+"""The common parts of the CIFAR networks: a chain of stages with timm's interface, and small layers."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import torch
 from timm.layers import SelectAdaptivePool2d, create_classifier
 from torch import Tensor, nn
 
 
 @dataclass(frozen=True)
 class Stage:
-    """A part of the chain whose output is shown as a feature map.
+    """A part of the chain whose output is a feature map.
 
-    parts: names of the children it runs, in order. channels: of its output. reduction: how many
-    pixels of the image one place of its output stands for, along a side.
+    Attributes:
+        parts: Names of its child modules, in the order of the pass.
+        channels: Channels of its output.
+        reduction: Its output's stride, in pixels of the image.
     """
 
     parts: tuple[str, ...]
@@ -23,16 +26,20 @@ class Stage:
 
 
 class CifarNet(nn.Module):
-    """A classifier made of stages, a tail, global pooling and one linear layer.
-
-    parts: the children by name, in the order in which they run. stages: counted from 0, the stem, as
-    the codes of CRD and its successors count their features. tail: children between the last stage
-    and the pooling (final norm and activation, or a 1x1 convolution), so that the pooling reads the
-    very map whose mean is the penultimate vector. features: channels of that map.
+    """A classifier of stages, a tail, global pooling and a linear layer.
 
     The interface is that of timm's models: `forward_features`, `forward_head`,
     `forward_intermediates`, `feature_info`, `get_classifier`, `reset_classifier`. No activation works
-    in place: a map that was shown stays as it was.
+    in place, so returned maps do not change.
+
+    Args:
+        parts: The child modules by name, in the order of the pass.
+        stages: The stages; stage 0 is the stem, like in the codes of CRD and its successors.
+        tail: Names of the children between the last stage and the pooling (final norm and activation, or a
+            1x1 convolution). The mean of the pooling's input is the penultimate vector.
+        features: Channels of the pooling's input.
+        num_classes: The number of classes.
+        global_pool: timm's name of the pooling.
     """
 
     global_pool: SelectAdaptivePool2d
@@ -61,16 +68,17 @@ class CifarNet(nn.Module):
         self.reset_classifier(num_classes, global_pool)
 
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
-        """A new classifier with random weights; 0 classes: none, the pooled vector comes out."""
+        """Replace the classifier by one with random weights; 0 classes: no classifier."""
         self.num_classes = num_classes
         pool = self.global_pool.pool_type if global_pool is None else global_pool
         self.global_pool, self.fc = create_classifier(self.num_features, num_classes, pool_type=pool)
 
     def get_classifier(self) -> nn.Module:
+        """Return the classifier."""
         return self.fc
 
     def forward_features(self, x: Tensor) -> Tensor:
-        """Images (B, C, H, W) to the map that feeds the pooling (B, features, h, w)."""
+        """Map images (B, C, H, W) to the pooling's input (B, features, h, w)."""
         for stage in self.stages:
             x = self._run(stage.parts, x)
         return self._run(self.tail, x)
@@ -84,32 +92,46 @@ class CifarNet(nn.Module):
         output_fmt: str = "NCHW",
         intermediates_only: bool = False,
     ) -> list[Tensor] | tuple[Tensor, list[Tensor]]:
-        """The final map, and the maps (B, C, h, w) that leave the stages `indices`, shallowest first.
+        """Return the final map and the stages' maps.
 
-        indices: numbers of stages, negative from the end; an int: the last so many; None: all.
-        norm: the last stage's map has gone through the tail, if that keeps the number of channels.
-        stop_early: run no further than the deepest stage asked for; only with `intermediates_only`.
+        Args:
+            x: Images (B, C, H, W).
+            indices: Numbers of stages, negative ones from the end; an int: that many last stages; None: all.
+            norm: Apply the tail to the last stage's map, if the tail does not change the channels.
+            stop_early: Stop after the deepest requested stage; only with `intermediates_only`.
+            output_fmt: Only `NCHW`.
+            intermediates_only: Return only the stages' maps.
+
+        Returns:
+            The final map (B, features, h, w), and the maps (B, C, h, w) of the stages, the shallowest first.
+
+        Raises:
+            ValueError: There is no such stage, or `output_fmt` is not `NCHW`.
         """
         if output_fmt != "NCHW":
             raise ValueError(f"the maps are NCHW, not {output_fmt}")
-        taken = self._taken(indices)
+        requested = self._requested(indices)
         inner: list[Tensor] = []
         for number, stage in enumerate(self.stages):
-            if stop_early and intermediates_only and number > max(taken):
+            if stop_early and intermediates_only and number > max(requested):
                 break
             x = self._run(stage.parts, x)
-            if number in taken:
+            if number in requested:
                 inner.append(x)
-        if norm and len(self.stages) - 1 in taken and self.stages[-1].channels == self.num_features:
+        if norm and len(self.stages) - 1 in requested and self.stages[-1].channels == self.num_features:
             inner[-1] = self._run(self.tail, x)
         return inner if intermediates_only else (self._run(self.tail, x), inner)
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
-        """The final map to the logits (B, classes); `pre_logits`: to the pooled vector."""
-        vector = self.global_pool(x)
-        return vector if pre_logits else self.fc(vector)
+        """Map the final map to the logits (B, classes), or with `pre_logits` to the pooled vector."""
+        vector: Tensor = self.global_pool(x)
+        if pre_logits:
+            return vector
+        logits: Tensor = self.fc(vector)
+        return logits
 
     def forward(self, x: Tensor) -> Tensor:
+        """Map images (B, C, H, W) to the logits (B, classes)."""
         return self.forward_head(self.forward_features(x))
 
     def _run(self, names: tuple[str, ...], x: Tensor) -> Tensor:
@@ -117,7 +139,7 @@ class CifarNet(nn.Module):
             x = getattr(self, name)(x)
         return x
 
-    def _taken(self, indices: int | Sequence[int] | None) -> frozenset[int]:
+    def _requested(self, indices: int | Sequence[int] | None) -> frozenset[int]:
         count = len(self.stages)
         numbers = range(-count, 0) if indices is None else indices
         if isinstance(numbers, int):
@@ -128,7 +150,7 @@ class CifarNet(nn.Module):
 
 
 class ChannelShuffle(nn.Module):
-    """(B, C, H, W) -> the same shape: channel i of group g comes to place i * groups + g.
+    """Channel shuffle, (B, C, H, W) -> the same shape: channel i of group g becomes channel i * groups + g.
 
     Zhang et al. (2018, figure 1c).
     """
@@ -138,22 +160,29 @@ class ChannelShuffle(nn.Module):
         self.groups = groups
 
     def forward(self, x: Tensor) -> Tensor:
-        return x.unflatten(1, (self.groups, -1)).transpose(1, 2).flatten(1, 2)
+        """Shuffle the channels."""
+        return torch.unflatten(x, 1, (self.groups, -1)).transpose(1, 2).flatten(1, 2)
 
 
 def conv_norm(
     inputs: int, outputs: int, kernel: int, *, stride: int = 1, groups: int = 1, act: bool = True
 ) -> nn.Sequential:
-    """Convolution without bias that keeps the map's size at stride 1, norm, and ReLU if `act`."""
+    """Return a convolution without bias, a norm, and a ReLU if `act`; at stride 1 the map keeps its size."""
     convolution = nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, groups=groups, bias=False)
     layers: list[nn.Module] = [convolution, nn.BatchNorm2d(outputs)]
     return nn.Sequential(*layers, nn.ReLU()) if act else nn.Sequential(*layers)
 
 
-def initialised(model: CifarNet, *, classifier_std: float | None = None) -> CifarNet:
-    """The model with convolutions drawn by He et al. (2015), normal, fan out; their biases are zero.
+def initialise(model: CifarNet, *, classifier_std: float | None = None) -> CifarNet:
+    """Initialise the convolutions like He et al. (2015), normal, fan out, with biases of zero.
 
-    classifier_std: deviation of the classifier's weights, its bias is zero; None: as PyTorch draws them.
+    Args:
+        model: The network; it is changed in place.
+        classifier_std: Standard deviation of the classifier's weights, with a bias of zero; None: PyTorch's
+            default initialisation.
+
+    Returns:
+        The network.
     """
     for layer in model.modules():
         if isinstance(layer, nn.Conv2d):

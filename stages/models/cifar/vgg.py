@@ -1,23 +1,30 @@
 """VGG networks for 32 pixels.
 
-Simonyan and Zisserman, "Very Deep Convolutional Networks" (2015), table 1, as papers on distillation
-have it: batch norm after each 3x3 convolution, the map halved before the second, third and fourth
-block only, so that 4x4 places are left, and one linear layer in place of the three.
+Simonyan and Zisserman, "Very Deep Convolutional Networks" (2015), table 1, in the form of papers on
+distillation: batch norm follows each 3x3 convolution, the map is halved only before the second, third and
+fourth block, so the final map is 4x4, and one linear layer replaces the three.
 """
 
 from __future__ import annotations
 
 from torch import nn
 
-from stages.models.cifar.staged import CifarNet, Stage, initialised
+from stages.models.cifar.staged import CifarNet, Stage, initialise
 
 WIDTHS = (64, 128, 256, 512, 512)
 """Channels of the five blocks."""
 
 
 def vgg(convolutions: int, /, *, num_classes: int, in_chans: int = 3, global_pool: str = "avg") -> CifarNet:
-    """convolutions: in each of the five blocks; 1 gives VGG8, 2 VGG13 (the names count three linear
-    layers, as the original has)."""
+    """Build a VGG network.
+
+    Args:
+        convolutions: Convolutions in each of the five blocks: 1 for VGG8, 2 for VGG13 (the names count the
+            original's three linear layers).
+        num_classes: The number of classes.
+        in_chans: Channels of the images.
+        global_pool: timm's name of the pooling.
+    """
     parts: dict[str, nn.Module] = {}
     stages = []
     inputs = in_chans
@@ -33,4 +40,4 @@ def vgg(convolutions: int, /, *, num_classes: int, in_chans: int = 3, global_poo
         parts[f"block{number}"] = nn.Sequential(*layers)
         stages.append(Stage((f"block{number}",), width, reduction))
     model = CifarNet(parts, stages, features=inputs, num_classes=num_classes, global_pool=global_pool)
-    return initialised(model, classifier_std=0.01)
+    return initialise(model, classifier_std=0.01)

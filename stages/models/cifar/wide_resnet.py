@@ -2,20 +2,20 @@
 
 Zagoruyko and Komodakis, "Wide Residual Networks" (2016), table 1: depth 6n + 4, basic blocks with norm
 and activation before each convolution, k times the width. The last norm and activation follow the
-last stage: the map that is pooled has gone through them, the last stage's own map has not.
+last stage: the pooling's input is after them, the last stage's map before them.
 """
 
 from __future__ import annotations
 
 from torch import Tensor, nn
 
-from stages.models.cifar.staged import CifarNet, Stage, initialised
+from stages.models.cifar.staged import CifarNet, Stage, initialise
 
 
 class PreActivationBlock(nn.Module):
-    """Norm, ReLU, 3x3, norm, ReLU, 3x3, beside the shortcut.
+    """Norm, ReLU, 3x3, norm, ReLU, 3x3, parallel to the shortcut.
 
-    Where the shape changes, the shortcut is a 1x1 convolution of the input after its norm and ReLU.
+    If the shape changes, the shortcut is a 1x1 convolution of the input after its norm and ReLU.
     """
 
     def __init__(self, inputs: int, outputs: int, stride: int) -> None:
@@ -29,15 +29,24 @@ class PreActivationBlock(nn.Module):
         self.downsample = None if inputs == outputs else nn.Conv2d(inputs, outputs, 1, stride, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        ready = self.act1(self.bn1(x))
-        inner = self.conv2(self.act2(self.bn2(self.conv1(ready))))
-        return inner + (x if self.downsample is None else self.downsample(ready))
+        """Map (B, inputs, H, W) to (B, outputs, ceil(H / stride), ceil(W / stride))."""
+        activated = self.act1(self.bn1(x))
+        inner: Tensor = self.conv2(self.act2(self.bn2(self.conv1(activated))))
+        return inner + (x if self.downsample is None else self.downsample(activated))
 
 
 def wide_resnet(
     depth: int, factor: int, /, *, num_classes: int, in_chans: int = 3, global_pool: str = "avg"
 ) -> CifarNet:
-    """WRN-depth-factor without dropout. depth: 6n + 4."""
+    """Build WRN-depth-factor without dropout.
+
+    Args:
+        depth: 6n + 4 layers.
+        factor: The widening factor k.
+        num_classes: The number of classes.
+        in_chans: Channels of the images.
+        global_pool: timm's name of the pooling.
+    """
     parts: dict[str, nn.Module] = {"conv1": nn.Conv2d(in_chans, 16, 3, 1, 1, bias=False)}
     stages = [Stage(("conv1",), 16, 1)]
     inputs = 16
@@ -54,4 +63,4 @@ def wide_resnet(
     model = CifarNet(
         parts, stages, tail=("bn", "act"), features=inputs, num_classes=num_classes, global_pool=global_pool
     )
-    return initialised(model)
+    return initialise(model)

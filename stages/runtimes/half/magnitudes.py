@@ -47,7 +47,8 @@ def activation_magnitudes(model: onnx.ModelProto, source: Source, images: np.nda
         images: uint8 (n, H, W, C).
     """
     import onnx
-    import onnxruntime
+
+    from stages.onnx_files.sessions import open_session
 
     probe = onnx.ModelProto()
     probe.CopyFrom(model)
@@ -59,12 +60,7 @@ def activation_magnitudes(model: onnx.ModelProto, source: Source, images: np.nda
     probe.graph.output.extend(
         onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None) for name in names
     )
-    options = onnxruntime.SessionOptions()
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(
-        probe.SerializeToString(), options, providers=["CPUExecutionProvider"]
-    )
+    session = open_session(probe.SerializeToString(), optimise=False)
     input_name = session.get_inputs()[0].name
     largest = dict.fromkeys(names, 0.0)
     # One image at a time: the activations of a large network take much memory.

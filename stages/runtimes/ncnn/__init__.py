@@ -1,1 +1,5 @@
-"""The runtime ncnn: conversion by pnnx, sessions, the trial in a process of its own."""
+"""The runtime ncnn.
+
+Read in this order: `runtime` (the interface), `convert` (from ONNX by pnnx), `session` (loaded and run),
+`trial` (tried in a process of its own).
+"""

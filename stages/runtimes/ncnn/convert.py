@@ -1,7 +1,7 @@
 """From an ONNX file to ncnn's two files, by pnnx in a process of its own.
 
 ncnn computes on one normalised image in floats; so the batch is fixed to one and the preprocessing is cut
-off. Where the preprocessing ends is found by what it computes, not by what its operators are called.
+off. The end of the preprocessing is found by its values, not by the names of its operators.
 """
 
 from __future__ import annotations
@@ -28,29 +28,43 @@ PARAM, WEIGHTS = "model.param", "model.bin"
 WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 
 CUT_TOLERANCE = 1e-4
-"""Normalised pixels lie within a few units; they are the same numbers or others altogether."""
+"""Normalised pixels are a few units large: they are the same numbers, or differ far more than this."""
 
 
-def network_alone(source: Source) -> onnx.ModelProto:
-    """From one normalised image, float32 (1, C, H, W), to `logits`: the source's network, constants folded.
+def network_without_preprocessing(source: Source) -> onnx.ModelProto:
+    """Return the source's network without its preprocessing, constants folded.
 
-    Raises StageError if no value of the file is the normalised image.
+    Returns:
+        A graph from one normalised image, float32 (1, C, H, W), to `logits`.
+
+    Raises:
+        StageError: no value of the file is the normalised image.
     """
     import onnx
 
     model = _for_one_image(source)
     start = model.graph.input[0].name if source.input == "float32_nchw" else _normalised_value(model, source)
-    alone: onnx.ModelProto = onnx.utils.Extractor(model).extract_model([start], ["logits"])
-    return alone
+    network: onnx.ModelProto = onnx.utils.Extractor(model).extract_model([start], ["logits"])
+    return network
 
 
 def convert(
     model: onnx.ModelProto, source: Source, output: Path, work: Path, silence: Silence | None = None
 ) -> str:
-    """Writes `model.param` and `model.bin`; returns in words what pnnx left unconverted, else "".
+    """Write `model.param` and `model.bin`.
 
-    silence: how long pnnx may use no CPU time; how long it takes in all depends on the network.
-    Raises StageError with pnnx's last words if it fails, or if it hangs.
+    Args:
+        model: see `network_without_preprocessing`.
+        source: of the model.
+        output: the folder that gets the files.
+        work: a folder for temporary files.
+        silence: how long pnnx may use no CPU time; how long it takes in all depends on the network.
+
+    Returns:
+        The operators that pnnx left unconverted, in a sentence; "" if there are none.
+
+    Raises:
+        StageError: pnnx fails, with its last lines of output, or hangs.
     """
     import onnx
 
@@ -64,37 +78,35 @@ def convert(
             done = run_while_alive(command, doing="converting", silence=silence, cwd=folder)
         except Hung as why:
             raise _failed(source, f"it hung: {why}") from None
-        made = [Path(folder, f"model.ncnn.{end}") for end in ("param", "bin")]
-        if done.returncode != 0 or not all(file.is_file() for file in made):
+        files = [Path(folder, f"model.ncnn.{end}") for end in ("param", "bin")]
+        if done.returncode != 0 or not all(file.is_file() for file in files):
             last = "\n".join(done.stderr.strip().splitlines()[-5:]) or "it said nothing"
             raise _failed(source, f"status {done.returncode}: {last}")
-        for file, name in zip(made, (PARAM, WEIGHTS), strict=True):
+        for file, name in zip(files, (PARAM, WEIGHTS), strict=True):
             shutil.copyfile(file, output / name)
     ignored = sorted(set(re.findall(r"^ignore (\S+) \S+ param", done.stderr, re.MULTILINE)))
     return f"ncnn has no layer for {', '.join(ignored)}" if ignored else ""
 
 
 def count_layers(folder: Path) -> int:
-    """Layers of a target, by the second line of its `model.param`."""
+    """Return how many layers a target has, from the second line of its `model.param`."""
     return int((folder / PARAM).read_text(encoding="ascii").splitlines()[1].split()[0])
 
 
 def _for_one_image(source: Source) -> onnx.ModelProto:
-    """The source's file with a batch of one, constants folded by ONNX Runtime in standard operators."""
+    """Return the graph for a batch of one, constants folded by ONNX Runtime in standard operators."""
     import onnx
     import onnxruntime
 
+    from stages.onnx_files.session_options import CPU, session_options
+
     model = onnx.load(str(source.onnx))
     model.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 1
-    options = onnxruntime.SessionOptions()
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
-    options.log_severity_level = 3
     with tempfile.TemporaryDirectory() as folder:
-        options.optimized_model_filepath = str(Path(folder, "model.onnx"))
+        file = Path(folder, "model.onnx")
+        options = session_options(optimization="basic", optimized_file=file)
         try:
-            onnxruntime.InferenceSession(
-                model.SerializeToString(), options, providers=["CPUExecutionProvider"]
-            )
+            onnxruntime.InferenceSession(model.SerializeToString(), options, providers=[CPU])
         except Exception as error:  # the binding raises a class of its own for each status code
             raise StageError(
                 "the file does not take a batch of one image",
@@ -102,15 +114,15 @@ def _for_one_image(source: Source) -> onnx.ModelProto:
                 why=str(error),
                 hint="export the model again: kdpipe export PROFILE",
             ) from error
-        folded = onnx.shape_inference.infer_shapes(onnx.load(options.optimized_model_filepath))
+        folded = onnx.shape_inference.infer_shapes(onnx.load(str(file)))
     _reshape_for_gather(folded)
     return folded
 
 
 def _reshape_for_gather(model: onnx.ModelProto) -> None:
-    """Writes a gather of all elements in their order as a reshape.
+    """Write a gather of all elements in their order as a reshape.
 
-    The exporter spells a flattening behind a global pooling so, and ncnn has no gather.
+    The exporter writes a flattening after a global pooling like this, and ncnn has no gather.
     """
     import onnx
 
@@ -119,10 +131,12 @@ def _reshape_for_gather(model: onnx.ModelProto) -> None:
     for node in model.graph.node:
         if node.op_type != "Gather" or node.input[1] not in constants:
             continue
-        places = onnx.numpy_helper.to_array(constants[node.input[1]])
-        whole = np.array_equal(places.reshape(-1), np.arange(places.size))
-        if whole and _shape(typed.get(node.input[0])) == (places.size,):
-            shape = onnx.numpy_helper.from_array(np.array(places.shape, np.int64), f"{node.output[0]}__shape")
+        indices = onnx.numpy_helper.to_array(constants[node.input[1]])
+        whole = np.array_equal(indices.reshape(-1), np.arange(indices.size))
+        if whole and _shape(typed.get(node.input[0])) == (indices.size,):
+            shape = onnx.numpy_helper.from_array(
+                np.array(indices.shape, np.int64), f"{node.output[0]}__shape"
+            )
             model.graph.initializer.append(shape)
             node.CopyFrom(
                 onnx.helper.make_node(
@@ -132,10 +146,10 @@ def _reshape_for_gather(model: onnx.ModelProto) -> None:
 
 
 def _normalised_value(model: onnx.ModelProto, source: Source) -> str:
-    """The last value before the first layer with weights that is the normalised image."""
+    """Return the last value before the first layer with weights that is the normalised image."""
     import onnx
-    import onnxruntime
 
+    from stages.onnx_files.sessions import open_session
     from stages.runtimes.images import as_input, natural_images
 
     height, width, channels = source.image_shape
@@ -151,15 +165,11 @@ def _normalised_value(model: onnx.ModelProto, source: Source) -> str:
         probe = onnx.ModelProto()
         probe.CopyFrom(model)
         probe.graph.output.extend(typed[name] for name in before)
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = 3
-        session = onnxruntime.InferenceSession(
-            probe.SerializeToString(), options, providers=["CPUExecutionProvider"]
-        )
-        found = session.run(before, {model.graph.input[0].name: images})
-        for name, value in reversed([*zip(before, found, strict=True)]):
+        session = open_session(probe.SerializeToString())
+        values = session.run(before, {model.graph.input[0].name: images})
+        for name, value in reversed([*zip(before, values, strict=True)]):
             if np.abs(value - expected).max() < CUT_TOLERANCE:
-                return name
+                return str(name)
     raise StageError(
         "the preprocessing cannot be cut off this file",
         where=source.onnx.name,
@@ -169,18 +179,18 @@ def _normalised_value(model: onnx.ModelProto, source: Source) -> str:
 
 
 def _shape(info: onnx.ValueInfoProto | None) -> tuple[int, ...] | None:
-    """Of a float32 value whose shape is known."""
+    """Return the shape of a float32 value; None for other types and unknown shapes."""
     if info is None or info.type.tensor_type.elem_type != 1:  # TensorProto.FLOAT
         return None
     return tuple(dimension.dim_value for dimension in info.type.tensor_type.shape.dim)
 
 
 def _pnnx() -> Path:
-    """The converter's program; its package is not imported, for that imports torch."""
-    found = importlib.util.find_spec("pnnx")
-    assert found is not None
-    assert found.origin is not None
-    return Path(found.origin).with_name("pnnx")
+    """Return the converter's program; its package is not imported, because that imports torch."""
+    package = importlib.util.find_spec("pnnx")
+    assert package is not None
+    assert package.origin is not None
+    return Path(package.origin).with_name("pnnx")
 
 
 def _failed(source: Source, why: str) -> StageError:

@@ -1,9 +1,9 @@
 """ncnn on the CPU: small, made for phones and boards. Light until something is built or loaded.
 
-A target is ncnn's pair of files for one normalised image; the preprocessing is done by whoever runs it,
-in ncnn's own pixel functions. pnnx converts in a process of its own, and what it wrote is loaded and run
-in another one before anybody else loads it: a network with a layer that ncnn does not have crashes the
-process that ignores the return code of loading it.
+A target is ncnn's pair of files for one normalised image; the program that runs it does the preprocessing, in
+ncnn's own pixel functions. pnnx converts in a process of its own. Its files are loaded and run in another one
+before any other process loads them: a network with a layer that ncnn does not have crashes a process that
+ignores the return code of loading it.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 INSTALL = "pip install 'kdpipe[ncnn]'"
 CHANNELS = (1, 3)
-"""What ncnn's pixel functions take: grey or RGB."""
+"""Channels of the images that ncnn's pixel functions take: grey or RGB."""
 
 
 class Ncnn:
@@ -41,17 +41,25 @@ class Ncnn:
     distributions = DISTRIBUTIONS["ncnn"]
 
     def ability_to_build(self) -> Ability:
+        """Return whether ncnn and pnnx are installed and ncnn can be imported."""
         return self._ability("ncnn", "pnnx")
 
     def ability_to_run(self) -> Ability:
+        """Return whether ncnn is installed and can be imported."""
         return self._ability("ncnn")
 
     def build(
-        self, source: Source, output: Path, settings: BuildSettings, progress: Progress, work: Path
+        self,
+        source: Source,
+        output: Path,
+        settings: BuildSettings,  # noqa: ARG002 - the interface passes it
+        progress: Progress,  # noqa: ARG002 - the interface passes it
+        work: Path,
     ) -> dict[str, Any]:
-        """Writes `model.param` and `model.bin`: weights as in the source, or for fp16 in half the size.
+        """Write `model.param` and `model.bin`: weights like in the source, or for fp16 in half the size.
 
-        Raises StageError with the one layer that ncnn does not have, or with pnnx's own words.
+        Raises:
+            StageError: ncnn lacks a layer, which it names, or pnnx fails; with its own messages.
         """
         from stages.runtimes.ncnn import convert as ncnn_convert
 
@@ -63,11 +71,11 @@ class Ncnn:
                 why=f"found {channels} channels, expected 1 or 3",
                 hint="leave the ncnn targets out",
             )
-        network = ncnn_convert.network_alone(source)
-        unknown = ncnn_convert.convert(network, source, output, work)
+        network = ncnn_convert.network_without_preprocessing(source)
+        unconverted = ncnn_convert.convert(network, source, output, work)
         fault = ncnn_trial.run_once(output, source)
         if fault:
-            raise _refused(source, unknown or fault)
+            raise _refused(source, unconverted or fault)
         return {
             "layers": ncnn_convert.count_layers(output),
             "weights": source.precision,
@@ -79,6 +87,7 @@ class Ncnn:
         }
 
     def load(self, folder: Path, source: Source, threads: int) -> NcnnSession:
+        """Load the pair of files with `threads` threads."""
         from stages.runtimes.ncnn.session import NcnnSession
 
         return NcnnSession(folder, source, threads)

@@ -1,4 +1,4 @@
-"""Runs a target of ncnn. Every return code is checked: going on after a failure crashes the process."""
+"""Sessions of ncnn. Every return code is checked: continuing after a failure crashes the process."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from stages.runtimes.images import as_input
 from stages.runtimes.ncnn.convert import PARAM, WEIGHTS
 
 INPUT, LOGITS = "in0", "out0"
-"""How pnnx names what goes in and what comes out."""
+"""pnnx's names of the input and the output."""
 
 PIXELS = {1: ncnn.Mat.PixelType.PIXEL_GRAY, 3: ncnn.Mat.PixelType.PIXEL_RGB}
 
@@ -24,6 +24,12 @@ class NcnnSession:
     """One loaded network. ncnn takes one image at a time: a batch is a loop.
 
     For a file with the preprocessing inside, `timed` covers the same work: from uint8 pixels to logits.
+
+    Attributes:
+        facts: `effective_precision`, `arithmetic`, `storage`, `device`, `threads`, `batches`.
+
+    Raises:
+        StageError: see `open_network`.
     """
 
     def __init__(self, folder: Path, source: Source, threads: int) -> None:
@@ -44,11 +50,11 @@ class NcnnSession:
         }
 
     def logits(self, images: np.ndarray) -> np.ndarray:
-        """uint8 (n, H, W, C) -> float32 (n, classes)."""
+        """Return the logits, float32 (n, classes), of uint8 images (n, H, W, C)."""
         return np.stack([infer(self._network, self._normalised(image)) for image in images])
 
     def timed(self, images: np.ndarray) -> Callable[[], None]:
-        """One after the other, if there are several."""
+        """Return a call that runs these images, one after the other."""
         if self._source.input == "uint8_nhwc":
             pixels = list(np.ascontiguousarray(images))
 
@@ -66,15 +72,24 @@ class NcnnSession:
         return from_input
 
     def _normalised(self, image: np.ndarray) -> ncnn.Mat:
-        """uint8 (H, W, C) -> ncnn's (C, H, W), scaled and normalised."""
+        """Return an image, uint8 (H, W, C), in ncnn's layout (C, H, W), scaled and normalised."""
         height, width, channels = image.shape
-        made = ncnn.Mat.from_pixels(np.ascontiguousarray(image), PIXELS[channels], width, height)
-        made.substract_mean_normalize(self._mean, self._gain)
-        return made
+        mat = ncnn.Mat.from_pixels(np.ascontiguousarray(image), PIXELS[channels], width, height)
+        mat.substract_mean_normalize(self._mean, self._gain)
+        return mat
 
 
 def open_network(folder: Path, precision: str, threads: int) -> ncnn.Net:
-    """The network of a target. Raises StageError if ncnn refuses one of its files."""
+    """Load the network of a target.
+
+    Args:
+        folder: with its two files.
+        precision: fp32 or fp16.
+        threads: of one inference.
+
+    Raises:
+        StageError: ncnn refuses a file, or it is not a target of kdpipe.
+    """
     network = ncnn.Net()
     half = precision == "fp16"
     network.opt.num_threads = threads
@@ -93,7 +108,7 @@ def open_network(folder: Path, precision: str, threads: int) -> ncnn.Net:
             )
     if [*network.input_names()] != [INPUT] or LOGITS not in network.output_names():
         raise StageError(
-            "this is no target of kdpipe",
+            "this is not a target of kdpipe",
             where=f"{folder.name}/{PARAM}",
             why=f"found inputs {network.input_names()} and outputs {network.output_names()}, "
             f"expected {INPUT} and {LOGITS}",
@@ -103,12 +118,16 @@ def open_network(folder: Path, precision: str, threads: int) -> ncnn.Net:
 
 
 def as_mat(image: np.ndarray) -> ncnn.Mat:
-    """float32 (C, H, W) -> a copy in ncnn's memory; a bare `Mat(array)` does not keep the array alive."""
+    """Copy an image, float32 (C, H, W), into ncnn's memory; `Mat(array)` would not keep the array alive."""
     return ncnn.Mat(image).clone()
 
 
 def infer(network: ncnn.Net, image: ncnn.Mat) -> np.ndarray:
-    """Logits, float32 (classes,), of one normalised image. Raises StageError if ncnn could not compute."""
+    """Return the logits, float32 (classes,), of one normalised image.
+
+    Raises:
+        StageError: ncnn could not compute them.
+    """
     extractor = network.create_extractor()
     code = extractor.input(INPUT, image)
     if code == 0:
@@ -116,7 +135,7 @@ def infer(network: ncnn.Net, image: ncnn.Mat) -> np.ndarray:
     if code != 0:
         raise StageError(
             "ncnn could not run a built target",
-            why=f"ncnn's return code is {code}; it may be short of memory",
+            why=f"ncnn's return code is {code}; the memory may be too small",
             hint="kdpipe build PROFILE",
         )
     return np.array(logits, np.float32).reshape(-1)

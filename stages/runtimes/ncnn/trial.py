@@ -3,7 +3,7 @@
     python -m stages.runtimes.ncnn.trial                            can the package be imported
     python -m stages.runtimes.ncnn.trial FOLDER PRECISION C H W     load a target and run it once
 
-Ends with status 0 if it went well; else the last line of standard error says why. Light until then.
+Ends with status 0 if all is well; otherwise the last line of standard error is the reason. Light until then.
 """
 
 from __future__ import annotations
@@ -28,15 +28,18 @@ TIMEOUT_S = 120.0
 
 @functools.cache
 def why_not_importable() -> str:
-    """Why the package cannot be imported, or "" if it can; asked once a process."""
+    """Return why the package cannot be imported, or "" if it can; it is tried once a process."""
     done = run_module(MODULE, timeout_s=TIMEOUT_S)
     return f"ncnn did not answer within {TIMEOUT_S:.0f} s" if done is None else _why_not(done)
 
 
 def run_once(folder: Path, source: Source, silence: Silence | None = None) -> str:
-    """Why the target in `folder` cannot be loaded and run, or "" if it can.
+    """Return why the target in `folder` cannot be loaded and run, or "" if it can.
 
-    silence: how long ncnn may use no CPU time; how long it takes in all depends on the network.
+    Args:
+        folder: with the target's files.
+        source: of the target.
+        silence: how long ncnn may use no CPU time; how long it takes in all depends on the network.
     """
     height, width, channels = source.image_shape
     words = (str(folder), source.precision, str(channels), str(height), str(width))
@@ -58,6 +61,7 @@ def _why_not(done: subprocess.CompletedProcess[str]) -> str:
 
 
 def main(words: list[str]) -> int:
+    """Import ncnn, or load and run the target that the words name; return the exit code."""
     if not words:
         import ncnn
 

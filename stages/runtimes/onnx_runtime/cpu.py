@@ -1,9 +1,9 @@
 """ONNX Runtime on the CPU. Light until something is built or loaded.
 
-A target is one ONNX file with the graph optimisation already stored in it. On the networks that
-this was tried on (ResNet, MobileNet v2 and v3, ViT), `extended` is as fast as optimising at load
-time, gives the same logits (bit for bit for floats, to within INT8 rounding else), and makes INT8
-files up to a tenth smaller; what suits only one processor is still done when the file is loaded.
+A target is one ONNX file with the graph optimization already stored in it. On ResNet, MobileNet v2 and v3,
+and ViT, `extended` is as fast as optimizing at load time, and gives the same logits: bit for bit for floats,
+to within rounding for INT8. It makes INT8 files up to a tenth smaller. Optimizations for one kind of
+processor are still done when the file is loaded.
 """
 
 from __future__ import annotations
@@ -22,13 +22,7 @@ from stages.runtimes.settings import BuildSettings
 if TYPE_CHECKING:
     from stages.runtimes.onnx_runtime.session import OnnxRuntimeSession
 
-PROVIDER = "CPUExecutionProvider"
 FILE = "model.onnx"
-LEVELS = {
-    "basic": "ORT_ENABLE_BASIC",
-    "extended": "ORT_ENABLE_EXTENDED",
-    "all": "ORT_ENABLE_ALL",
-}
 
 _FLOAT_LAYERS = ("Conv", "FusedConv", "ConvTranspose", "Gemm", "FusedGemm", "MatMul", "FusedMatMul")
 _CONVERSIONS = ("QuantizeLinear", "DequantizeLinear")
@@ -48,31 +42,40 @@ class OnnxRuntime:
     distributions = DISTRIBUTIONS["onnxruntime"]
 
     def ability_to_build(self) -> Ability:
+        """Return whether the package is installed."""
         if importlib.util.find_spec("onnxruntime") is None:
             return Ability(False, "the onnxruntime package is not installed", "pip install onnxruntime")
-        found = list(installed_versions((*self.distributions, *IN_PLACE_OF_ONNXRUNTIME)).values())
-        # A bundle pins what is named here: the package for CPUs is enough there, whichever is here.
-        return Ability(True, versions={"onnxruntime": found[0]} if found else {})
+        versions = list(installed_versions((*self.distributions, *IN_PLACE_OF_ONNXRUNTIME)).values())
+        # A bundle pins these versions: the package for CPUs is enough there, whichever is installed here.
+        return Ability(True, versions={"onnxruntime": versions[0]} if versions else {})
 
     def ability_to_run(self) -> Ability:
+        """Return the same as for building."""
         return self.ability_to_build()
 
     def build(
-        self, source: Source, output: Path, settings: BuildSettings, progress: Progress, work: Path
+        self,
+        source: Source,
+        output: Path,
+        settings: BuildSettings,
+        progress: Progress,
+        work: Path,  # noqa: ARG002 - the interface passes it
     ) -> dict[str, Any]:
-        """Writes `model.onnx` with the graph optimisation of the settings stored in it."""
+        """Write `model.onnx` with the graph optimization of the settings stored in it.
+
+        Raises:
+            StageError: ONNX Runtime refuses the file.
+        """
         import onnx
         import onnxruntime
 
+        from stages.onnx_files.session_options import CPU, session_options
         from stages.runtimes.onnx_runtime.session import PRECISION_KEY
 
         level = settings.onnxruntime_optimization
-        options = onnxruntime.SessionOptions()
-        options.graph_optimization_level = getattr(onnxruntime.GraphOptimizationLevel, LEVELS[level])
-        options.optimized_model_filepath = str(output / FILE)
-        options.log_severity_level = 3
+        options = session_options(optimization=level, optimized_file=output / FILE)
         try:
-            onnxruntime.InferenceSession(str(source.onnx), options, providers=[PROVIDER])
+            onnxruntime.InferenceSession(str(source.onnx), options, providers=[CPU])
         except Exception as error:  # the binding raises a class of its own for each status code
             raise _refused(source, error) from error
         model = onnx.load(str(output / FILE))
@@ -83,8 +86,8 @@ class OnnxRuntime:
             progress.note(
                 "onnxruntime-int8: no operator of this file runs in integers; expect the speed of fp32"
             )
-        kept = {entry.key: entry.value for entry in model.metadata_props}
-        onnx.helper.set_model_props(model, {**kept, PRECISION_KEY: effective})
+        metadata = {entry.key: entry.value for entry in model.metadata_props}
+        onnx.helper.set_model_props(model, {**metadata, PRECISION_KEY: effective})
         onnx.save(model, str(output / FILE))
         facts: dict[str, Any] = {
             "optimization": level,
@@ -102,6 +105,7 @@ class OnnxRuntime:
         return facts
 
     def load(self, folder: Path, source: Source, threads: int) -> OnnxRuntimeSession:
+        """Load `model.onnx` with `threads` threads."""
         from stages.runtimes.onnx_runtime.session import OnnxRuntimeSession
 
         return OnnxRuntimeSession(folder / FILE, source, threads)

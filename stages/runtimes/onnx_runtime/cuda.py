@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from stages.runtimes.onnx_runtime.gpu_session import OnnxRuntimeGpuSession
 
 OPTIONS = {"use_tf32": "0"}
-"""TF32 keeps ten bits of a product's fraction: fast, but not the fp32 that was asked for."""
+"""TF32 keeps ten bits of a product's fraction: fast, but not the fp32 of the target."""
 
 
 class OnnxRuntimeCuda:
@@ -32,17 +32,27 @@ class OnnxRuntimeCuda:
     distributions = DISTRIBUTIONS["onnxruntime_cuda"]
 
     def ability_to_build(self) -> Ability:
+        """Return whether the CUDA provider computes here."""
         return onnx_runtime_gpu.ability(CUDA)
 
     def ability_to_run(self) -> Ability:
+        """Return the same as for building."""
         return self.ability_to_build()
 
     def build(
-        self, source: Source, output: Path, settings: BuildSettings, progress: Progress, work: Path
+        self,
+        source: Source,
+        output: Path,
+        settings: BuildSettings,
+        progress: Progress,
+        work: Path,  # noqa: ARG002 - the interface passes it
     ) -> dict[str, Any]:
-        """Writes `model.onnx`, for fp16 with the types in the graph, and `provider.json`.
+        """Write `model.onnx`, for fp16 with the types in the graph, and `provider.json`.
 
-        The graph is optimised when it is loaded: the provider's fusions are not stored.
+        The graph is optimized when it is loaded: the provider's fusions are not stored.
+
+        Raises:
+            StageError: the provider is missing, or does not take a layer with weights.
         """
         import onnx
 
@@ -52,10 +62,16 @@ class OnnxRuntimeCuda:
         model, facts = prepare(source, settings, progress.note)
         onnx.save(model, str(output / onnx_runtime_gpu.FILE))
         onnx_runtime_gpu.write_sidecar(output, CUDA, OPTIONS)
-        nodes = nodes_by_provider(output, CUDA, OPTIONS, source)
+        nodes = nodes_by_provider(output, CUDA, OPTIONS)
         return {**facts, "nodes": nodes, "portable": "NVIDIA GPUs, this or a later ONNX Runtime"}
 
-    def load(self, folder: Path, source: Source, threads: int) -> OnnxRuntimeGpuSession:
+    def load(
+        self,
+        folder: Path,
+        source: Source,
+        threads: int,  # noqa: ARG002 - the interface passes it
+    ) -> OnnxRuntimeGpuSession:
+        """Load `model.onnx` on the GPU."""
         from stages.runtimes.onnx_runtime.gpu_session import OnnxRuntimeGpuSession
 
         return OnnxRuntimeGpuSession(folder, source, CUDA)

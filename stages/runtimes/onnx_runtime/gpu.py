@@ -1,4 +1,4 @@
-"""What ONNX Runtime's two GPU providers share: ability, the provider's options, the sidecar.
+"""The parts that ONNX Runtime's two GPU providers share: ability, options, the sidecar.
 
 Light until something is built or loaded.
 """
@@ -25,31 +25,37 @@ SIDECAR = "provider.json"
 """Which provider runs the file with which options, and for TensorRT the digests of its engines."""
 
 INSTALL = "pip uninstall --yes onnxruntime && pip install 'onnxruntime-gpu[cuda,cudnn]>=1.27'"
-"""Both packages write the same folder, so the one for CPUs has to go first."""
+"""Both packages write the same folder, so the package for CPUs has to be removed first."""
 
-GPU_MEND = "run this on a machine with an NVIDIA GPU and its driver (nvidia-smi must list the GPU)"
+GPU_HINT = "run this on a machine with an NVIDIA GPU and its driver (nvidia-smi must list the GPU)"
 REBUILD = "kdpipe build PROFILE, on the machine that is to run it"
 
 
 def ability(provider: str) -> Ability:
-    """Whether this provider computes here: a network of one operator is run on it in a subprocess."""
+    """Return whether this provider computes here: it runs a network of one operator in a subprocess."""
     if importlib.util.find_spec("onnxruntime") is None:
         return Ability(False, "the onnxruntime-gpu package is not installed", INSTALL)
-    told = onnx_runtime_trial.ask(provider)
-    versions = {"onnxruntime-gpu": str(told["version"])} if provider in told.get("available", ()) else {}
+    answer = onnx_runtime_trial.ask(provider)
+    versions = {"onnxruntime-gpu": str(answer["version"])} if provider in answer.get("available", ()) else {}
     if versions and provider == TENSORRT:
-        versions |= installed_versions(("tensorrt",))  # brings the libraries that the provider loads
-    if not told.get("error"):
+        versions |= installed_versions(("tensorrt",))  # has the libraries that the provider loads
+    if not answer.get("error"):
         return Ability(True, versions=versions)
-    # The package is there and it is the driver that is missing: installing fixes nothing.
-    driver = told["device"].get("error")
+    # The package is installed and the driver is missing: installing fixes nothing.
+    driver = answer["device"].get("error")
     if versions and driver:
-        return Ability(False, f"{told['error']}; {driver}", GPU_MEND, versions)
-    return Ability(False, told["error"], INSTALL, versions)
+        return Ability(False, f"{answer['error']}; {driver}", GPU_HINT, versions)
+    return Ability(False, answer["error"], INSTALL, versions)
 
 
 def write_sidecar(folder: Path, provider: str, options: dict[str, str]) -> None:
-    """options: without anything of this machine's folders."""
+    """Write the sidecar of a target.
+
+    Args:
+        folder: of the target, with its engines.
+        provider: that runs it.
+        options: of the provider, without paths of this machine.
+    """
     device = onnx_runtime_trial.ask(provider).get("device", {})
     sidecar = {
         "schema_version": 1,
@@ -64,10 +70,17 @@ def write_sidecar(folder: Path, provider: str, options: dict[str, str]) -> None:
 
 
 def read_sidecar(folder: Path, version: str, capability: str) -> dict[str, Any]:
-    """The sidecar of a target that fits this machine; checked before any engine is loaded, because a
-    serialised engine is code.
+    """Read and check the sidecar of a target.
 
-    Raises StageError if an engine is not one that was built, or was built for another version or GPU.
+    It is checked before any engine is loaded, because a serialized engine is code.
+
+    Args:
+        folder: of the target.
+        version: of ONNX Runtime here.
+        capability: the GPU's compute capability, e.g. 8.7.
+
+    Raises:
+        StageError: an engine is not the one that was built, or was built for another version or GPU.
     """
     try:
         sidecar: dict[str, Any] = json.loads((folder / SIDECAR).read_text(encoding="utf-8"))
@@ -78,16 +91,16 @@ def read_sidecar(folder: Path, version: str, capability: str) -> dict[str, Any]:
             why=str(error),
             hint=REBUILD,
         ) from error
-    found = engine_digests(folder)
-    if found != sidecar["engines"]:
+    digests = engine_digests(folder)
+    if digests != sidecar["engines"]:
         raise StageError(
             "the engines are not the ones that were built",
             where=folder.name,
-            why=f"found {found}, expected {sidecar['engines']}",
+            why=f"found {digests}, expected {sidecar['engines']}",
             hint=REBUILD,
         )
     built_for = (sidecar["onnxruntime"], sidecar["compute_capability"])
-    if found and built_for != (version, capability):
+    if digests and built_for != (version, capability):
         raise StageError(
             "the engines were built for another GPU or ONNX Runtime",
             where=folder.name,
@@ -99,5 +112,5 @@ def read_sidecar(folder: Path, version: str, capability: str) -> dict[str, Any]:
 
 
 def engine_digests(folder: Path) -> dict[str, str]:
-    """SHA-256 of each of TensorRT's engines in a target's folder, by name."""
+    """Return the SHA-256 of each of TensorRT's engines in a target's folder, by name."""
     return {file.name: hash_file(file) for file in sorted(folder.glob("*.engine"))}

@@ -1,7 +1,7 @@
 """ONNX Runtime on an NVIDIA GPU by its TensorRT provider. Light until something is built or loaded.
 
-The network is strongly typed: the provider's own fp16 and INT8 switches stay off, and it computes what the
-graph says.
+The network is strongly typed: the provider's own fp16 and INT8 switches stay off, and it computes in the
+types of the graph.
 """
 
 from __future__ import annotations
@@ -29,23 +29,26 @@ class OnnxRuntimeTensorRt:
     name = "onnxruntime_tensorrt"
     precisions: tuple[str, ...] = ("fp32", "fp16", "int8")
     not_offered = {  # noqa: RUF012 - never changed
-        "bf16": "it is not tried with ONNX Runtime's TensorRT provider; tensorrt-bf16 is TensorRT itself"
+        "bf16": "kdpipe was not tested with bf16 in ONNX Runtime's TensorRT provider; use tensorrt-bf16"
     }
     recipe: Recipe = "signed"
     distributions = DISTRIBUTIONS["onnxruntime_tensorrt"]
 
     def ability_to_build(self) -> Ability:
+        """Return whether the TensorRT provider computes here."""
         return onnx_runtime_gpu.ability(TENSORRT)
 
     def ability_to_run(self) -> Ability:
+        """Return the same as for building."""
         return self.ability_to_build()
 
     def build(
         self, source: Source, output: Path, settings: BuildSettings, progress: Progress, work: Path
     ) -> dict[str, Any]:
-        """Writes `model.onnx`, TensorRT's engines for it and `provider.json`.
+        """Write `model.onnx`, TensorRT's engines for it and `provider.json`.
 
-        Raises StageError if no engine comes of it.
+        Raises:
+            StageError: the provider builds no engine, or does not take a layer with weights.
         """
         import onnx
 
@@ -57,14 +60,14 @@ class OnnxRuntimeTensorRt:
         options = profile_options(model.graph.input[0].name, source, settings)
         progress.update(0, 1, "engines", target=f"{self.name}-{source.precision}")
         timings = _timing_options(work) if settings.timing_cache else {}
-        nodes = nodes_by_provider(output, TENSORRT, {**options, **timings}, source)
+        nodes = nodes_by_provider(output, TENSORRT, {**options, **timings})
         engines = onnx_runtime_gpu.engine_digests(output)
         if not engines:
             raise StageError(
                 "ONNX Runtime's TensorRT provider built no engine",
                 where=source.onnx.name,
                 why=f"its nodes went to {', '.join(nodes)}",
-                hint="leave this target out, or use tensorrt-fp32, which tells what TensorRT refuses",
+                hint="leave this target out, or use tensorrt-fp32, whose error names what TensorRT refuses",
             )
         onnx_runtime_gpu.write_sidecar(output, TENSORRT, options)
         return {
@@ -78,20 +81,28 @@ class OnnxRuntimeTensorRt:
             "portable": "this GPU model and exactly this ONNX Runtime and TensorRT",
         }
 
-    def load(self, folder: Path, source: Source, threads: int) -> OnnxRuntimeGpuSession:
+    def load(
+        self,
+        folder: Path,
+        source: Source,
+        threads: int,  # noqa: ARG002 - the interface passes it
+    ) -> OnnxRuntimeGpuSession:
+        """Load `model.onnx` and its engines on the GPU."""
         from stages.runtimes.onnx_runtime.gpu_session import OnnxRuntimeGpuSession
 
         return OnnxRuntimeGpuSession(folder, source, TENSORRT)
 
 
 def profile_options(name: str, source: Source, settings: BuildSettings) -> dict[str, str]:
-    """The provider's options: one profile over the batches of the settings, so that no batch within them
-    makes it build again."""
+    """Return the provider's options.
+
+    They have one profile over the batches of the settings, so that no batch within them causes another build.
+    """
     height, width, channels = source.image_shape
-    one = (height, width, channels) if source.input == "uint8_nhwc" else (channels, height, width)
+    image = (height, width, channels) if source.input == "uint8_nhwc" else (channels, height, width)
 
     def shape(batch: int) -> str:
-        return f"{name}:{'x'.join(map(str, (batch, *one)))}"
+        return f"{name}:{'x'.join(map(str, (batch, *image)))}"
 
     smallest, tuned, largest = settings.batches
     return {
@@ -104,7 +115,7 @@ def profile_options(name: str, source: Source, settings: BuildSettings) -> dict[
 
 
 def _timing_options(work: Path) -> dict[str, str]:
-    """Timings are shared by the targets of a build; another driver's are not used."""
+    """Return the options of the timing cache; all targets of a build share it, drivers do not."""
     folder = work / f"onnxruntime-timings-{re.sub(r'[^0-9.]+', '_', gpu_facts()['driver'])}"
     folder.mkdir(parents=True, exist_ok=True)
     return {"trt_timing_cache_enable": "1", "trt_timing_cache_path": str(folder)}

@@ -27,18 +27,27 @@ class TensorRt:
     distributions = DISTRIBUTIONS["tensorrt"]
 
     def ability_to_build(self) -> Ability:
+        """Return whether the package builds engines here."""
         return tensorrt_family.ability(self.name, INSTALL, to_run=False, builds_on_gpu=True)
 
     def ability_to_run(self) -> Ability:
+        """Return whether the package runs engines here."""
         return tensorrt_family.ability(self.name, INSTALL, to_run=True, builds_on_gpu=True)
 
     def build(
         self, source: Source, output: Path, settings: BuildSettings, progress: Progress, work: Path
     ) -> dict[str, Any]:
+        """Write `model.engine` and `engine.json`; see `stages.runtimes.tensorrt.family.build`."""
         facts = tensorrt_family.build(self.name, source, output, settings, progress, work, keeps_timings=True)
         return {**facts, "portable": _portable(settings)}
 
-    def load(self, folder: Path, source: Source, threads: int) -> TensorRtSession:
+    def load(
+        self,
+        folder: Path,
+        source: Source,
+        threads: int,  # noqa: ARG002 - the interface passes it
+    ) -> TensorRtSession:
+        """Load the engine on the GPU."""
         from stages.runtimes.tensorrt.session import TensorRtSession
 
         return TensorRtSession(self.name, folder, source)

@@ -1,7 +1,7 @@
-"""What the two TensorRT packages share: ability, preparing the graph, building.
+"""The parts that the two TensorRT packages share: ability, preparing the graph, building.
 
-The engine is built in a subprocess (`tensorrt_process`, `tensorrt_build`), described by a sidecar
-(`tensorrt_sidecar`) and run by `tensorrt_session`. Light until something is built or loaded.
+A subprocess builds the engine (`process`, `build`), a sidecar describes it (`sidecar`), and `session` runs
+it. Light until something is built or loaded.
 """
 
 from __future__ import annotations
@@ -32,31 +32,38 @@ if TYPE_CHECKING:
 TIMINGS = "timing.cache"
 
 OLDEST = {"tensorrt": (10, 12)}
-"""Versions before these have no strongly typed networks of the kind that is built here."""
+"""Older versions lack the strongly typed networks that are built here."""
 
 
 def ability(package: str, install: str, *, to_run: bool, builds_on_gpu: bool) -> Ability:
-    """Whether the package can build (or run) here; asked in a subprocess."""
+    """Return whether the package can build or run engines here; it is tried in a subprocess.
+
+    Args:
+        package: `tensorrt` or `tensorrt_rtx`.
+        install: the command that installs it.
+        to_run: whether to run; otherwise to build.
+        builds_on_gpu: whether building needs a GPU.
+    """
     if importlib.util.find_spec(package) is None:
         why = f"the {package} package is not installed"
         if (to_run or builds_on_gpu) and gpu_facts()["gpu"] == "none":
             why += ", and this machine has no NVIDIA GPU with its driver"
         return Ability(False, why, install)
-    told = probe.ask(package)
-    if told.get("error"):
-        return Ability(False, told["error"], install)
-    versions = {package: str(told["version"])}
+    abilities = probe.ask(package)
+    if abilities.get("error"):
+        return Ability(False, abilities["error"], install)
+    versions = {package: str(abilities["version"])}
     oldest = OLDEST.get(package, ())
     if numbers(versions[package]) < oldest:
-        wanted = ".".join(map(str, oldest))
-        return Ability(False, f"{package} {versions[package]} is older than {wanted}", install, versions)
-    device = told["device"]
+        minimum = ".".join(map(str, oldest))
+        return Ability(False, f"{package} {versions[package]} is older than {minimum}", install, versions)
+    device = abilities["device"]
     if not device.get("error"):
         versions |= {"gpu": device["name"], "cuda": device["driver"]}
-    if to_run and not told["runs"]:
-        return Ability(False, _because(told, "runs"), _gpu_hint(device, package), versions)
-    if not to_run and not told["builds"]:
-        return Ability(False, _because(told, "builds"), _gpu_hint(device, package), versions)
+    if to_run and not abilities["runs"]:
+        return Ability(False, _reason(abilities, "runs"), _gpu_hint(device, package), versions)
+    if not to_run and not abilities["builds"]:
+        return Ability(False, _reason(abilities, "builds"), _gpu_hint(device, package), versions)
     return Ability(True, versions=versions)
 
 
@@ -70,9 +77,22 @@ def build(
     *,
     keeps_timings: bool,
 ) -> dict[str, Any]:
-    """Writes `model.engine`, `engine.json` and, if it keeps timings, `timing.cache`.
+    """Write `model.engine`, `engine.json` and, if it keeps timings, `timing.cache`.
 
-    Raises StageError with the parser's, the builder's or the dead subprocess's own messages.
+    Args:
+        package: `tensorrt` or `tensorrt_rtx`.
+        source: the file to build from.
+        output: the folder that gets the files.
+        settings: the profile's section `build`.
+        progress: takes progress and notes.
+        work: where timings are kept for the next build.
+        keeps_timings: whether the package has timings to keep.
+
+    Returns:
+        The builder's facts; see `stages.runtimes.base.Runtime.build`.
+
+    Raises:
+        StageError: parser or builder refuse the file, or the subprocess dies; with its own messages.
     """
     label = f"{package}-{source.precision}"
     options = tensorrt_options.options_of(package, settings.model_dump())
@@ -80,13 +100,13 @@ def build(
     prepared, facts = prepare(source, settings, progress.note)
     if facts.get(source.precision, {}).get("advice"):
         progress.note(f"{label}: {facts[source.precision]['advice']}")
-    told = probe.ask(package)
-    device = told.get("device", {})
-    identity = tensorrt_timings.identity(package, told)
+    abilities = probe.ask(package)
+    device = abilities.get("device", {})
+    identity = tensorrt_timings.identity(package, abilities)
     folder = tensorrt_timings.folder(work)
     timings = folder / f"{identity}.cache" if keeps_timings and settings.timing_cache and identity else None
     if timings:
-        tensorrt_timings.tell_of_others(timings, package, progress)
+        tensorrt_timings.note_other_timings(timings, package, progress)
     specification = Specification(
         package=package,
         engine=str(output / ENGINE),
@@ -107,9 +127,9 @@ def build(
         label=label,
         where=source.onnx.name,
         progress=progress,
-        before_s=tensorrt_timings.read_duration(folder, key),
+        earlier_s=tensorrt_timings.read_duration(folder, key),
     )
-    tensorrt_timings.keep_duration(folder, key, time.monotonic() - started)
+    tensorrt_timings.save_duration(folder, key, time.monotonic() - started)
     if timings and timings.exists():
         shutil.copyfile(timings, output / TIMINGS)
     warnings, reused = done.pop("warnings"), done.pop("timings_reused")
@@ -133,14 +153,20 @@ def build(
 
 
 def prepare(
-    source: Source, settings: BuildSettings | None = None, note: Callable[[str], None] = lambda text: None
+    source: Source, settings: BuildSettings | None = None, note: Callable[[str], None] = lambda _text: None
 ) -> tuple[onnx.ModelProto, dict[str, Any]]:
-    """The graph as TensorRT takes it, and what was done to it.
+    """Return the graph in the form that TensorRT takes, and what was done to it.
 
     TensorRT takes uint8 images but computes nothing with them: they become float at once. fp16 and bf16
-    are put into the graph, because a strongly typed network does what its graph says. Of the settings
-    (None: the defaults) `keep_float`, the precision's limit and `prove` count here; without `prove` a form
-    that computes something else is told to `note`.
+    are put into the graph, because a strongly typed network computes in the types of its graph.
+
+    Args:
+        source: the file.
+        settings: `keep_float`, the precision's limit and `prove` count; None: the defaults.
+        note: without `prove`, takes a note that the converted graph computes something else.
+
+    Raises:
+        StageError: the graph cannot be converted, or its converted form computes something else.
     """
     import onnx
 
@@ -161,7 +187,7 @@ def prepare(
 
 
 def cast_images_first(model: onnx.ModelProto) -> onnx.ModelProto:
-    """A copy whose uint8 input is cast to float32 before anything else; exact, as 0..255 are.
+    """Return a copy whose uint8 input is cast to float32 before anything else; 0..255 are exact in float32.
 
     A graph with float input comes back unchanged.
     """
@@ -175,14 +201,14 @@ def cast_images_first(model: onnx.ModelProto) -> onnx.ModelProto:
         return copy
     name = f"{image.name}__float"
     for node in graph.node:
-        for place, used in enumerate(node.input):
+        for position, used in enumerate(node.input):
             if used == image.name:
-                node.input[place] = name
+                node.input[position] = name
     to_float = onnx.helper.make_node(
         "Cast", [image.name], [name], name="images_to_float", to=onnx.TensorProto.FLOAT
     )
     graph.node.insert(0, to_float)
-    del graph.value_info[:]  # types behind the cast are others now
+    del graph.value_info[:]  # the types after the cast have changed
     return copy
 
 
@@ -192,9 +218,9 @@ def _not_inspected(device: bool) -> str:
     return "only a machine with a GPU can inspect an engine"
 
 
-def _because(told: dict[str, Any], what: str) -> str:
-    device_error = told["device"].get("error")
-    return str(device_error or told.get(f"{what}_why_not") or "it gave no reason")
+def _reason(abilities: dict[str, Any], what: str) -> str:
+    device_error = abilities["device"].get("error")
+    return str(device_error or abilities.get(f"{what}_why_not") or "it gave no reason")
 
 
 def _gpu_hint(device: dict[str, Any], package: str) -> str:

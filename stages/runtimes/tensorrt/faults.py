@@ -1,7 +1,7 @@
-"""What TensorRT says when it builds nothing, as one error that a user can act on. Light.
+"""TensorRT's messages when it builds nothing, as one error that a user can act on. Light.
 
-The SDK hardly ever raises: its calls return None or False, and the reasons go to the logger and the
-parser's list of errors.
+The SDK hardly ever raises: its calls return None or False, and the reasons go to the logger and the parser's
+list of errors.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 from pipeline.errors import StageError
 
 MOST_LINES, MOST_LETTERS = 4, 300
-"""How much of the SDK's own words is shown; its first lines name the cause, later ones the consequence."""
+"""How much of the SDK's messages is shown; the first lines name the cause, later lines the consequences."""
 
 QUANTIZERS = ("QuantizeLinear", "DequantizeLinear")
 
@@ -23,7 +23,7 @@ LEAVE_OUT = "leave this target out"
 
 
 def shortened(lines: Sequence[str]) -> str:
-    """The first different lines, each on one line of bounded length."""
+    """Return the first different lines, each on one line of bounded length."""
     different = list(dict.fromkeys(" ".join(line.split()) for line in lines if line.strip()))
     shown = [
         line if len(line) <= MOST_LETTERS else f"{line[: MOST_LETTERS - 1]}…"
@@ -34,9 +34,11 @@ def shortened(lines: Sequence[str]) -> str:
 
 
 def refused(parser: Any, logged: Sequence[str]) -> StageError:
-    """The file that the parser refuses: a line for each node, with its operator.
+    """Return the error for a file that the parser refuses: a line for each node, with its operator.
 
-    logged: the logger's lines of severity ERROR, for a parser that lists nothing.
+    Args:
+        parser: TensorRT's, after it has parsed.
+        logged: the logger's lines of severity ERROR, for a parser that lists nothing.
     """
     lines, operators, unsupported = [], [], []
     for index in range(parser.num_errors):
@@ -56,8 +58,8 @@ def refused(parser: Any, logged: Sequence[str]) -> StageError:
         hint = f"choose a student without such operators, or {LEAVE_OUT}"
     elif any(operator in QUANTIZERS for operator in operators):
         hint = (
-            "TensorRT wants signed INT8, symmetric, zero points of 0 and biases in floats: the `signed` file "
-            f"of kdpipe quantize; if it is that, {LEAVE_OUT}"
+            "TensorRT needs signed INT8, symmetric, zero points of 0 and biases in floats: the `signed` file "
+            f"of kdpipe quantize; if it is that file, {LEAVE_OUT}"
         )
     else:
         hint = f"export again with another operator set (--set export.opset=20), or {LEAVE_OUT}"
@@ -66,13 +68,17 @@ def refused(parser: Any, logged: Sequence[str]) -> StageError:
 
 
 def built_nothing(logged: Sequence[str]) -> StageError:
-    """The builder gave no engine; its lines of severity ERROR say why."""
+    """Return the error for a builder that gave no engine.
+
+    Args:
+        logged: its lines of severity ERROR.
+    """
     why = shortened(logged) or "it gave no reason"
     return StageError("TensorRT built no engine", why=why, hint=_hint_for(why))
 
 
 def raised(error: BaseException) -> StageError:
-    """An exception out of the SDK's bindings, or the package's import."""
+    """Return the error for an exception of the SDK's bindings or of the package's import."""
     if isinstance(error, ImportError):
         package = (error.name or "tensorrt").split(".")[0]
         extra = {"tensorrt_rtx": "rtx"}.get(package, "tensorrt")
@@ -85,19 +91,25 @@ def raised(error: BaseException) -> StageError:
     return StageError("TensorRT's builder failed", why=why, hint=_hint_for(why))
 
 
-def died(package: str, status: int, last_words: Sequence[str]) -> StageError:
-    """The process that built ended without an answer: a crash of the SDK, or somebody ended it."""
-    said = shortened(last_words) or "it said nothing"
+def died(package: str, status: int, last_lines: Sequence[str]) -> StageError:
+    """Return the error for a builder process that ended without an answer: it crashed or was ended.
+
+    Args:
+        package: that it built with.
+        status: of the process; negative: the signal that ended it.
+        last_lines: of its standard error.
+    """
+    output = shortened(last_lines) or "it wrote nothing to standard error"
     if status >= 0:
         how = f"status {status}"
     else:
         name = signal.Signals(-status).name if -status in set(signal.Signals) else f"signal {-status}"
         how = f"ended by {name}"
         if name == "SIGKILL":
-            how += ", as the system does when memory runs out"
+            how += ", which the system sends when memory runs out"
     return StageError(
         f"{package} ended its process while building",
-        why=f"{how}: {said}",
+        why=f"{how}: {output}",
         hint=f"--set build.workspace_mb=256 or --set build.optimization_level=2 may help; else {LEAVE_OUT}",
     )
 

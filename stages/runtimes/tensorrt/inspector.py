@@ -1,4 +1,4 @@
-"""What the engine inspector tells of a built engine, from the JSON of TensorRT 10 and of 11. Light."""
+"""A summary of the engine inspector's report, from the JSON of TensorRT 10 and of 11. Light."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections import Counter
 from typing import Any
 
 MOST_NAMES = 20
-"""Of the layers that stayed in floats so many are named; their number is told in full."""
+"""The largest number of named layers that stayed in floats; their count is complete."""
 
 WEIGHTED = ("convolution", "deconvolution", "matrixmultiply", "matrix_multiply", "gemm", "fullyconnected")
 """Kinds of layers (`LayerType` or `ParameterType`) in which nearly all the arithmetic is."""
@@ -18,15 +18,21 @@ TYPES = (
     ("fp16", "fp16"), ("half", "fp16"),
     ("fp32", "fp32"), ("float", "fp32"), ("int32", "int32"), ("int64", "int64"), ("bool", "bool"),
 )  # fmt: skip
-"""A word in the inspector's type or format, and our name for it; the first that fits counts."""
+"""A word in the inspector's type or format, and our name for it; the first match counts."""
 
 
 def summary(text: str) -> dict[str, Any]:
-    """Layers of an engine: how many, by kind, by the type of their first output, and what the layers with
-    weights compute in, with the names of those that stayed in floats.
+    """Return a summary of an engine's layers.
 
-    A tensor's type stood in `Format/Datatype` until TensorRT 10 and has a field of its own in 11. An
-    engine built with less than DETAILED verbosity lists names alone: then only `layers` is known.
+    A tensor's type is in `Format/Datatype` until TensorRT 10 and has a field of its own in 11. An engine
+    built with less than DETAILED verbosity lists only names: then only `layers` is known.
+
+    Args:
+        text: the inspector's JSON.
+
+    Returns:
+        `layers` (how many), `by_kind`, `by_type` (of their first output), `weighted` (the types that layers
+        with weights compute in), and the count and names of those that stayed in floats.
     """
     try:
         layers = json.loads(text).get("Layers", [])
@@ -39,7 +45,7 @@ def summary(text: str) -> dict[str, Any]:
     return {
         "layers": len(layers),
         "by_kind": _counted(str(layer.get("LayerType", "unknown")) for layer in detailed),
-        "by_type": _counted(_type_of(_told(output)) for output in outputs),
+        "by_type": _counted(_type_of(_type_text(output)) for output in outputs),
         "weighted": _counted(kind for _, kind in weighted),
         "weighted_in_floats": len(floats),
         "weighted_in_floats_named": floats[:MOST_NAMES],
@@ -52,29 +58,29 @@ def _is_weighted(layer: dict[str, Any]) -> bool:
 
 
 def _computes_in(layer: dict[str, Any]) -> str:
-    """By the weights, else by the first input: an INT8 layer may well write floats."""
+    """Return the type of the weights, else of the first input: an INT8 layer may well write floats."""
     weights = layer.get("Weights")
     if isinstance(weights, dict) and weights.get("Type"):
         return _type_of(str(weights["Type"]))
-    return next((_type_of(_told(tensor)) for tensor in _first(layer, "Inputs")), "other")
+    return next((_type_of(_type_text(tensor)) for tensor in _first(layer, "Inputs")), "other")
 
 
 def _first(layer: dict[str, Any], edge: str) -> list[dict[str, Any]]:
     return [tensor for tensor in layer.get(edge) or [] if isinstance(tensor, dict)][:1]
 
 
-def _told(tensor: dict[str, Any]) -> str:
+def _type_text(tensor: dict[str, Any]) -> str:
     fields = ("DataType", "Datatype", "Format/Datatype", "Format/DataType", "Format")
     return str(next((tensor[field] for field in fields if tensor.get(field)), ""))
 
 
-def _type_of(told: str) -> str:
-    lower = told.lower()
+def _type_of(text: str) -> str:
+    lower = text.lower()
     return next((name for word, name in TYPES if word in lower), "other")
 
 
 def _name(layer: dict[str, Any]) -> str:
-    """The ONNX nodes that the layer was made of, where it tells them; else its own name."""
+    """Return the ONNX nodes that the layer consists of, if it lists them; else its own name."""
     nodes = re.findall(r"\[ONNX Layer: ([^\]]+)\]", str(layer.get("Metadata", "")))
     return " + ".join(nodes) or str(layer.get("Name", "unnamed"))
 

@@ -1,4 +1,4 @@
-"""What a profile may ask of TensorRT's builder beside batches, and which package can do it. Light."""
+"""The builder's options in a profile besides batches, and which package has them. Light."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ CLASSIC_ONLY = {
     "version_compatible": "TensorRT for RTX does not come with the lean runtime that such an engine needs",
     "hardware_compatible": "TensorRT for RTX has no levels: build.rtx_compute_capabilities names its GPUs",
 }
-"""Settings that the builder of TensorRT for RTX refuses or passes over, and why."""
+"""Settings that the builder of TensorRT for RTX refuses or ignores, and why."""
 
 OFF = {"refit": False, "version_compatible": False, "hardware_compatible": "none"}
 
@@ -22,7 +22,14 @@ CURRENT = "CURRENT"
 
 @dataclass(frozen=True)
 class Options:
-    """The flags of one build; `compute_capabilities` is empty for the package's own choice of GPUs."""
+    """The flags of one build.
+
+    Attributes:
+        refit: weights can be exchanged.
+        version_compatible: later minor versions can load the engine.
+        hardware_compatible: `none`, `same_compute_capability` or `ampere_plus`.
+        compute_capabilities: GPUs of a TensorRT for RTX engine; empty: the package's own choice.
+    """
 
     refit: bool = False
     version_compatible: bool = False
@@ -31,9 +38,10 @@ class Options:
 
 
 def options_of(package: str, settings: Mapping[str, Any]) -> Options:
-    """What the profile's `build` section asks of this package.
+    """Return the options of the profile's `build` section for this package.
 
-    Raises StageError, before anything is built, for what the package cannot do.
+    Raises:
+        StageError: the package lacks one of them; before anything is built.
     """
     if package == "tensorrt_rtx":
         faults = refused(settings)
@@ -53,14 +61,17 @@ def options_of(package: str, settings: Mapping[str, Any]) -> Options:
 
 
 def refused(settings: Mapping[str, Any]) -> dict[str, str]:
-    """The keys that TensorRT for RTX cannot follow, each with the reason."""
+    """Return the keys that TensorRT for RTX cannot follow, each with the reason."""
     return {f"build.{key}": why for key, why in CLASSIC_ONLY.items() if settings[key] != OFF[key]}
 
 
 def check_targets(runtimes: Iterable[str], settings: Mapping[str, Any]) -> None:
-    """Raises UsageError for settings that none of the profile's runtimes can follow.
+    """Check that at least one of the profile's runtimes can follow the settings.
 
-    Where the classic SDK's targets stand beside those for RTX, only the latter are not built.
+    If a profile has targets of both packages, only those for RTX are not built.
+
+    Raises:
+        UsageError: none can.
     """
     named = set(runtimes)
     faults = refused(settings) if "tensorrt_rtx" in named and "tensorrt" not in named else {}
@@ -74,7 +85,11 @@ def check_targets(runtimes: Iterable[str], settings: Mapping[str, Any]) -> None:
 
 
 def apply(trt: Any, config: Any, options: Options) -> None:
-    """Sets the builder's configuration; raises StageError for what this version does not know."""
+    """Set the options in the builder's configuration.
+
+    Raises:
+        StageError: this version of the SDK lacks one of them.
+    """
     if options.refit:
         config.set_flag(_member(trt.BuilderFlag, "REFIT", "build.refit"))
     if options.version_compatible:
@@ -92,7 +107,7 @@ def _restrict(trt: Any, config: Any, names: tuple[str, ...]) -> None:
     key = "build.rtx_compute_capabilities"
     if CURRENT in names and len(names) > 1:
         raise StageError(
-            f"{CURRENT} stands alone",
+            f"{CURRENT} cannot be combined with other GPUs",
             where=key,
             why=f"found {', '.join(names)}",
             hint=f"leave {CURRENT} out, or the others",
@@ -110,17 +125,17 @@ def _restrict(trt: Any, config: Any, names: tuple[str, ...]) -> None:
 
 
 def _member(members: Any, name: str, key: str) -> Any:
-    """One name of an enumeration of the SDK, which differs from version to version."""
-    found = getattr(members, name, None)
-    if found is None:
-        known = sorted(one for one in getattr(members, "__members__", vars(members)) if one.isupper())
+    """Return a member of an enumeration of the SDK, whose members differ from version to version."""
+    member = getattr(members, name, None)
+    if member is None:
+        known = sorted(other for other in getattr(members, "__members__", vars(members)) if other.isupper())
         raise StageError(
-            f"this version of TensorRT does not know {name}",
+            f"this version of TensorRT has no {name}",
             where=key,
-            why=f"it knows {', '.join(known)}",
+            why=f"it has {', '.join(known)}",
             hint="choose one of these, or another version of the package",
         )
-    return found
+    return member
 
 
 def _off(key: str) -> str:

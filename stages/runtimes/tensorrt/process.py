@@ -1,6 +1,6 @@
-"""Runs the builder in its process: feeds it, follows it, tells how far it is, turns its end into one error.
+"""Runs the builder in a process of its own, reports its progress, and turns its failure into one error.
 
-Light: the SDK is imported in the subprocess alone.
+Light: only the subprocess imports the SDK.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from pipeline.errors import StageError
 from pipeline.stage import Progress
 from stages.runtimes.tensorrt import faults as tensorrt_faults
 from stages.runtimes.tensorrt.build import Specification
-from stages.runtimes.tensorrt.phases import to_go_s
+from stages.runtimes.tensorrt.phases import remaining_s
 
 HEARTBEAT_S = 5.0
-"""A builder that says nothing is still told to be at work so often."""
+"""How often the progress of a silent builder is reported."""
 
-LAST_WORDS = 8
+LAST_LINES = 8
 
 
 def run(
@@ -35,12 +35,23 @@ def run(
     label: str,
     where: str,
     progress: Progress,
-    before_s: float | None = None,
+    earlier_s: float | None = None,
 ) -> dict[str, Any]:
-    """What the builder told of the engine that it wrote.
+    """Build an engine.
 
-    label: the target, for the log; where: the ONNX file, for errors; before_s: how long the like took.
-    Raises StageError with the parser's, the builder's or the dead process's own messages.
+    Args:
+        specification: what to build.
+        onnx: the content of the ONNX file.
+        label: the target, for the log.
+        where: the ONNX file, for errors.
+        progress: takes progress and notes.
+        earlier_s: how long a build like this took before, in seconds; None: unknown.
+
+    Returns:
+        The builder's facts about the engine that it wrote.
+
+    Raises:
+        StageError: the parser, the builder or the dead process failed; with its own messages.
     """
     child = subprocess.Popen(
         python_command("stages.runtimes.tensorrt.build"),
@@ -50,19 +61,19 @@ def run(
         env=environment(),
     )
     lines: queue.Queue[bytes | None] = queue.Queue()
-    last_words: deque[str] = deque(maxlen=LAST_WORDS)
+    last_lines: deque[str] = deque(maxlen=LAST_LINES)
     assert child.stdin is not None
     assert child.stdout is not None
     assert child.stderr is not None
     threads = [
-        threading.Thread(target=_feed, args=(child.stdin, specification, onnx), daemon=True),
-        threading.Thread(target=_listen, args=(child.stdout, lines), daemon=True),
-        threading.Thread(target=_drain, args=(child.stderr, last_words), daemon=True),
+        threading.Thread(target=_write_input, args=(child.stdin, specification, onnx), daemon=True),
+        threading.Thread(target=_read_messages, args=(child.stdout, lines), daemon=True),
+        threading.Thread(target=_read_errors, args=(child.stderr, last_lines), daemon=True),
     ]
     for thread in threads:
         thread.start()
     try:
-        outcome = follow(lines, label, progress, before_s)
+        outcome = follow(lines, label, progress, earlier_s)
         status = child.wait()
         threads[2].join(timeout=5)
     finally:
@@ -76,7 +87,7 @@ def run(
         fault = outcome["fault"]
         place = f"{where}, {fault['where']}" if fault["where"] else where
         raise StageError(fault["what"], where=place, why=fault["why"], hint=fault["hint"])
-    error = tensorrt_faults.died(specification.package, status, list(last_words))
+    error = tensorrt_faults.died(specification.package, status, list(last_lines))
     raise StageError(error.what, where=where, why=error.why, hint=error.hint)
 
 
@@ -84,12 +95,20 @@ def follow(
     lines: queue.Queue[bytes | None],
     label: str,
     progress: Progress,
-    before_s: float | None,
+    earlier_s: float | None,
     heartbeat_s: float = HEARTBEAT_S,
 ) -> dict[str, Any]:
-    """Passes on what the builder tells, line by line, and that it is at work when it tells nothing.
+    """Pass on the builder's messages, and report its progress when it is silent.
 
-    Returns its last message, `done` or `fault`; nothing if it ended (None in the queue) without one.
+    Args:
+        lines: its standard output; None: it has ended.
+        label: the target.
+        progress: takes progress and notes.
+        earlier_s: how long a build like this took before, in seconds; None: unknown.
+        heartbeat_s: how often the progress of a silent builder is reported.
+
+    Returns:
+        Its last message, with `done` or `fault`; empty if it ended without one.
     """
     started = time.monotonic()
     phase, step, steps, share = "starting", 0, 1, 0.0
@@ -112,7 +131,7 @@ def follow(
                 target=label,
                 phase=f"{phase} {step}/{steps}",
                 elapsed=f"{elapsed:.0f} s",
-                eta_s=_or_unknown(to_go_s(share, elapsed, before_s)),
+                eta_s=_or_unknown(remaining_s(share, elapsed, earlier_s)),
             )
         elif "note" in message:
             progress.note(f"{label}: {message['note']}")
@@ -124,18 +143,18 @@ def _or_unknown(seconds: float | None) -> float | str:
     return "" if seconds is None else round(seconds, 1)
 
 
-def _feed(pipe: IO[bytes], specification: Specification, onnx: bytes) -> None:
-    with suppress(BrokenPipeError):  # the child died: its status tells
+def _write_input(pipe: IO[bytes], specification: Specification, onnx: bytes) -> None:
+    with suppress(BrokenPipeError):  # the child died: its status is the error
         pipe.write(json.dumps(asdict(specification)).encode() + b"\n" + onnx)
         pipe.close()
 
 
-def _listen(pipe: IO[bytes], lines: queue.Queue[bytes | None]) -> None:
+def _read_messages(pipe: IO[bytes], lines: queue.Queue[bytes | None]) -> None:
     for line in pipe:
         lines.put(line)
     lines.put(None)
 
 
-def _drain(pipe: IO[bytes], last_words: deque[str]) -> None:
+def _read_errors(pipe: IO[bytes], last_lines: deque[str]) -> None:
     for line in pipe:
-        last_words.append(line.decode(errors="replace").rstrip())
+        last_lines.append(line.decode(errors="replace").rstrip())

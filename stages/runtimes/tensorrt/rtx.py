@@ -30,22 +30,31 @@ class TensorRtForRtx:
     distributions = DISTRIBUTIONS["tensorrt_rtx"]
 
     def ability_to_build(self) -> Ability:
+        """Return whether the package builds engines here."""
         return tensorrt_family.ability(self.name, INSTALL, to_run=False, builds_on_gpu=False)
 
     def ability_to_run(self) -> Ability:
+        """Return whether the package runs engines here."""
         return tensorrt_family.ability(self.name, INSTALL, to_run=True, builds_on_gpu=False)
 
     def build(
         self, source: Source, output: Path, settings: BuildSettings, progress: Progress, work: Path
     ) -> dict[str, Any]:
-        # Kernels are chosen on the GPU at load time: there is nothing to time here, and the
-        # package's timing cache does nothing.
+        """Write `model.engine` and `engine.json`; see `stages.runtimes.tensorrt.family.build`."""
+        # The package chooses kernels on the GPU at load time. There is nothing to time here, and its timing
+        # cache does nothing.
         facts = tensorrt_family.build(
             self.name, source, output, settings, progress, work, keeps_timings=False
         )
         return {**facts, "portable": "GPUs that this version of TensorRT for RTX supports, same version only"}
 
-    def load(self, folder: Path, source: Source, threads: int) -> TensorRtSession:
+    def load(
+        self,
+        folder: Path,
+        source: Source,
+        threads: int,  # noqa: ARG002 - the interface passes it
+    ) -> TensorRtSession:
+        """Load the engine on the GPU."""
         from stages.runtimes.tensorrt.session import TensorRtSession
 
         return TensorRtSession(self.name, folder, source)

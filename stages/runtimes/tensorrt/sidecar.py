@@ -1,7 +1,7 @@
-"""`engine.json` beside an engine: what it was built by and for, checked before the SDK sees the engine.
+"""`engine.json` beside an engine: what built it and for what, checked before the SDK sees the engine.
 
-A serialised engine is native code, so none is handed over that is not the one that was built, for
-this system, this version and this GPU. Light.
+A serialized engine is native code, so the SDK gets only the very engine that was built for this system, this
+version and this GPU. Light.
 """
 
 from __future__ import annotations
@@ -26,8 +26,16 @@ AMPERE = (8, 0)
 
 
 @dataclass(frozen=True)
-class Here:
-    """What would run the engine: package and its version, the GPU's compute capability, the system."""
+class Machine:
+    """The machine that would run the engine.
+
+    Attributes:
+        package: `tensorrt` or `tensorrt_rtx`.
+        version: of the package.
+        capability: the GPU's compute capability, e.g. 8.7.
+        system: e.g. linux.
+        architecture: e.g. x86_64.
+    """
 
     package: str
     version: str
@@ -41,11 +49,16 @@ def write(
     specification: Specification,
     built: Mapping[str, Any],
     device: Mapping[str, Any],
-    **more: Any,
+    **fields: Any,
 ) -> dict[str, Any]:
-    """Writes the sidecar of the engine in `folder`; returns it.
+    """Write the sidecar of the engine in `folder`; return it.
 
-    built: what the builder told; device: the GPU (`name`, `compute_capability`), empty without one.
+    Args:
+        folder: of the engine.
+        specification: that it was built from.
+        built: the builder's facts.
+        device: the GPU (`name`, `compute_capability`); empty without one.
+        fields: further fields of the sidecar.
     """
     engine = (folder / ENGINE).read_bytes()
     options = specification.options
@@ -53,7 +66,7 @@ def write(
         "schema_version": 1,
         "package": specification.package,
         **built,
-        **more,
+        **fields,
         "gpu": device.get("name"),
         "compute_capability": device.get("compute_capability"),
         "hardware_compatible": options.hardware_compatible,
@@ -69,11 +82,12 @@ def write(
     return sidecar
 
 
-def read(folder: Path, here: Here) -> dict[str, Any]:
-    """The sidecar of an engine that fits this machine.
+def read(folder: Path, machine: Machine) -> dict[str, Any]:
+    """Read the sidecar of an engine, and check that the engine fits a machine.
 
-    Raises StageError if the engine is not the one that was built, or was built for another system,
-    another version of the package or another GPU.
+    Raises:
+        StageError: the engine is not the one that was built, or was built for another system, another version
+            of the package or another GPU.
     """
     try:
         sidecar: dict[str, Any] = json.loads((folder / SIDECAR).read_text(encoding="utf-8"))
@@ -82,54 +96,54 @@ def read(folder: Path, here: Here) -> dict[str, Any]:
         raise StageError(
             "the engine or its sidecar cannot be read", where=folder.name, why=str(error), hint=REBUILD
         ) from error
-    place = f"{folder.name}/{ENGINE}"
+    engine = f"{folder.name}/{ENGINE}"
     if digest != sidecar["sha256"]:
         raise StageError(
             "the engine is not the one that was built",
-            where=place,
+            where=engine,
             why=f"found SHA-256 {digest}, expected {sidecar['sha256']}",
             hint=REBUILD,
         )
-    if (sidecar["system"], sidecar["architecture"]) != (here.system, here.architecture):
+    if (sidecar["system"], sidecar["architecture"]) != (machine.system, machine.architecture):
         raise StageError(
             "the engine was built for another system",
-            where=place,
-            why=f"found {sidecar['system']} on {sidecar['architecture']}, here is {here.system} on "
-            f"{here.architecture}",
+            where=engine,
+            why=f"found {sidecar['system']} on {sidecar['architecture']}, here is {machine.system} on "
+            f"{machine.architecture}",
             hint=REBUILD,
         )
-    if sidecar["package"] != here.package or not _version_fits(sidecar, here.version):
+    if sidecar["package"] != machine.package or not _version_fits(sidecar, machine.version):
         kind = "version-compatible " if sidecar.get("version_compatible") else ""
         built_by = f"{kind}{sidecar['package']} {sidecar['version']}"
         raise StageError(
             "the engine was built by another version of TensorRT",
-            where=place,
-            why=f"found {built_by}, here is {here.package} {here.version}",
+            where=engine,
+            why=f"found {built_by}, here is {machine.package} {machine.version}",
             hint=REBUILD,
         )
-    if here.package == "tensorrt" and not _gpu_fits(sidecar, here.capability):
+    if machine.package == "tensorrt" and not _gpu_fits(sidecar, machine.capability):
         level = sidecar.get("hardware_compatible", "none")
         raise StageError(
             "the engine was built for another GPU",
-            where=place,
+            where=engine,
             why=f"found compute capability {sidecar['compute_capability']} ({sidecar['gpu']}, "
-            f"build.hardware_compatible: {level}), this GPU has {here.capability}",
+            f"build.hardware_compatible: {level}), this GPU has {machine.capability}",
             hint=REBUILD,
         )
     return sidecar
 
 
 def _version_fits(sidecar: Mapping[str, Any], version: str) -> bool:
-    """Exactly the version; of a version-compatible engine the same major, and none that is older."""
+    """Return whether the version is the engine's, or, if it is version-compatible, a later minor one."""
     built = str(sidecar["version"])
     if not sidecar.get("version_compatible"):
         return built == version
-    ours, its = numbers(version), numbers(built)
-    return ours[:1] == its[:1] and ours >= its
+    current, minimum = numbers(version), numbers(built)
+    return current[:1] == minimum[:1] and current >= minimum
 
 
 def _gpu_fits(sidecar: Mapping[str, Any], capability: str) -> bool:
-    """The same compute capability; of an engine for all from Ampere on, any from 8.0."""
+    """Return whether the compute capability is the engine's; for `ampere_plus`, any from 8.0 on."""
     built = sidecar["compute_capability"]
     if built and sidecar.get("hardware_compatible") == "ampere_plus":
         return min(numbers(built), numbers(capability)) >= AMPERE
@@ -137,10 +151,15 @@ def _gpu_fits(sidecar: Mapping[str, Any], capability: str) -> bool:
 
 
 def numbers(version: str) -> tuple[int, ...]:
-    """`10.12.0.36` -> (10, 12, 0, 36); what is no number ends it."""
-    found: list[int] = []
+    """Return a version's numbers, up to the first part that is not a number.
+
+    Example:
+        >>> numbers("10.12.0.36")
+        (10, 12, 0, 36)
+    """
+    parts: list[int] = []
     for part in version.split("."):
         if not part.isdigit():
             break
-        found.append(int(part))
-    return tuple(found)
+        parts.append(int(part))
+    return tuple(parts)

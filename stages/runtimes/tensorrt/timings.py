@@ -1,7 +1,7 @@
-"""What is kept from build to build on one GPU: the SDK's timings, and how long builds took. Light.
+"""Files that stay from build to build on one GPU: the SDK's timings, and how long builds took. Light.
 
-The SDK's timings hold for one version, GPU, compute capability and driver: those are the file's name,
-and a file of another name is never read. What lies in the file the SDK checks once more.
+The SDK's timings are valid for one version, GPU, compute capability and driver. These form the file's name,
+and a file of another name is never read. The SDK checks the file's content once more.
 """
 
 from __future__ import annotations
@@ -20,71 +20,79 @@ from pipeline.stage import Progress
 from stages.runtimes.tensorrt.build import Specification
 
 FOLDER = "KDPIPE_TIMING_CACHE"
-"""Environment variable: a folder to keep them in from run to run; else they last for one build stage."""
+"""Environment variable: the folder of these files from run to run; without it they last for one build
+stage."""
 
 DURATIONS = "durations.json"
-"""Seconds that builds took, by `duration_key`: from these the next one's time to go is told."""
+"""Seconds that builds took, by `duration_key`, for the estimate of the next build."""
 
 
-def identity(package: str, told: Mapping[str, Any]) -> str:
-    """Version, GPU, compute capability, CUDA and driver, as a file's name; "" without a GPU.
+def identity(package: str, abilities: Mapping[str, Any]) -> str:
+    """Return a file's name of version, GPU, compute capability, CUDA and driver; "" without a GPU.
 
-    told: what `probe.ask` answered.
+    Args:
+        package: `tensorrt` or `tensorrt_rtx`.
+        abilities: the answer of `stages.runtimes.probe.ask`.
     """
-    version, device = told.get("version"), told.get("device", {})
+    version, device = abilities.get("version"), abilities.get("device", {})
     if "name" not in device or not version:
         return ""
     capability, driver = device["compute_capability"], gpu_facts()["driver"]
-    named = f"{package}-{version}-{device['name']}-sm{capability}-{device['driver']}-driver-{driver}"
-    return re.sub(r"[^A-Za-z0-9.-]+", "_", named)
+    name = f"{package}-{version}-{device['name']}-sm{capability}-{device['driver']}-driver-{driver}"
+    return re.sub(r"[^A-Za-z0-9.-]+", "_", name)
 
 
 def folder(work: Path) -> Path:
-    """The user's folder, or that of this build; it is there on return.
+    """Return the user's folder, or that of this build; it exists on return.
 
-    Raises UsageError if the user's cannot be made.
+    Raises:
+        UsageError: the user's folder cannot be created.
     """
-    named = os.environ.get(FOLDER)
-    found = Path(named or work)
+    by_user = os.environ.get(FOLDER)
+    path = Path(by_user or work)
     try:
-        found.mkdir(parents=True, exist_ok=True)
+        path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        if not named:
+        if not by_user:
             raise
         raise UsageError(
-            "the folder of timings cannot be made",
+            "the folder of timings cannot be created",
             where=FOLDER,
             why=str(error),
-            hint=f"set {FOLDER} to a folder that can be written, or unset it",
+            hint=f"set {FOLDER} to a writable folder, or unset it",
         ) from error
-    return found
+    return path
 
 
-def tell_of_others(timings: Path, package: str, progress: Progress) -> None:
-    """Notes that the kept timings are of another machine, where there are none of this one."""
+def note_other_timings(timings: Path, package: str, progress: Progress) -> None:
+    """Note that the kept timings are of another machine, if there are none of this machine."""
     others = [other for other in timings.parent.glob(f"{package}-*.cache") if other != timings]
     if others and not timings.exists():
         progress.note(f"{package}: the kept timings are of another GPU, driver or version: timing anew")
 
 
-def duration_key(specification: Specification, named: str, precision: str, nodes: int) -> str:
-    """Builds with equal keys take about equally long: package, GPU, level, precision, size of the graph.
+def duration_key(specification: Specification, machine: str, precision: str, nodes: int) -> str:
+    """Return a key of builds that take about equally long.
 
-    named: what `identity` gives, or the package alone.
+    Args:
+        specification: what to build.
+        machine: the result of `identity`, or only the package.
+        precision: of the target.
+        nodes: of the graph.
     """
     level, batches = specification.optimization_level, "-".join(map(str, specification.batches))
-    return f"{named} {precision} {nodes} nodes level {level} batches {batches}"
+    return f"{machine} {precision} {nodes} nodes level {level} batches {batches}"
 
 
 def read_duration(folder: Path, key: str) -> float | None:
-    """How long the like took before, in seconds; None if nobody knows."""
+    """Return how long a build of this key took before, in seconds; None: unknown."""
     with suppress(OSError, ValueError, KeyError, TypeError):
         return float(json.loads((folder / DURATIONS).read_text(encoding="utf-8"))[key])
     return None
 
 
-def keep_duration(folder: Path, key: str, seconds: float) -> None:
-    """For the next build. Two builds at once may lose one's figure, which costs an estimate."""
+def save_duration(folder: Path, key: str, seconds: float) -> None:
+    """Save a build's duration. Two builds at once may lose a figure, which costs an estimate."""
     file = folder / DURATIONS
     known: dict[str, float] = {}
     with suppress(OSError, ValueError):

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.comparing.method_specs import Entry, read_specs
+from pipeline.comparing.method_specs import MethodSpec, read_specs
 from pipeline.errors import UsageError
 from tests.errors import raises
 
@@ -35,7 +35,7 @@ def test_a_plus_within_a_number_adds_no_method() -> None:
 
 def test_the_profile_s_own_and_all() -> None:
     own, *each = read_specs(["profile,all"])
-    assert own == Entry("profile", None)
+    assert own == MethodSpec("profile", None)
     assert own.overrides() == ()
     assert {"kd", "msdcrd"} <= {entry.label for entry in each}
     assert all(entry.optional and entry.methods == ({"name": entry.label},) for entry in each)

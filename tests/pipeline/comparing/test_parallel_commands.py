@@ -8,32 +8,34 @@ from typing import Any
 
 import pytest
 
-from pipeline.comparing.parallel_commands import Job, run_jobs, shares
+from pipeline.comparing.parallel_commands import CommandLine, core_shares, run_command_lines
 from pipeline.on_cores import main
 
 
 def test_cores_are_shared_out() -> None:
-    assert shares([0, 1, 2, 3], 4.0, 2) == [[0, 1], [2, 3]]
-    assert shares([0, 1, 2, 3], 4.0, 3) == [[0], [1], [2]]
-    assert shares([4, 6], 2.0, 3) == [[4], [6], [4]], "more processes than cores share them"
-    assert shares(list(range(64)), 2.0, 2) == [[0], [1]], "a container's quota counts, not the host's cores"
+    assert core_shares([0, 1, 2, 3], 4.0, 2) == [[0, 1], [2, 3]]
+    assert core_shares([0, 1, 2, 3], 4.0, 3) == [[0], [1], [2]]
+    assert core_shares([4, 6], 2.0, 3) == [[4], [6], [4]], "more processes than cores share them"
+    assert core_shares(list(range(64)), 2.0, 2) == [[0], [1]], (
+        "a container's quota counts, not the host's cores"
+    )
 
 
 def test_every_job_runs_and_its_document_is_told(tmp_path: Path) -> None:
     (tmp_path / "bad.yaml").write_text("data: {name: digits}\n")
     told: dict[str, tuple[int, dict[str, Any]]] = {}
-    jobs = [
-        Job("good", ("show", "resnet_to_mobilenet", "--json")),
-        Job("bad", ("show", str(tmp_path / "bad.yaml"), "--json")),
-        Job("mute", ("--version",)),
+    command_lines = [
+        CommandLine("good", ("show", "resnet_to_mobilenet", "--json")),
+        CommandLine("bad", ("show", str(tmp_path / "bad.yaml"), "--json")),
+        CommandLine("mute", ("--version",)),
     ]
     cores = sorted(os.sched_getaffinity(0))[:1]
 
-    def finished(job: Job, code: int, document: dict[str, Any], seconds: float) -> None:
+    def finished(command_line: CommandLine, code: int, document: dict[str, Any], seconds: float) -> None:
         assert seconds > 0
-        told[job.title] = (code, document)
+        told[command_line.title] = (code, document)
 
-    run_jobs(jobs, 2, [cores, cores], tmp_path, finished)
+    run_command_lines(command_lines, 2, [cores, cores], tmp_path, finished)
     assert told["good"][0] == 0
     assert told["good"][1]["command"] == "show"
     assert told["bad"][0] == 2
@@ -42,13 +44,13 @@ def test_every_job_runs_and_its_document_is_told(tmp_path: Path) -> None:
 
 
 def test_an_interrupt_ends_the_processes(tmp_path: Path) -> None:
-    def finished(job: Job, code: int, document: dict[str, Any], seconds: float) -> None:
+    def finished(command_line: CommandLine, code: int, document: dict[str, Any], seconds: float) -> None:
         assert our_jobs(), "the slower one is still at work"
         raise KeyboardInterrupt
 
-    jobs = [Job("one", ("--version",)), Job("two", ("doctor", "--json"))]
+    command_lines = [CommandLine("one", ("--version",)), CommandLine("two", ("doctor", "--json"))]
     with pytest.raises(KeyboardInterrupt):
-        run_jobs(jobs, 2, [], tmp_path, finished)
+        run_command_lines(command_lines, 2, [], tmp_path, finished)
     assert our_jobs() == []
 
 

@@ -26,7 +26,7 @@ from torch import nn
 from pipeline.stage import Context
 from stages import build, export
 from stages.bundle import predict
-from stages.data.images import Form, decode
+from stages.data.images import ImageFormat, decode
 from stages.data.load import load
 from stages.data.settings import ImageFolderSettings
 from stages.models.card import ModelCard, save
@@ -180,7 +180,7 @@ def test_every_way_gives_the_same_logits(kind: str, shipped: Shipped, tmp_path: 
     file = tmp_path / "image.jpg"
     _draw(file, *JPEGS[kind], seed=7)
     facts = shipped.card["preprocessing"]
-    pixels = decode(file, Form(facts["image_size"], facts["channels"], facts["resize"]))[np.newaxis]
+    pixels = decode(file, ImageFormat(facts["image_size"], facts["channels"], facts["resize"]))[np.newaxis]
     expected = reference_logits(shipped.network, pixels, shipped.card)
     outputs: dict[str, np.ndarray] = {}
 
@@ -213,7 +213,7 @@ def test_the_ways_would_not_agree_on_other_pixels(shipped: Shipped, tmp_path: Pa
     """The test above can fail: swapped channels and a turn that was lost give other logits."""
     file = tmp_path / "image.jpg"
     _draw(file, "RGB", (40, 26), 6, seed=7)
-    pixels = decode(file, Form(SIZE, 3, "bilinear"))[np.newaxis]
+    pixels = decode(file, ImageFormat(SIZE, 3, "bilinear"))[np.newaxis]
     expected = reference_logits(shipped.network, pixels, shipped.card)
     for wrong in (pixels[..., ::-1], np.rot90(pixels, axes=(1, 2))):
         outputs = reference_logits(shipped.network, np.ascontiguousarray(wrong), shipped.card)
@@ -223,7 +223,7 @@ def test_the_ways_would_not_agree_on_other_pixels(shipped: Shipped, tmp_path: Pa
 def test_on_the_device_one_line_labels_a_jpeg(shipped: Shipped, tmp_path: Path) -> None:
     file = tmp_path / "image.jpg"
     _draw(file, "RGB", (301, 207), 6, seed=7)
-    pixels = decode(file, Form(SIZE, 3, "bilinear"))[np.newaxis]
+    pixels = decode(file, ImageFormat(SIZE, 3, "bilinear"))[np.newaxis]
     expected = CLASSES[int(reference_logits(shipped.network, pixels, shipped.card).argmax())]
     finished = subprocess.run(
         [sys.executable, "-I", "predict.py", str(file)],

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from stages.bundle import predict
-from stages.data.images import Form, decode
+from stages.data.images import ImageFormat, decode
 
 RANDOM = np.random.default_rng(0)
 
@@ -51,7 +51,7 @@ def test_every_kind_of_image_is_read_as_training_reads_it(
     _picture(mode, *size).save(file)
     contract = {"image_size": 16, "channels": channels, "resize": resize}
     images = predict.read_images(file, contract)
-    expected = decode(file, Form(image_size=16, channels=channels, resize=resize))
+    expected = decode(file, ImageFormat(image_size=16, channels=channels, resize=resize))
     np.testing.assert_array_equal(images[0], expected)
 
 
@@ -62,7 +62,7 @@ def test_a_turned_photograph_is_turned_upright(tmp_path: Path) -> None:
     exif[0x0112] = 6
     image.save(file, exif=exif)
     images = predict.read_images(file, {"image_size": 16, "channels": 3, "resize": "bilinear"})
-    np.testing.assert_array_equal(images[0], decode(file, Form(16, 3, "bilinear")))
+    np.testing.assert_array_equal(images[0], decode(file, ImageFormat(16, 3, "bilinear")))
 
 
 def test_normalisation_by_hand() -> None:

@@ -1,4 +1,4 @@
-"""Real image files and real set files, made small; a web server that serves them."""
+"""Small real image files and set files; a web server for them."""
 
 from __future__ import annotations
 
@@ -20,6 +20,8 @@ from stages.data.settings import TorchvisionSettings
 
 
 class MakeFolder(Protocol):
+    """Write random images into class folders."""
+
     def __call__(
         self, root: Path, classes: dict[str, int], *, seed: int = 0, suffix: str = ".png", mode: str = "RGB"
     ) -> Path: ...
@@ -27,6 +29,8 @@ class MakeFolder(Protocol):
 
 @pytest.fixture
 def make_folder() -> MakeFolder:
+    """Return a function that writes random images into class folders."""
+
     def make(
         root: Path, classes: dict[str, int], *, seed: int = 0, suffix: str = ".png", mode: str = "RGB"
     ) -> Path:
@@ -44,13 +48,14 @@ def make_folder() -> MakeFolder:
 
 
 def idx_bytes(array: np.ndarray) -> bytes:
-    """uint8 of any shape as the bytes of an IDX file."""
+    """Return a uint8 array of any shape as the bytes of an IDX file."""
     return struct.pack(f">HBB{array.ndim}I", 0, 8, array.ndim, *array.shape) + array.tobytes()
 
 
 def write_idx(
     folder: Path, images: np.ndarray, labels: np.ndarray, part: str = "train", compress: bool = True
 ) -> None:
+    """Write the two IDX files of a split."""
     folder.mkdir(parents=True, exist_ok=True)
     for name, array in ((f"{part}-images-idx3-ubyte", images), (f"{part}-labels-idx1-ubyte", labels)):
         content = idx_bytes(array.astype(np.uint8))
@@ -61,31 +66,35 @@ def write_idx(
 
 
 def some_images(count: int, shape: tuple[int, ...], seed: int = 0) -> np.ndarray:
+    """Return random images, uint8 (count, *shape)."""
     return np.random.default_rng(seed).integers(0, 256, (count, *shape), dtype=np.uint8)
 
 
 def all_pixels(split: object) -> np.ndarray:
-    """Every image of a split, uint8 (N,H,W,C)."""
+    """Return all images of a split, uint8 (N, H, W, C)."""
     images = split.images  # type: ignore[attr-defined]
     pixels: np.ndarray = images.batch(np.arange(len(images)))
     return pixels
 
 
 def settings(name: str, root: Path | None, **more: Any) -> TorchvisionSettings:
-    place = None if root is None else str(root)
-    return TorchvisionSettings(name=name, root=place, **{"image_size": 32, **more})
+    """Return the settings of a torchvision set, with images of 32 pixels by default."""
+    folder = None if root is None else str(root)
+    return TorchvisionSettings(name=name, root=folder, **{"image_size": 32, **more})
 
 
 def digest(path: Path) -> str:
+    """Return a file's SHA-256, hexadecimal."""
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def md5(path: Path) -> str:
+    """Return a file's MD5, hexadecimal."""
     return hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest()
 
 
 def paths_of(part: RawSplit) -> list[Path]:
-    """Where its images lie: none is decoded before it is asked for."""
+    """Return the paths of a split's images, and check that no image is decoded yet."""
     paths = [path for path in part.images if isinstance(path, Path)]
     assert len(paths) == len(part.images)
     return paths
@@ -93,7 +102,7 @@ def paths_of(part: RawSplit) -> list[Path]:
 
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[tuple[str, Path]]:
-    """A web server of this machine, and the folder it serves."""
+    """Start a web server on this machine; return its address and its folder."""
     served = tmp_path / "served"
     served.mkdir()
 

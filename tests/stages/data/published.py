@@ -1,4 +1,4 @@
-"""Small sets of image files, laid out as their authors publish them."""
+"""Small sets of image files in the layout that their authors publish."""
 
 from __future__ import annotations
 
@@ -18,20 +18,26 @@ from tests.stages.data.conftest import some_images
 
 @dataclass(frozen=True)
 class Published:
-    """module: torchvision's, that holds its class. write: makes the files in the folder where torchvision
-    unpacks the archives. place: that folder, below the root. archives: what each has of it."""
+    """A set's published form.
+
+    Attributes:
+        module: torchvision's module with the set's class.
+        write: Writes the files into the folder where torchvision unpacks the archives.
+        folder: That folder, relative to the root.
+        archives: The files and folders in each archive.
+    """
 
     module: str
     write: Callable[[Path], None]
-    place: str
+    folder: str
     archives: dict[str, tuple[str, ...]]
 
     def pack(self, source: Path, target: Path) -> None:
-        """The archives, made from what `write` left in `source`."""
+        """Pack the files that `write` wrote into `source` into the archives in `target`."""
         for name, entries in self.archives.items():
             if name.endswith(".zip"):
                 with zipfile.ZipFile(target / name, "w") as packed:
-                    for path in (path for entry in entries for path in _every(source / entry)):
+                    for path in (path for entry in entries for path in _files_of(source / entry)):
                         packed.write(path, path.relative_to(source))
             else:
                 with tarfile.open(target / name, "w:gz") as tar:
@@ -40,16 +46,19 @@ class Published:
 
 
 def write_image(path: Path, seed: int) -> None:
+    """Write a random image of 24x20 pixels."""
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(some_images(1, (20, 24, 3), seed)[0]).save(path)
 
 
 def write_lines(path: Path, lines: Iterable[str]) -> None:
+    """Write a text file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("".join(f"{line}\n" for line in lines))
 
 
 def write_pets(folder: Path) -> None:
+    """Write a small Oxford-IIIT Pet."""
     breeds = ("Abyssinian", "american_bulldog", "Bengal", "miniature_pinscher")
     for split, numbers in (("trainval", range(6)), ("test", range(6, 8))):
         names = [(f"{breed}_{100 + n}", label) for label, breed in enumerate(breeds, 1) for n in numbers]
@@ -62,12 +71,14 @@ def write_pets(folder: Path) -> None:
 
 
 def write_eurosat(folder: Path) -> None:
+    """Write a small EuroSAT."""
     for label, name in enumerate(SETS["eurosat"].images):
         for number in range(1, 5):
             write_image(folder / "2750" / name / f"{name}_{number}.jpg", 10 * label + number)
 
 
 def write_gtsrb(folder: Path) -> None:
+    """Write a small GTSRB."""
     for label in range(43):
         for track in range(3):
             for number in range(2):
@@ -84,6 +95,7 @@ def write_gtsrb(folder: Path) -> None:
 
 
 def write_dtd(folder: Path) -> None:
+    """Write a small DTD."""
     base = folder / "dtd"
     for split in range(1, 11):
         for part, numbers in (("train", (0, 1)), ("val", (2, 3)), ("test", (4, 5))):
@@ -98,6 +110,7 @@ def write_dtd(folder: Path) -> None:
 
 
 def write_imagenette(folder: Path) -> None:
+    """Write a small Imagenette."""
     for label, wnid in enumerate(IMAGENETTE):
         for part, numbers in (("train", range(3)), ("val", range(2))):
             for number in numbers:
@@ -132,7 +145,7 @@ PUBLISHED = {
 
 
 def write_stl10(base: Path, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Writes the binary files into `base`; returns the training and test images, uint8 (N,96,96,3)."""
+    """Write the binary files into `base`; return the training and test images, uint8 (N, 96, 96, 3)."""
     base.mkdir(parents=True)
     train, test = some_images(len(labels), (96, 96, 3), 1), some_images(20, (96, 96, 3), 2)
     for part, images in (("train", train), ("test", test), ("unlabeled", test[:2])):
@@ -146,5 +159,5 @@ def write_stl10(base: Path, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]
 STL10_NAMES = ("airplane", "bird", "car", "cat", "deer", "dog", "horse", "monkey", "ship", "truck")
 
 
-def _every(path: Path) -> list[Path]:
+def _files_of(path: Path) -> list[Path]:
     return sorted(path.rglob("*")) if path.is_dir() else [path]

@@ -73,7 +73,7 @@ def test_fewer_images_are_equally_many_of_each_class(tmp_path: Path) -> None:
     assert "a multiple of the 4 classes, and at most 40" in uneven.stderr
 
 
-def test_wrong_files_are_told_in_one_line(tmp_path: Path) -> None:
+def test_wrong_files_are_reported_in_one_line(tmp_path: Path) -> None:
     done = run(tmp_path, tmp_path / "target")
     assert done.returncode == 1
     assert "no train_*.npz" in done.stderr
@@ -84,16 +84,16 @@ def test_wrong_files_are_told_in_one_line(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("damage", "told"),
+    ("damage", "message"),
     [
-        ("empty", "damaged, or no npz file"),
-        ("cut", "damaged, or no npz file"),
+        ("empty", "damaged, or not an npz file"),
+        ("cut", "damaged, or not an npz file"),
         ("labels", "20 images but 19 labels"),
         ("wide", "not squares in a row"),
         ("strip", "cannot identify image file"),
     ],
 )
-def test_damaged_files_leave_nothing_half_written(tmp_path: Path, damage: str, told: str) -> None:
+def test_damaged_files_leave_nothing_half_written(tmp_path: Path, damage: str, message: str) -> None:
     source = tmp_path / "source"
     source.mkdir()
     for name in ("train_0.npz", "test.npz"):
@@ -113,7 +113,7 @@ def test_damaged_files_leave_nothing_half_written(tmp_path: Path, damage: str, t
         np.savez(path, **{**arrays, "s002": arrays["s002"][8:]})
     done = run(source, tmp_path / "target")
     assert done.returncode == 1
-    assert told in done.stderr
+    assert message in done.stderr
     assert "Traceback" not in done.stderr
     assert not list(tmp_path.glob("target/*"))
 

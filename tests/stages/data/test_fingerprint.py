@@ -30,7 +30,7 @@ def of_folder(root: Path) -> str:
     return fingerprint(ImageFolderSettings(name="image_folder", root=str(root)), digest)
 
 
-def test_a_folder_is_told_by_its_content_and_not_by_its_place(
+def test_a_folder_s_fingerprint_depends_on_its_content_and_not_on_its_path(
     tmp_path: Path, make_folder: MakeFolder
 ) -> None:
     first = make_folder(tmp_path / "one", {"a": 4, "b": 4})
@@ -64,7 +64,7 @@ def test_every_change_of_content_shows(tmp_path: Path, make_folder: MakeFolder, 
     assert of_folder(tmp_path) != before
 
 
-def test_a_namespace_serves_as_well_as_typed_settings(tmp_path: Path) -> None:
+def test_a_namespace_works_like_typed_settings(tmp_path: Path) -> None:
     write_idx(tmp_path, some_images(9, (8, 8)), np.tile(np.arange(3), 3))
     typed = IdxSettings(name="idx", root=str(tmp_path))
     assert fingerprint(SimpleNamespace(**typed.model_dump()), digest) == fingerprint(typed, digest)

@@ -52,29 +52,29 @@ def test_without_one_a_test_split_is_cut(root: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("content", "told"),
+    ("content", "reason"),
     [
         (gzip.compress(idx_bytes(some_images(30, (9, 8))), mtime=0)[:-500], "cut short"),
         (gzip.compress(idx_bytes(some_images(30, (9, 8)))[:-5], mtime=0), "2155 follow"),
         (gzip.compress(idx_bytes(some_images(30, (9, 8))) + b"x", mtime=0), "2161 follow"),
-        (gzip.compress(idx_bytes(LABELS.astype(np.uint8)), mtime=0), "0x00000803 is expected"),
+        (gzip.compress(idx_bytes(LABELS.astype(np.uint8)), mtime=0), "expected 0x00000803"),
         (b"no gzip at all", "cannot be read"),
         (gzip.compress(b"\0\0", mtime=0), "too few"),
     ],
 )
-def test_damage_is_told_with_the_file_and_the_reason(root: Path, content: bytes, told: str) -> None:
+def test_damage_is_reported_with_the_file_and_the_reason(root: Path, content: bytes, reason: str) -> None:
     path = root / "train-images-idx3-ubyte.gz"
     path.write_bytes(content)
     with pytest.raises(DataError) as caught:
         check(IdxSettings(name="idx", root=str(root)))
     assert caught.value.where == str(path)
-    assert told in caught.value.why
+    assert reason in caught.value.why
     assert caught.value.hint
 
 
-def test_labels_that_do_not_fit_are_told(root: Path) -> None:
+def test_labels_that_do_not_match_are_reported(root: Path) -> None:
     (root / "train-labels-idx1-ubyte.gz").write_bytes(gzip.compress(idx_bytes(LABELS[:29].astype(np.uint8))))
-    with raises(DataError, what="do not fit") as caught:
+    with raises(DataError, what="do not match") as caught:
         load(IdxSettings(name="idx", root=str(root)))
     assert "29 labels" in caught.value.why
     write_idx(root, some_images(30, (9, 8)), LABELS)

@@ -75,10 +75,10 @@ def test_suffixes_of_any_case_count_and_hidden_or_other_files_do_not(
         12,
         4,
     ]
-    assert any("passed over" in note for note in data.notes)
+    assert any("were ignored" in note for note in data.notes)
 
 
-def test_the_split_does_not_hang_on_the_order_or_the_place_of_files(
+def test_the_split_does_not_depend_on_the_order_or_the_folder_of_files(
     tmp_path: Path, make_folder: MakeFolder
 ) -> None:
     first = make_folder(tmp_path / "one", {"a": 10, "b": 10})
@@ -92,15 +92,13 @@ def test_the_split_does_not_hang_on_the_order_or_the_place_of_files(
         assert np.array_equal(left.labels, right.labels)
 
 
-def test_read_from_disk_or_held_in_memory_the_set_is_the_same(
-    tmp_path: Path, make_folder: MakeFolder
-) -> None:
+def test_a_set_on_disk_equals_the_set_in_memory(tmp_path: Path, make_folder: MakeFolder) -> None:
     make_folder(tmp_path, {"a": 8, "b": 8}, suffix=".jpg")
-    held = load(folder(tmp_path))
+    cached = load(folder(tmp_path))
     read = load(folder(tmp_path, memory_limit_gb=1e-9, workers=3))
-    assert held.preprocessing == read.preprocessing
+    assert cached.preprocessing == read.preprocessing
     for part in ("train", "validation", "test"):
-        assert np.array_equal(all_pixels(getattr(held, part)), all_pixels(getattr(read, part)))
+        assert np.array_equal(all_pixels(getattr(cached, part)), all_pixels(getattr(read, part)))
 
 
 def test_a_grey_set_has_one_channel_and_a_mixed_one_three(tmp_path: Path, make_folder: MakeFolder) -> None:
@@ -111,7 +109,7 @@ def test_a_grey_set_has_one_channel_and_a_mixed_one_three(tmp_path: Path, make_f
     assert load(folder(tmp_path, channels=1)).train.images.shape == (16, 16, 1)
 
 
-def test_test_images_seen_in_training_are_told(tmp_path: Path, make_folder: MakeFolder) -> None:
+def test_test_images_seen_in_training_are_reported(tmp_path: Path, make_folder: MakeFolder) -> None:
     make_folder(tmp_path / "train", {"a": 6, "b": 6})
     make_folder(tmp_path / "test", {"a": 2, "b": 2}, seed=9)
     assert load(folder(tmp_path)).notes == ()
@@ -120,7 +118,7 @@ def test_test_images_seen_in_training_are_told(tmp_path: Path, make_folder: Make
     assert note.startswith("1 of 5 test images")
 
 
-def test_a_class_without_test_images_is_fine_and_told(tmp_path: Path, make_folder: MakeFolder) -> None:
+def test_a_class_without_test_images_is_fine_and_reported(tmp_path: Path, make_folder: MakeFolder) -> None:
     make_folder(tmp_path / "train", {"a": 4, "b": 4, "c": 4})
     make_folder(tmp_path / "test", {"a": 2, "b": 2}, seed=9)
     data = load(folder(tmp_path))
@@ -129,7 +127,7 @@ def test_a_class_without_test_images_is_fine_and_told(tmp_path: Path, make_folde
 
 
 @pytest.mark.parametrize(
-    ("classes", "told"),
+    ("classes", "reason"),
     [
         ({}, "no class folders"),
         ({"a": 0, "b": 0}, "none of its 2 class folders"),
@@ -138,18 +136,18 @@ def test_a_class_without_test_images_is_fine_and_told(tmp_path: Path, make_folde
         ({"a": 5, "b": 2}, "b (2); 3 are needed"),
         ({"train/a": 5, "train/b": 5, "test/a": 1, "test/c": 1}, "unknown: c"),
         ({"train/a": 5, "train/b": 1, "test/a": 1}, "b (1); 2 are needed"),
-        ({"train/a": 5, "train/b": 5, "test/a": 0}, "no class folder with images"),
+        ({"train/a": 5, "train/b": 5, "test/a": 0}, "no class folder contains an image"),
         ({"train/a": 5, "train/b": 5, "val/a": 1, "valid/a": 1}, "val and valid"),
     ],
 )
-def test_unusable_folders_are_told(
-    tmp_path: Path, make_folder: MakeFolder, classes: dict[str, int], told: str
+def test_unusable_folders_are_reported(
+    tmp_path: Path, make_folder: MakeFolder, classes: dict[str, int], reason: str
 ) -> None:
     make_folder(tmp_path, classes)
     for use in (check, load):
         with pytest.raises(DataError) as caught:
             use(folder(tmp_path))
-        assert told in caught.value.why
+        assert reason in caught.value.why
         assert caught.value.hint
         assert caught.value.where
 
@@ -169,8 +167,8 @@ def test_check_decodes_every_image_and_names_the_bad_one(tmp_path: Path, make_fo
 def test_of_a_large_folder_every_header_is_read(
     tmp_path: Path, make_folder: MakeFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(loading, "CHECKED", 19)
-    monkeypatch.setattr(loading, "_SAMPLE", 5)  # every fourth of the 20 is decoded
+    monkeypatch.setattr(loading, "FULL_CHECK_LIMIT", 19)
+    monkeypatch.setattr(loading, "_CHECK_SAMPLE_SIZE", 5)  # every fourth of the 20 is decoded
     make_folder(tmp_path, {"a": 10, "b": 10})
     image = tmp_path / "a" / "image001.png"
     whole = image.read_bytes()
@@ -186,7 +184,7 @@ def test_of_a_large_folder_every_header_is_read(
         check(folder(tmp_path))
 
 
-def test_the_constants_are_remembered_for_as_long_as_the_files_stay(
+def test_mean_and_std_are_cached_for_as_long_as_the_files_stay(
     tmp_path: Path, make_folder: MakeFolder
 ) -> None:
     make_folder(tmp_path, {"a": 5, "b": 5})

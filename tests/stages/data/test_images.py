@@ -5,11 +5,18 @@ import pytest
 from PIL import Image
 
 from pipeline.errors import DataError
-from stages.data.images import DecodedImages, Form, UnreadableImage, decode, decode_all, unreadable_files
+from stages.data.images import (
+    DecodedImages,
+    ImageFormat,
+    UnreadableImage,
+    decode,
+    decode_all,
+    unreadable_files,
+)
 from tests.stages.data.conftest import MakeFolder, some_images
 
-RGB8 = Form(8, 3, "bilinear")
-GREY8 = Form(8, 1, "bilinear")
+RGB8 = ImageFormat(8, 3, "bilinear")
+GREY8 = ImageFormat(8, 1, "bilinear")
 
 
 def test_a_transparent_image_is_laid_on_white(tmp_path: Path) -> None:
@@ -76,7 +83,7 @@ def test_reducing_is_antialiased_except_for_nearest() -> None:
     stripes[:, ::2] = 255
     smooth = decode(stripes, GREY8)
     assert 100 < smooth.min() <= smooth.max() < 155
-    hard = decode(stripes, Form(8, 1, "nearest"))
+    hard = decode(stripes, ImageFormat(8, 1, "nearest"))
     assert set(np.unique(hard).tolist()) <= {0, 255}
 
 
@@ -113,19 +120,19 @@ def test_every_kind_of_damage_is_a_finding_and_no_traceback(tmp_path: Path, make
         (tmp_path / name).write_bytes(content)
     (tmp_path / "link.png").symlink_to(tmp_path / "nowhere")
     paths = [tmp_path / name for name in [*bad, "link.png"]]
-    found = dict(unreadable_files([*paths, tmp_path / "a" / "image000.png"], RGB8, workers=2))
-    assert set(found) == set(paths)
-    assert all(found.values())
+    reasons = dict(unreadable_files([*paths, tmp_path / "a" / "image000.png"], RGB8, workers=2))
+    assert set(reasons) == set(paths)
+    assert all(reasons.values())
 
 
-def test_kept_and_unkept_images_are_the_same_pixels(tmp_path: Path, make_folder: MakeFolder) -> None:
+def test_caching_does_not_change_the_pixels(tmp_path: Path, make_folder: MakeFolder) -> None:
     make_folder(tmp_path, {"a": 9})
     paths = sorted((tmp_path / "a").iterdir())
-    kept = DecodedImages(paths, RGB8, workers=2, keep=True)
-    unkept = DecodedImages(paths, RGB8, workers=1, keep=False)
+    cached = DecodedImages(paths, RGB8, workers=2, cached=True)
+    uncached = DecodedImages(paths, RGB8, workers=1, cached=False)
     for indices in ([3, 1, 3], [0, 8], list(range(9))):
-        batch = kept.batch(np.array(indices))
+        batch = cached.batch(np.array(indices))
         assert batch.flags.c_contiguous
         assert batch.dtype == np.uint8
-        assert np.array_equal(batch, unkept.batch(np.array(indices)))
-        batch[:] = 0  # the caller's own: it must not reach the next batch
+        assert np.array_equal(batch, uncached.batch(np.array(indices)))
+        batch[:] = 0  # a new array: the change must not appear in the next batch

@@ -21,7 +21,7 @@ def write(root: Path, **arrays: Any) -> NpzSettings:
     return NpzSettings(name="npz", root=str(root), image_size=8)
 
 
-def test_what_is_fed_is_what_was_written(tmp_path: Path) -> None:
+def test_the_loaded_images_are_the_written_ones(tmp_path: Path) -> None:
     settings = write(tmp_path)
     np.savez(
         tmp_path / "test.npz", images=some_images(9, (8, 8, 3), seed=5), labels=LABELS[:9].astype(np.uint8)
@@ -47,7 +47,7 @@ class Dangerous:
 
 
 @pytest.mark.parametrize(
-    ("arrays", "told"),
+    ("arrays", "reason"),
     [
         ({"images": some_images(30, (8, 8, 3)).astype(np.float32)}, "float32"),
         ({"images": some_images(30, (8, 8, 4))}, "(30, 8, 8, 4)"),
@@ -57,18 +57,18 @@ class Dangerous:
         ({"labels": LABELS[:, None]}, "(30, 1)"),
         ({"labels": LABELS - 1}, "-1"),
         ({"labels": LABELS * 2}, "1 (0)"),
-        ({"labels": np.zeros(30, int)}, "telling classes apart takes two"),
+        ({"labels": np.zeros(30, int)}, "a classifier needs at least two classes"),
         ({"labels": np.array([2] * 2 + [0, 1] * 14)}, "2 (2)"),
     ],
 )
-def test_what_does_not_fit_is_told(tmp_path: Path, arrays: dict[str, np.ndarray], told: str) -> None:
+def test_what_does_not_fit_is_reported(tmp_path: Path, arrays: dict[str, np.ndarray], reason: str) -> None:
     with pytest.raises(DataError) as caught:
         check(write(tmp_path, **arrays))
-    assert told in caught.value.why
+    assert reason in caught.value.why
     assert caught.value.hint
 
 
-def test_a_missing_array_and_a_cut_file_are_told(tmp_path: Path) -> None:
+def test_a_missing_array_and_a_cut_file_are_reported(tmp_path: Path) -> None:
     np.savez(tmp_path / "train.npz", x=LABELS)
     settings = NpzSettings(name="npz", root=str(tmp_path))
     with pytest.raises(DataError) as caught:
@@ -87,22 +87,22 @@ def test_classes_that_share_a_name_are_refused(tmp_path: Path) -> None:
         load(NpzSettings(name="npz", root=str(tmp_path), classes=["a", "b", "a"]))
 
 
-def arrays(form: str, *, column: bool) -> dict[str, np.ndarray]:
-    """Train, validation and test of 30, 6 and 9 images in one file; `column`: labels as (N,1)."""
-    found = {}
+def arrays(convention: str, *, column: bool) -> dict[str, np.ndarray]:
+    """Return train, validation and test of 30, 6 and 9 images for one file; `column`: labels (N, 1)."""
+    content = {}
     for seed, (part, count) in enumerate((("train", 30), ("val", 6), ("test", 9))):
         labels = LABELS[:count].astype(np.uint8)
-        names = (f"x_{part}", f"y_{part}") if form == "keras" else (f"{part}_images", f"{part}_labels")
-        found[names[0]] = some_images(count, (8, 8, 3), seed)
-        found[names[1]] = labels[:, None] if column else labels
-    return found
+        names = (f"x_{part}", f"y_{part}") if convention == "keras" else (f"{part}_images", f"{part}_labels")
+        content[names[0]] = some_images(count, (8, 8, 3), seed)
+        content[names[1]] = labels[:, None] if column else labels
+    return content
 
 
-@pytest.mark.parametrize("form", ["keras", "medmnist"])
+@pytest.mark.parametrize("convention", ["keras", "medmnist"])
 @pytest.mark.parametrize("column", [False, True])
 @pytest.mark.parametrize("file", ["mnist.npz", "train.npz"])
-def test_one_file_may_hold_all_splits(tmp_path: Path, form: str, column: bool, file: str) -> None:
-    np.savez(tmp_path / file, **arrays(form, column=column))  # type: ignore[arg-type]
+def test_one_file_may_hold_all_splits(tmp_path: Path, convention: str, column: bool, file: str) -> None:
+    np.savez(tmp_path / file, **arrays(convention, column=column))  # type: ignore[arg-type]
     for root in (tmp_path, tmp_path / file):
         data = load(NpzSettings(name="npz", root=str(root), image_size=8))
         for seed, part in enumerate((data.train, data.validation, data.test)):
@@ -112,52 +112,53 @@ def test_one_file_may_hold_all_splits(tmp_path: Path, form: str, column: bool, f
 
 
 def test_splits_that_one_file_lacks_are_cut(tmp_path: Path) -> None:
-    known = arrays("keras", column=False)
-    np.savez(tmp_path / "a.npz", **{name: known[name] for name in ("x_train", "y_train", "x_test", "y_test")})  # type: ignore[arg-type]
+    content = arrays("keras", column=False)
+    names = ("x_train", "y_train", "x_test", "y_test")
+    np.savez(tmp_path / "a.npz", **{name: content[name] for name in names})  # type: ignore[arg-type]
     data = load(NpzSettings(name="npz", root=str(tmp_path), image_size=8))
     assert (len(data.train), len(data.validation), len(data.test)) == (27, 3, 9)
-    np.savez(tmp_path / "a.npz", images=known["x_train"], labels=known["y_train"])
+    np.savez(tmp_path / "a.npz", images=content["x_train"], labels=content["y_train"])
     data = load(NpzSettings(name="npz", root=str(tmp_path), image_size=8))
     assert len(data.test) == 6
 
 
 @pytest.mark.parametrize("without", ["y_train", "y_test", "x_val"])
-def test_images_without_labels_in_one_file_are_told(tmp_path: Path, without: str) -> None:
-    known = arrays("keras", column=False)
-    del known[without]
-    np.savez(tmp_path / "a.npz", **known)  # type: ignore[arg-type]
+def test_images_without_labels_in_one_file_are_reported(tmp_path: Path, without: str) -> None:
+    content = arrays("keras", column=False)
+    del content[without]
+    np.savez(tmp_path / "a.npz", **content)  # type: ignore[arg-type]
     with pytest.raises(DataError) as caught:
         check(NpzSettings(name="npz", root=str(tmp_path)))
     assert f"it has no {without}, but" in caught.value.why
 
 
 def test_several_labels_an_image_are_no_classes(tmp_path: Path) -> None:
-    known = arrays("medmnist", column=False)
-    np.savez(tmp_path / "a.npz", **{**known, "train_labels": np.eye(30, 14, dtype=np.uint8)})  # type: ignore[arg-type]
+    content = arrays("medmnist", column=False)
+    np.savez(tmp_path / "a.npz", **{**content, "train_labels": np.eye(30, 14, dtype=np.uint8)})  # type: ignore[arg-type]
     with pytest.raises(DataError) as caught:
         check(NpzSettings(name="npz", root=str(tmp_path)))
     assert "(30, 14)" in caught.value.why
 
 
-def test_which_file_is_meant_must_be_clear(tmp_path: Path) -> None:
+def test_the_choice_of_the_file_must_be_unambiguous(tmp_path: Path) -> None:
     write(tmp_path)
     (tmp_path / "train.npz").rename(tmp_path / "test.npz")
     with pytest.raises(DataError) as caught:
         check(NpzSettings(name="npz", root=str(tmp_path)))
     assert "train.npz: no such file" in caught.value.why
     for name in ("one two.npz", "three.npz"):
-        with raises(DataError, what="npz is not there"):
+        with raises(DataError, what="npz is missing"):
             check(NpzSettings(name="npz", root=str(tmp_path)))
         np.savez(tmp_path / name, **arrays("keras", column=False))  # type: ignore[arg-type]
     (tmp_path / "test.npz").unlink()
-    with raises(DataError, what="not clear which npz file") as caught:
+    with raises(DataError, what="choice of the npz file is ambiguous") as caught:
         check(NpzSettings(name="npz", root=str(tmp_path)))
     assert caught.value.why.endswith("one two.npz, three.npz")
     assert caught.value.hint == f"name it: --set 'data.root={tmp_path / 'one two.npz'}'"
     check(NpzSettings(name="npz", root=str(tmp_path / "one two.npz")))
 
 
-def test_a_file_is_told_by_its_content_and_keeps_its_class_names(tmp_path: Path) -> None:
+def test_a_file_s_fingerprint_is_its_content_and_it_keeps_its_class_names(tmp_path: Path) -> None:
     path = tmp_path / "a.npz"
     np.savez(path, **arrays("keras", column=False))  # type: ignore[arg-type]
     (tmp_path / "classes.txt").write_text("x\ny\nz\n")

@@ -68,7 +68,7 @@ def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("installed")
-def test_a_plugin_is_loaded_split_and_told_apart_like_any_other() -> None:
+def test_a_plugin_is_loaded_split_and_fingerprinted_like_any_other() -> None:
     kind = plugin_kind("stripes")
     assert kind is not None
     settings = kind(name="stripes", image_size=8)
@@ -93,7 +93,7 @@ def test_a_profile_may_name_it() -> None:
 
 @pytest.mark.usefixtures("installed")
 @pytest.mark.parametrize(
-    ("name", "told"),
+    ("name", "reason"),
     [
         ("no_load", "no method load and no method fingerprint"),
         ("misnamed", 'not Literal["misnamed"]'),
@@ -101,10 +101,10 @@ def test_a_profile_may_name_it() -> None:
         ("function", "not a subclass"),
     ],
 )
-def test_a_broken_plugin_is_named_with_its_package(name: str, told: str) -> None:
+def test_a_broken_plugin_is_named_with_its_package(name: str, reason: str) -> None:
     with pytest.raises(DataError) as caught:
         plugin_kind(name)
-    assert told in caught.value.why
+    assert reason in caught.value.why
     assert "kdpipe-stripes 1.2" in caught.value.where
 
 

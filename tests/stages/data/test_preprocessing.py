@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stages.data.images import Form, decode
+from stages.data.images import ImageFormat, decode
 from stages.data.preprocessing import Preprocessing, resized
 
 
@@ -34,11 +34,11 @@ def test_shorter_side_becomes_the_size_and_the_ratio_is_kept(width: int, height:
     assert (new_width >= new_height) == (width >= height) or new_width == new_height
 
 
-def test_the_crop_is_the_one_that_the_contract_tells() -> None:
+def test_the_crop_is_that_of_the_contract() -> None:
     wide = np.zeros((8, 16), np.uint8)
     wide[:, 4:12] = 200  # the centre square
-    assert (decode(wide, Form(8, 1, "nearest")) == 200).all()
+    assert (decode(wide, ImageFormat(8, 1, "nearest")) == 200).all()
     odd = np.tile(np.arange(11, dtype=np.uint8), (8, 1))
-    assert decode(odd, Form(8, 1, "nearest"))[0, :, 0].tolist() == list(
+    assert decode(odd, ImageFormat(8, 1, "nearest"))[0, :, 0].tolist() == list(
         range(1, 9)
     )  # starts at (11 - 8) // 2

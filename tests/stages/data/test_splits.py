@@ -58,14 +58,14 @@ def test_more_images_of_one_class_do_not_move_the_others() -> None:
     assert np.array_equal(before[labels[before] < 2], after[more[after] < 2])
 
 
-def test_seeds_and_streams_tell_cuts_apart() -> None:
+def test_seeds_and_streams_give_different_cuts() -> None:
     labels = np.repeat(np.arange(4), 50)
     parts = [cut(labels, 0.2, seed, stream)[1].tolist() for seed in (0, 1) for stream in (1, 2)]
     assert len({tuple(part) for part in parts}) == 4
 
 
 def test_the_split_is_the_one_of_every_release() -> None:
-    """A change here gives every user another test set: it must never happen unnoticed."""
+    """Fail when the split changes: that gives every user another test set."""
     assert stratified(np.repeat([0, 1], 10), 0.3, 0).tolist() == [0, 1, 6, 10, 12, 15]
 
 

@@ -19,6 +19,7 @@ from stages.measure import TargetProgress
 from stages.measuring import launch, turns
 from stages.measuring.latency import WARMUP_CALLS
 from stages.measuring.settings import MeasureSettings
+from tests.errors import raises
 from tests.stages.measuring import slow_runtime
 
 QUICK = MeasureSettings(
@@ -77,7 +78,7 @@ def test_a_worker_that_hangs_is_ended_and_it_is_said_where(
     target = slow_runtime.subject(tmp_path, monkeypatch, images=24, hang=hang)
     more: dict[str, Any] = {} if mode == "accuracy" else {"batch": 1}
     more |= {"rate_per_s": 50.0} if mode == "open_loop" else {}
-    with pytest.raises(StageError, match="measuring slow-fp32 hung") as caught:
+    with raises(StageError, what="measuring slow-fp32 hung") as caught:
         launch.run(target, QUICK, mode, threads=1, silence=Silence(3.0, 6.0), **more)
     assert caught.value.why.startswith(why)
     assert caught.value.where
@@ -166,7 +167,7 @@ def test_turns_that_cannot_start_the_second_end_the_first(
         return processes[0]
 
     monkeypatch.setattr(subprocess, "Popen", popen)
-    with pytest.raises(StageError, match="cannot be started") as caught:
+    with raises(StageError, what="cannot be started") as caught:
         turns.run(target, target, QUICK, batch=1, threads=1)
     assert os.strerror(12) in caught.value.why
     assert processes[0].poll() is not None
@@ -180,7 +181,7 @@ def test_a_target_that_hangs_in_its_turn_is_ended_with_the_other(
     good = slow_runtime.subject(tmp_path / "good", monkeypatch, call_s=0.005)
     bad = slow_runtime.subject(tmp_path / "bad", monkeypatch, call_s=0.005, hang="call 25")
     bad = replace(bad, target={**bad.target, "target": "bad-fp32"})
-    with pytest.raises(StageError, match="measuring bad-fp32 hung") as caught:
+    with raises(StageError, what="measuring bad-fp32 hung") as caught:
         turns.run(good, bad, QUICK, batch=1, threads=1, silence=Silence(3.0, 6.0))
     assert "rounds in turns" in caught.value.why
     assert not workers_left(tmp_path)

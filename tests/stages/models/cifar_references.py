@@ -1,5 +1,8 @@
-"""The CIFAR networks' passes written a second time, from the papers: they read a network's weights and
-nothing of its code. Images (B, C, H, W), float64, evaluation mode."""
+"""Second implementations of the CIFAR networks' passes, from the papers.
+
+They use a network's weights, but not its code. Images are (B, C, H, W), float64; the networks are in
+evaluation mode.
+"""
 
 from __future__ import annotations
 
@@ -31,23 +34,23 @@ def _head(x: Tensor, state: State) -> Tensor:
 
 
 def wide_resnet(state: State, images: Tensor, blocks: int) -> Tensor:
-    """Zagoruyko and Komodakis, figure 1 and table 1: pre-activation blocks."""
+    """Compute the logits by Zagoruyko and Komodakis, figure 1 and table 1: pre-activation blocks."""
     x = _conv(images, state, "conv1")
     for stage in (1, 2, 3):
         for block in range(blocks):
             name = f"layer{stage}.{block}"
             stride = 2 if stage > 1 and block == 0 else 1
-            ready = _norm(x, state, f"{name}.bn1").clamp(min=0)
-            inner = _norm(_conv(ready, state, f"{name}.conv1", stride), state, f"{name}.bn2").clamp(min=0)
+            activated = _norm(x, state, f"{name}.bn1").clamp(min=0)
+            inner = _norm(_conv(activated, state, f"{name}.conv1", stride), state, f"{name}.bn2").clamp(min=0)
             inner = _conv(inner, state, f"{name}.conv2")
             if f"{name}.downsample.weight" in state:
-                x = _conv(ready, state, f"{name}.downsample", stride)
+                x = _conv(activated, state, f"{name}.downsample", stride)
             x = x + inner
     return _head(_norm(x, state, "bn").clamp(min=0), state)
 
 
 def shufflenetv1(state: State, images: Tensor) -> Tensor:
-    """Zhang et al., figure 2b and 2c, with a ReLU after the depthwise convolution."""
+    """Compute the logits by Zhang et al., figure 2b and 2c, with a ReLU after the depthwise convolution."""
     x = _conv_norm(images, state, "stem").clamp(min=0)
     for stage, count in ((1, 4), (2, 8), (3, 4)):
         for block in range(count):
@@ -70,13 +73,13 @@ def _conv_norm(x: Tensor, state: State, name: str, stride: int = 1, groups: int 
 
 
 def _shuffled(x: Tensor, groups: int) -> Tensor:
-    """Channel by channel: the first of each group, then the second of each."""
+    """Reorder the channels: the first of each group, then the second of each group."""
     size = x.shape[1] // groups
     return torch.stack([x[:, group * size + i] for i in range(size) for group in range(groups)], 1)
 
 
 def torchvision_twin(name: str) -> nn.Module:
-    """torchvision's network of the same paper, changed where the CIFAR form differs; 100 classes."""
+    """Return torchvision's network of the same paper, adapted to CIFAR; 100 classes."""
     if name == "cifar_resnet50":
         resnet = torchvision.models.resnet50(num_classes=100)
         resnet.conv1 = nn.Conv2d(3, 64, 3, 1, 1, bias=False)
@@ -105,7 +108,7 @@ def torchvision_twin(name: str) -> nn.Module:
 
 
 def parameter_counts() -> Iterator[tuple[str, int]]:
-    """Every network's parameters for 100 classes and colour images, summed from the papers' tables."""
+    """Count each network's parameters by the papers' tables, for 100 classes and colour images."""
     for depth in (8, 14, 20, 32, 44, 56, 110):
         yield f"cifar_resnet{depth}", _resnet(depth, 16, 16)
     yield "cifar_resnet8x4", _resnet(8, 32, 64)

@@ -38,10 +38,10 @@ by_family = pytest.mark.parametrize(
 )
 
 
-def made(model: str, options: dict[str, Any]) -> nn.Module:
+def network_of(model: str, options: dict[str, Any]) -> nn.Module:
     torch.manual_seed(0)
     network = create(ModelSettings(model=model, options=options), classes=5, channels=3, image_size=SIZE)
-    # As after training: at their start heads and layer scales are nought, norms do nothing.
+    # Like after training: initially heads and layer scales are zero, and norms do nothing.
     for parameter in network.parameters():
         if parameter.ndim <= 1 or not parameter.any() or parameter.shape[0] == 5:
             nn.init.normal_(parameter, 0.3, 0.2)
@@ -58,42 +58,42 @@ def all_of(features: Features) -> list[Tensor]:
 
 @by_family
 def test_changes_that_change_nothing(model: str, options: dict[str, Any]) -> None:
-    observer = Observer(made(model, options), ENDS)
-    handed: dict[int, Tensor] = {}
+    observer = Observer(network_of(model, options), ENDS)
+    received: dict[int, Tensor] = {}
 
-    def keep(number: int) -> Change:
+    def unchanged(number: int) -> Change:
         def change(shown: Tensor) -> Tensor:
-            handed[number] = shown.clone()
+            received[number] = shown.clone()
             return shown
 
         return change
 
     with torch.no_grad():
         plain = observer(images())
-        again = observer.altered(images(), {number: keep(number) for number in range(len(plain.ends))})
-    assert len(handed) == len(plain.ends) >= 4
-    for found, expected in zip(all_of(again), all_of(plain), strict=True):
-        # Not to the bit: what is put in lies otherwise in memory, which orders sums otherwise.
-        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+        again = observer.altered(images(), {number: unchanged(number) for number in range(len(plain.ends))})
+    assert len(received) == len(plain.ends) >= 4
+    for actual, expected in zip(all_of(again), all_of(plain), strict=True):
+        # Not bit-identical: the replaced map has another memory layout, which changes the order of sums.
+        torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-4)
     normed = model.startswith(("vit", "deit", "swin", "mixer", "resmlp"))
     for number, end in enumerate(plain.ends):
         if number == len(plain.ends) - 1 and normed:
             # The deepest end of these is shown after the final norm, and changed before it.
             assert torch.equal(plain.map, end)
-            assert handed[number].shape == end.shape
+            assert received[number].shape == end.shape
         else:
-            torch.testing.assert_close(handed[number], end, rtol=1e-4, atol=1e-4)
+            torch.testing.assert_close(received[number], end, rtol=1e-4, atol=1e-4)
 
 
 @by_family
 def test_a_change_goes_through_all_that_follows_and_nothing_before(
     model: str, options: dict[str, Any]
 ) -> None:
-    observer = Observer(made(model, options), ENDS)
+    observer = Observer(network_of(model, options), ENDS)
     prompt = torch.zeros((), requires_grad=True)
 
     def change(shown: Tensor) -> Tensor:
-        # No mere factor or shift, which a norm would take away.
+        # Not only a factor or a shift, which a norm would remove.
         wave = torch.sin(torch.arange(shown[0].numel())).reshape(shown[0].shape)
         return shown + wave * (1.0 + prompt)
 
@@ -101,15 +101,15 @@ def test_a_change_goes_through_all_that_follows_and_nothing_before(
     again = observer.altered(images(), {1: change})
     assert torch.equal(again.ends[0], plain.ends[0])
     assert torch.allclose(again.ends[1], change(plain.ends[1]))
-    for found, before in zip(all_of(again)[5:], all_of(plain)[5:], strict=True):
-        assert not torch.equal(found, before)
-    for found, before in zip(all_of(again)[:3], all_of(plain)[:3], strict=True):
-        assert not torch.equal(found, before)
+    for after, before in zip(all_of(again)[5:], all_of(plain)[5:], strict=True):
+        assert not torch.equal(after, before)
+    for after, before in zip(all_of(again)[:3], all_of(plain)[:3], strict=True):
+        assert not torch.equal(after, before)
     again.logits.square().sum().backward()
     assert prompt.grad is not None
     assert prompt.grad.abs() > 0
     assert all(parameter.grad is None for parameter in observer.parameters())
-    # One pass only: the next one is as it was, and nothing stays on the network.
+    # A single pass: the next one is unchanged, and no hook stays on the network.
     assert torch.equal(observer(images()).logits, plain.logits)
     assert not any(part._forward_hooks or part._forward_pre_hooks for part in observer.modules())
 
@@ -117,7 +117,7 @@ def test_a_change_goes_through_all_that_follows_and_nothing_before(
 @by_family
 def test_a_change_at_one_place_stays_there(model: str, options: dict[str, Any]) -> None:
     # Row 0, column 1 of the first end, which is (0, 1) in the map that the network then shows.
-    observer = Observer(made(model, options), ENDS)
+    observer = Observer(network_of(model, options), ENDS)
 
     def mark(shown: Tensor) -> Tensor:
         changed = shown.clone()
@@ -132,20 +132,20 @@ def test_a_change_at_one_place_stays_there(model: str, options: dict[str, Any]) 
 
 
 def test_class_and_register_tokens_pass_unchanged() -> None:
-    network = made("vit_tiny_patch16_224", {"depth": 6, "embed_dim": 48, "reg_tokens": 3})
+    network = network_of("vit_tiny_patch16_224", {"depth": 6, "embed_dim": 48, "reg_tokens": 3})
     observer = Observer(network, ENDS)
-    left: list[Tensor] = []
-    network.get_submodule("blocks.1").register_forward_pre_hook(lambda _, args: left.append(args[0]))
+    block_inputs: list[Tensor] = []
+    network.get_submodule("blocks.1").register_forward_pre_hook(lambda _, args: block_inputs.append(args[0]))
     with torch.no_grad():
         observer(images())
-        before = left[-1]
+        before = block_inputs[-1]
         observer.altered(images(), {0: torch.zeros_like})
-    assert torch.equal(left[-1][:, :4], before[:, :4])
-    assert not left[-1][:, 4:].any()
+    assert torch.equal(block_inputs[-1][:, :4], before[:, :4])
+    assert not block_inputs[-1][:, 4:].any()
 
 
 def test_a_change_may_be_of_another_precision_and_the_networks_mode_stays() -> None:
-    network = made("vit_tiny_patch16_224", {"depth": 6, "embed_dim": 48}).train()
+    network = network_of("vit_tiny_patch16_224", {"depth": 6, "embed_dim": 48}).train()
     network.get_submodule("blocks.0").eval()
     modes = [part.training for part in network.modules()]
     observer = Observer(network, ENDS)
@@ -156,21 +156,21 @@ def test_a_change_may_be_of_another_precision_and_the_networks_mode_stays() -> N
 
 
 @pytest.mark.parametrize(
-    ("needs", "changes", "said"),
+    ("needs", "changes", "message"),
     [
         (ENDS, {4: torch.zeros_like}, "no stage end 4"),
         (ENDS, {-1: torch.zeros_like}, "no stage end -1"),
         (Needs(), {0: torch.zeros_like}, "no stage end 0"),
-        (ENDS, {0: lambda shown: shown[:, 1:]}, "another shape"),
+        (ENDS, {0: lambda shown: shown[:, 1:]}, "does not have the shape"),
     ],
 )
-def test_changes_that_cannot_be(needs: Needs, changes: dict[int, Any], said: str) -> None:
-    with raises(ModelError, what=said):
-        Observer(made("resnet18", {}), needs).altered(images(), changes)
+def test_changes_that_cannot_be(needs: Needs, changes: dict[int, Any], message: str) -> None:
+    with raises(ModelError, what=message):
+        Observer(network_of("resnet18", {}), needs).altered(images(), changes)
 
 
 def test_a_network_whose_stages_are_not_maps_cannot_be_altered() -> None:
-    # Its stages hand on a pair of class token and map.
+    # The output of its stages is a pair of class token and map.
     torch.manual_seed(0)
     network = create(ModelSettings(model="pit_ti_224"), classes=5, channels=3, image_size=224).eval()
     observer = Observer(network, ENDS)
@@ -178,4 +178,4 @@ def test_a_network_whose_stages_are_not_maps_cannot_be_altered() -> None:
         observer.altered(torch.zeros(1, 3, 224, 224), {0: torch.zeros_like})
     with raises(ModelError, what="cannot be replaced"):
         observer.require_alterable(224, 3)
-    Observer(made("resnet18", {}), ENDS).require_alterable(SIZE, 3)
+    Observer(network_of("resnet18", {}), ENDS).require_alterable(SIZE, 3)

@@ -1,4 +1,4 @@
-"""Maps before the activation that ends them."""
+"""Maps before their final activation."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from stages.models.settings import ModelSettings
 
 BOTH = Needs(ends=True, before_activation=True)
 
-# Architecture, options, image size, and what ends the final map and each stage end.
-ENDED: list[tuple[str, dict[str, Any], int, list[str]]] = [
+# Architecture, options, image size, and the final activation of the final map and of each stage end.
+FINAL_ACTIVATIONS: list[tuple[str, dict[str, Any], int, list[str]]] = [
     ("resnet18", {}, 64, ["ReLU"] * 5),
     ("regnetx_002", {}, 64, ["ReLU"] * 5),
     ("mobilenetv2_050", {}, 64, ["ReLU6", "", "", "", ""]),
@@ -34,11 +34,11 @@ ENDED: list[tuple[str, dict[str, Any], int, list[str]]] = [
 ]
 
 
-def made(model: str, size: int, options: dict[str, Any] | None = None) -> nn.Module:
+def network_of(model: str, size: int, options: dict[str, Any] | None = None) -> nn.Module:
     torch.manual_seed(0)
     settings = ModelSettings(model=model, options=options or {})
     network = create(settings, classes=5, channels=3, image_size=size)
-    # As after training: at their start the last norms of residual branches give nought.
+    # Like after training: initially the last norms of residual branches return zero.
     for part in network.modules():
         if isinstance(part, nn.BatchNorm2d):
             nn.init.normal_(part.weight, 1.0, 0.3)
@@ -51,7 +51,7 @@ def images(size: int, count: int = 2) -> Tensor:
 
 
 def pairs(features: Features) -> list[tuple[Tensor, Tensor]]:
-    """(map before, map) of the final map and of each end."""
+    """Return (map before its activation, map) of the final map and of each end."""
     assert features.map_before is not None
     return [
         (features.map_before, features.map),
@@ -62,20 +62,24 @@ def pairs(features: Features) -> list[tuple[Tensor, Tensor]]:
 ACTIVATIONS = {"ReLU": nn.ReLU(), "ReLU6": nn.ReLU6(), "SiLU": nn.SiLU(), "Hardswish": nn.Hardswish()}
 
 
-@pytest.mark.parametrize(("model", "options", "size", "ended"), ENDED, ids=[case[0] for case in ENDED])
-def test_the_activation_makes_the_map_of_what_was_before_it(
-    model: str, options: dict[str, Any], size: int, ended: list[str]
+@pytest.mark.parametrize(
+    ("model", "options", "size", "activations"),
+    FINAL_ACTIVATIONS,
+    ids=[case[0] for case in FINAL_ACTIVATIONS],
+)
+def test_the_activation_of_the_recorded_input_is_the_map(
+    model: str, options: dict[str, Any], size: int, activations: list[str]
 ) -> None:
-    network = made(model, size, options).eval()
+    network = network_of(model, size, options).eval()
     with torch.no_grad():
         features = Observer(network, BOTH)(images(size))
         plain = Observer(network, Needs(ends=True))(images(size))
     assert torch.equal(features.logits, plain.logits)
     for end, expected in zip(features.ends, plain.ends, strict=True):
         assert torch.equal(end, expected)
-    found = pairs(features)
-    assert len(found) == len(ended)
-    for (before, after), name in zip(found, ended, strict=True):
+    maps = pairs(features)
+    assert len(maps) == len(activations)
+    for (before, after), name in zip(maps, activations, strict=True):
         if name:
             assert not torch.equal(before, after)
             assert torch.equal(ACTIVATIONS[name](before), after)
@@ -86,7 +90,7 @@ def test_the_activation_makes_the_map_of_what_was_before_it(
 
 @pytest.mark.parametrize("model", ["resnet18", "mobilenetv2_050"])
 def test_activations_in_place_do_not_overwrite_it(model: str) -> None:
-    network = made(model, 64).train()
+    network = network_of(model, 64).train()
     in_place = [part for part in network.modules() if getattr(part, "inplace", False)]
     assert in_place
     features = Observer(network, BOTH)(images(64, 4))
@@ -98,7 +102,7 @@ def test_activations_in_place_do_not_overwrite_it(model: str) -> None:
     for part in in_place:
         part.inplace = False  # type: ignore[assignment]
     torch.manual_seed(0)
-    other = made(model, 64).train()
+    other = network_of(model, 64).train()
     other.load_state_dict(network.state_dict())
     with torch.no_grad():
         network.eval()
@@ -143,7 +147,7 @@ def test_the_last_of_several_calls_of_one_layer_counts() -> None:
 
 
 class Small(nn.Module):
-    """A block on the image, pooled and classified."""
+    """A block, a pooling and a classifier."""
 
     def __init__(self, block: nn.Module) -> None:
         super().__init__()
@@ -155,13 +159,13 @@ class Small(nn.Module):
         return self.fc(self.pool(self.block(x)).flatten(1))
 
 
-def test_the_shapes_are_found_alike() -> None:
-    network = made("resnet18", 64)
+def test_the_shapes_do_not_change() -> None:
+    network = network_of("resnet18", 64)
     assert Observer(network, BOTH).spec(64, 3) == Observer(network, Needs(ends=True)).spec(64, 3)
 
 
 def test_before_and_altered_together() -> None:
-    observer = Observer(made("resnet18", 64).eval(), BOTH)
+    observer = Observer(network_of("resnet18", 64).eval(), BOTH)
     with torch.no_grad():
         plain = observer(images(64))
         again = observer.altered(images(64), {1: lambda shown: shown * 2})
@@ -172,7 +176,7 @@ def test_before_and_altered_together() -> None:
 
 
 def test_in_half_precision_with_gradients() -> None:
-    network = made("resnet18", 64).train()
+    network = network_of("resnet18", 64).train()
     with torch.autocast("cpu", torch.bfloat16):
         features = Observer(network, BOTH)(images(64))
     (sum(before.float().sum() for before, _ in pairs(features)) + features.logits.float().sum()).backward()

@@ -9,7 +9,7 @@ from torch import nn
 
 from pipeline.errors import ModelError
 from stages.data.preprocessing import SCALE, Preprocessing
-from stages.models.borrowed import Borrowed, BorrowedHead, borrow, take_apart
+from stages.models.borrowed import BorrowedHead, BorrowedHeadSpec, borrow, take_apart
 from stages.models.card import ModelCard, load, rebuild, save
 from stages.models.create import create
 from stages.models.features import Needs
@@ -22,11 +22,13 @@ STUDENTS: list[tuple[str, dict[str, Any], str]] = [
     ("test_efficientnet", {}, "standard"),
     ("test_byobnet", {}, "standard"),
     ("mobilenetv3_small_050", {}, "small"),  # a convolution and an activation between pooling and classifier
-    ("test_convnext", {}, "standard"),  # a norm behind the pooling
+    ("test_convnext", {}, "standard"),  # a norm after the pooling
     ("test_vit", {}, "standard"),  # a class token
     ("swin_tiny_patch4_window7_224", {"embed_dim": 12, "depths": (1, 1), "num_heads": (1, 2)}, "standard"),
 ]
-by_student = pytest.mark.parametrize(("name", "options", "stem"), STUDENTS, ids=[one[0] for one in STUDENTS])
+by_student = pytest.mark.parametrize(
+    ("name", "options", "stem"), STUDENTS, ids=[case[0] for case in STUDENTS]
+)
 
 
 def network(
@@ -38,7 +40,7 @@ def network(
 
 
 def teacher() -> nn.Module:
-    """Its map is 96 x 2 x 2 for images of 64 pixels."""
+    """Return a teacher with a final map of 96x2x2 for images of 64 pixels."""
     return network("test_resnet", seed=1)
 
 
@@ -56,25 +58,25 @@ def test_the_logits_are_the_teacher_s_classifier_on_the_projected_map(
 ) -> None:
     student = network(name, options, stem)
     plain = copy.deepcopy(student).eval()
-    made = borrowed(student).eval()
+    joined = borrowed(student).eval()
     with torch.no_grad():
         own = Observer(plain)(images()).map
         pooled = AreaResample((own.shape[2], own.shape[3]), (min(own.shape[2], 2), min(own.shape[3], 2)))(own)
-        projected = made.projector(pooled)
+        projected = joined.projector(pooled)
         head = teacher().get_classifier()  # type: ignore[operator]
         expected = head(projected.mean((2, 3)))
-        assert torch.allclose(made(images()), expected, atol=1e-5)
+        assert torch.allclose(joined(images()), expected, atol=1e-5)
 
 
 @by_student
-def test_it_shows_itself_as_any_network_does(name: str, options: dict[str, Any], stem: str) -> None:
+def test_it_has_the_interface_of_other_networks(name: str, options: dict[str, Any], stem: str) -> None:
     student = network(name, options, stem)
     plain = Observer(copy.deepcopy(student).eval(), Needs(ends=True))
-    made = borrowed(student).eval()
-    observer = Observer(made, Needs(ends=True))
+    joined = borrowed(student).eval()
+    observer = Observer(joined, Needs(ends=True))
     with torch.no_grad():
         seen, before = observer(images()), plain(images())
-    assert torch.equal(seen.logits, made(images()))
+    assert torch.equal(seen.logits, joined(images()))
     assert torch.equal(seen.embedding, seen.map.mean((2, 3)))
     assert [end.shape for end in seen.ends] == [end.shape for end in before.ends]
     spec = observer.spec(32, 1)
@@ -87,30 +89,30 @@ def test_it_shows_itself_as_any_network_does(name: str, options: dict[str, Any],
 def test_nothing_of_the_student_s_own_head_is_left_and_all_else_learns(
     name: str, options: dict[str, Any], stem: str
 ) -> None:
-    made = borrowed(network(name, options, stem)).eval()
-    made(images()).sum().backward()
-    assert {key for key, value in made.named_parameters() if value.grad is None} == {
+    joined = borrowed(network(name, options, stem)).eval()
+    joined(images()).sum().backward()
+    assert {key for key, value in joined.named_parameters() if value.grad is None} == {
         "classifier.weight",
         "classifier.bias",
     }
-    assert not made.classifier.weight.requires_grad
+    assert not joined.classifier.weight.requires_grad
 
 
 @by_student
 def test_what_is_saved_comes_back(name: str, options: dict[str, Any], stem: str, tmp_path: Any) -> None:
-    made = borrowed(network(name, options, stem))
-    made(images())  # statistics that are not those of a fresh network
-    card = card_of(made, name, options, stem)
-    save(tmp_path, made, card)
-    found, read = load(tmp_path)
+    joined = borrowed(network(name, options, stem))
+    joined(images())  # statistics that are not those of a fresh network
+    card = card_of(joined, name, options, stem)
+    save(tmp_path, joined, card)
+    loaded, read = load(tmp_path)
     assert read == card
-    assert isinstance(found, BorrowedHead)
+    assert isinstance(loaded, BorrowedHead)
     with torch.no_grad():
-        assert torch.equal(found(images()), made.eval()(images()))
-    assert not found.classifier.weight.requires_grad
+        assert torch.equal(loaded(images()), joined.eval()(images()))
+    assert not loaded.classifier.weight.requires_grad
 
 
-def card_of(made: BorrowedHead, name: str, options: dict[str, Any], stem: str) -> ModelCard:
+def card_of(joined: BorrowedHead, name: str, options: dict[str, Any], stem: str) -> ModelCard:
     return ModelCard(
         role="student",
         model=name,
@@ -122,13 +124,13 @@ def card_of(made: BorrowedHead, name: str, options: dict[str, Any], stem: str) -
         epochs=1,
         val_top1=None,
         preprocessing=Preprocessing(32, 1, "bilinear", True, SCALE, (0.3,), (0.37,)),
-        borrowed=made.facts,
+        borrowed=joined.facts,
     )
 
 
-def test_the_card_tells_it_and_only_where_there_is_something_to_tell() -> None:
-    made = borrowed(network("test_efficientnet"))
-    card = card_of(made, "test_efficientnet", {}, "standard")
+def test_the_card_has_the_key_borrowed_only_for_such_students() -> None:
+    joined = borrowed(network("test_efficientnet"))
+    card = card_of(joined, "test_efficientnet", {}, "standard")
     assert card.as_json()["borrowed"] == {
         "channels": 96,
         "height": 2,
@@ -145,9 +147,9 @@ def test_the_card_tells_it_and_only_where_there_is_something_to_tell() -> None:
 
 @pytest.mark.parametrize(("reduction", "inner"), [(1, 96), (2, 48), (1000, 1)])
 def test_the_projector_is_a_bottleneck(reduction: int, inner: int) -> None:
-    made = borrowed(network("test_efficientnet"), reduction)
+    joined = borrowed(network("test_efficientnet"), reduction)
     widths = [
-        (layer.in_channels, layer.out_channels) for layer in made.projector if isinstance(layer, nn.Conv2d)
+        (layer.in_channels, layer.out_channels) for layer in joined.projector if isinstance(layer, nn.Conv2d)
     ]
     assert widths == [(256, inner), (inner, inner), (inner, 96)]
 
@@ -155,12 +157,12 @@ def test_the_projector_is_a_bottleneck(reduction: int, inner: int) -> None:
 def test_the_student_is_left_in_its_mode_and_its_statistics_as_they_were() -> None:
     student = network("test_byobnet")
     before = copy.deepcopy(student.state_dict())
-    made = borrowed(student)
-    assert made.training
-    assert made.backbone.training
-    kept = made.backbone.state_dict()
-    assert all(torch.equal(kept[key], before[key]) for key in kept)
-    assert set(before) - set(kept) == {"head.fc.weight", "head.fc.bias"}
+    joined = borrowed(student)
+    assert joined.training
+    assert joined.backbone.training
+    state = joined.backbone.state_dict()
+    assert all(torch.equal(state[key], before[key]) for key in state)
+    assert set(before) - set(state) == {"head.fc.weight", "head.fc.bias"}
 
 
 @pytest.mark.parametrize("name", ["test_vit", "mobilenetv3_small_050"])
@@ -171,7 +173,7 @@ def test_a_teacher_whose_head_is_more_than_a_linear_layer_lends_nothing(name: st
 
 
 class Folding(nn.Module):
-    """Its head goes on with the map before it pools, as VGG's does."""
+    """A network whose head changes the map before its pooling, like VGG."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -181,12 +183,12 @@ class Folding(nn.Module):
         self.fc = nn.Linear(4, 7)
 
     def forward_features(self, images: torch.Tensor) -> torch.Tensor:
-        found: torch.Tensor = self.body(images)
-        return found
+        maps: torch.Tensor = self.body(images)
+        return maps
 
     def forward_head(self, maps: torch.Tensor) -> torch.Tensor:
-        found: torch.Tensor = self.fc(self.pool(self.further(maps)).flatten(1))
-        return found
+        logits: torch.Tensor = self.fc(self.pool(self.further(maps)).flatten(1))
+        return logits
 
 
 def test_a_student_that_does_not_show_its_map_is_refused() -> None:
@@ -196,7 +198,7 @@ def test_a_student_that_does_not_show_its_map_is_refused() -> None:
 
 
 class Nested(Folding):
-    """Its head has parts of parts of its own."""
+    """A network whose head has nested parts."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -216,8 +218,8 @@ def test_a_head_of_nested_parts_is_cut_off_as_one() -> None:
 def test_the_classifier_is_a_copy_of_the_teacher_s() -> None:
     lender = network("test_resnet", seed=1)
     head = lender.get_classifier()  # type: ignore[operator]
-    made = borrow(network("test_byobnet"), lender, reduction=2, image_sizes=(32, 64), channels=1)
-    assert made.facts == Borrowed(96, 2, 2, 2, True)
-    assert torch.equal(made.classifier.weight, head.weight)
-    assert torch.equal(made.classifier.bias, head.bias)
-    assert made.classifier.weight.data_ptr() != head.weight.data_ptr()
+    joined = borrow(network("test_byobnet"), lender, reduction=2, image_sizes=(32, 64), channels=1)
+    assert joined.facts == BorrowedHeadSpec(96, 2, 2, 2, True)
+    assert torch.equal(joined.classifier.weight, head.weight)
+    assert torch.equal(joined.classifier.bias, head.bias)
+    assert joined.classifier.weight.data_ptr() != head.weight.data_ptr()

@@ -41,23 +41,23 @@ def test_what_is_saved_comes_back(tmp_path: Path) -> None:
     model = network()
     save(tmp_path, model, CARD)
     state = torch.get_rng_state()
-    found, card = load(tmp_path)
+    loaded, card = load(tmp_path)
     assert torch.equal(torch.get_rng_state(), state)
     assert card == CARD
-    assert not found.training
+    assert not loaded.training
     images = torch.randn(2, 1, 32, 32)
     with torch.no_grad():
-        assert torch.equal(found(images), model.eval()(images))
+        assert torch.equal(loaded(images), model.eval()(images))
 
 
 def test_equal_weights_give_equal_bytes_whatever_they_were_stored_as(tmp_path: Path) -> None:
     model = network()
-    forms = [model, network().to(memory_format=torch.channels_last), network().double()]
-    for number, form in enumerate(forms):
+    variants = [model, network().to(memory_format=torch.channels_last), network().double()]
+    for number, variant in enumerate(variants):
         (tmp_path / str(number)).mkdir()
-        save(tmp_path / str(number), form, CARD)
+        save(tmp_path / str(number), variant, CARD)
     for name in ("model.safetensors", "model.json"):
-        assert len({(tmp_path / str(number) / name).read_bytes() for number in range(len(forms))}) == 1
+        assert len({(tmp_path / str(number) / name).read_bytes() for number in range(len(variants))}) == 1
     with safe_open(tmp_path / "0" / "model.safetensors", "pt") as opened:
         dtypes = {opened.get_tensor(key).dtype for key in opened.keys()}  # noqa: SIM118 - not a mapping
     assert dtypes == {torch.float32, torch.int64}

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from pipeline.errors import ModelError
 from stages.models.cifar.registry import NETWORKS
 from stages.models.cifar.resnet import PaddedShortcut
-from stages.models.create import check, create, names
+from stages.models.create import architecture_names, check, create
 from stages.models.features import Needs
 from stages.models.observer import Observer
 from stages.models.settings import ModelSettings
@@ -51,7 +51,7 @@ ONE_EACH = [
 ]
 
 
-def made(name: str, classes: int = 100, channels: int = 3, **options: Any) -> nn.Module:
+def network_of(name: str, classes: int = 100, channels: int = 3, **options: Any) -> nn.Module:
     torch.manual_seed(0)
     return create(
         ModelSettings(model=name, options=options), classes=classes, channels=channels, image_size=32
@@ -59,7 +59,7 @@ def made(name: str, classes: int = 100, channels: int = 3, **options: Any) -> nn
 
 
 def trained(network: nn.Module) -> nn.Module:
-    """Norms as after training: at their start they hardly do anything."""
+    """Set the norms like after training: initially they hardly do anything."""
     for layer in network.modules():
         if isinstance(layer, nn.BatchNorm2d):
             nn.init.uniform_(layer.running_mean, -0.2, 0.2)  # type: ignore[arg-type]
@@ -75,7 +75,7 @@ def images(count: int = 2, channels: int = 3, size: int = 32) -> Tensor:
 
 def test_every_network_is_among_timm_s_and_kdpipe_s() -> None:
     assert set(PUBLISHED) == set(NETWORKS)
-    assert set(NETWORKS) <= set(names())
+    assert set(NETWORKS) <= set(architecture_names())
     assert set(NETWORKS) <= set(timm.list_models("cifar_*"))
     assert timm.create_model("cifar_resnet8", num_classes=0)(images()).shape == (2, 64)
 
@@ -83,7 +83,7 @@ def test_every_network_is_among_timm_s_and_kdpipe_s() -> None:
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_the_number_of_parameters_is_the_published_one(name: str) -> None:
     with torch.device("meta"):
-        network = made(name)
+        network = network_of(name)
     assert sum(parameter.numel() for parameter in network.parameters()) == PUBLISHED[name][0]
 
 
@@ -94,24 +94,24 @@ def test_the_published_numbers_follow_from_the_papers_tables() -> None:
 
 
 @pytest.mark.parametrize(("name", "blocks"), [("cifar_wrn_16_2", 2), ("cifar_wrn_40_1", 6)])
-def test_wide_resnets_compute_what_their_paper_says(name: str, blocks: int) -> None:
-    network = trained(made(name)).double()
+def test_wide_resnets_compute_the_papers_equations(name: str, blocks: int) -> None:
+    network = trained(network_of(name)).double()
     with torch.no_grad():
-        found, expected = (
+        actual, expected = (
             network(images().double()),
             references.wide_resnet(network.state_dict(), images().double(), blocks),
         )
-    assert torch.allclose(found, expected, atol=1e-9)
+    assert torch.allclose(actual, expected, atol=1e-9)
 
 
-def test_shufflenet_computes_what_its_paper_says() -> None:
-    network = trained(made("cifar_shufflenetv1")).double()
+def test_shufflenet_computes_the_papers_equations() -> None:
+    network = trained(network_of("cifar_shufflenetv1")).double()
     with torch.no_grad():
-        found, expected = (
+        actual, expected = (
             network(images().double()),
             references.shufflenetv1(network.state_dict(), images().double()),
         )
-    assert torch.allclose(found, expected, atol=1e-9)
+    assert torch.allclose(actual, expected, atol=1e-9)
 
 
 @pytest.mark.parametrize(
@@ -119,7 +119,7 @@ def test_shufflenet_computes_what_its_paper_says() -> None:
     ["cifar_vgg8", "cifar_vgg13", "cifar_resnet50", "cifar_shufflenetv2", "cifar_mobilenetv2_half"],
 )
 def test_networks_compute_what_torchvision_s_of_the_same_paper_do(name: str) -> None:
-    network = trained(made(name))
+    network = trained(network_of(name))
     if name == "cifar_mobilenetv2_half":
         _pass_the_expansion_of_one(network)
     twin = references.torchvision_twin(name).eval()
@@ -131,7 +131,7 @@ def test_networks_compute_what_torchvision_s_of_the_same_paper_do(name: str) -> 
 
 
 def _pass_the_expansion_of_one(network: nn.Module) -> None:
-    """torchvision leaves out the 1x1 convolution that expands by 1: here it changes nothing."""
+    """Make the 1x1 convolution that expands by 1 an identity: torchvision does not have it."""
     convolution, norm = (
         network.get_submodule("blocks0.0.expand.0"),
         network.get_submodule("blocks0.0.expand.1"),
@@ -144,7 +144,7 @@ def _pass_the_expansion_of_one(network: nn.Module) -> None:
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_the_map_that_feeds_the_pooling_and_the_stages_are_shown(name: str) -> None:
     _, final, channels = PUBLISHED[name]
-    network = trained(made(name))
+    network = trained(network_of(name))
     observer = Observer(network, Needs(stages=tuple(range(len(channels))), ends=True))
     with torch.no_grad():
         features = observer(images())
@@ -154,9 +154,9 @@ def test_the_map_that_feeds_the_pooling_and_the_stages_are_shown(name: str) -> N
     assert float(features.map.min()) >= 0.0
     assert tuple(stage.shape[1] for stage in features.stages) == channels
     info = network.feature_info
-    for stage, told in zip(features.stages, info, strict=True):  # type: ignore[arg-type]
-        assert stage.shape[2] == 32 // told["reduction"]
-        assert stage.shape[1] == told["num_chs"]
+    for stage, facts in zip(features.stages, info, strict=True):  # type: ignore[arg-type]
+        assert stage.shape[2] == 32 // facts["reduction"]
+        assert stage.shape[1] == facts["num_chs"]
     sides = [end.shape[2] for end in features.ends]
     assert sides == sorted(set(sides), reverse=True)
     spec = observer.spec(32, 3)
@@ -166,7 +166,7 @@ def test_the_map_that_feeds_the_pooling_and_the_stages_are_shown(name: str) -> N
 
 @pytest.mark.parametrize("name", ONE_EACH)
 def test_a_map_that_was_shown_is_not_written_over(name: str) -> None:
-    network: Any = trained(made(name))
+    network: Any = trained(network_of(name))
     whole = network.forward_intermediates(images(), intermediates_only=True)
     for number, seen in enumerate(whole):
         (alone,) = network.forward_intermediates(
@@ -178,7 +178,7 @@ def test_a_map_that_was_shown_is_not_written_over(name: str) -> None:
 
 
 def test_intermediates_are_counted_as_timm_counts_them() -> None:
-    network: Any = trained(made("cifar_wrn_16_2"))
+    network: Any = trained(network_of("cifar_wrn_16_2"))
     with torch.no_grad():
         final, inner = network.forward_intermediates(images(), indices=[-1, 1], norm=True)
         assert [map.shape[1] for map in inner] == [32, 128]
@@ -202,7 +202,7 @@ def test_intermediates_are_counted_as_timm_counts_them() -> None:
 @pytest.mark.parametrize("size", [8, 28, 33])
 def test_grey_images_of_other_sizes(name: str, size: int) -> None:
     check(ModelSettings(model=name), classes=10, channels=1, image_size=size)
-    network = made(name, classes=10, channels=1)
+    network = network_of(name, classes=10, channels=1)
     logits = network(images(count=3, channels=1, size=size))
     logits.sum().backward()
     assert logits.shape == (3, 10)
@@ -217,7 +217,7 @@ def test_grey_images_of_other_sizes(name: str, size: int) -> None:
     ],
 )
 def test_the_exported_graph_gives_the_same_logits(name: str, options: dict[str, Any]) -> None:
-    network = trained(made(name, **options))
+    network = trained(network_of(name, **options))
     card = {
         "model": name,
         "input": "float32_nchw",
@@ -226,11 +226,11 @@ def test_the_exported_graph_gives_the_same_logits(name: str, options: dict[str, 
     }
     exported = export_network(network, card, role="student", opset=20, batch_max=64)
     session = onnxruntime.InferenceSession(exported.model.SerializeToString())
-    (found,) = session.run(None, {session.get_inputs()[0].name: images(5).numpy()})
+    (logits,) = session.run(None, {session.get_inputs()[0].name: images(5).numpy()})
     with torch.no_grad():
         expected = network(images(5)).numpy()
     assert exported.unread == ()
-    assert np.allclose(found, expected, atol=1e-3 * expected.std())
+    assert np.allclose(logits, expected, atol=1e-3 * expected.std())
 
 
 def test_the_shortcut_without_parameters() -> None:
@@ -242,7 +242,7 @@ def test_the_shortcut_without_parameters() -> None:
     assert torch.equal(shortcut(image), expected)
     sizes = {}
     for depth in (20, 32, 44, 56):
-        network = made(f"cifar_resnet{depth}", classes=10, shortcut="pad")
+        network = network_of(f"cifar_resnet{depth}", classes=10, shortcut="pad")
         sizes[depth] = sum(parameter.numel() for parameter in network.parameters())
     assert sizes == {20: 269_722, 32: 464_154, 44: 658_586, 56: 853_018}
 
@@ -252,7 +252,7 @@ def test_the_shortcut_without_parameters() -> None:
     [
         ({"options": {"shortcut": "none"}}, "conv or pad"),
         ({"options": {"depth": 20}}, "depth"),
-        ({"stem": "small"}, "32 pixels as it is"),
+        ({"stem": "small"}, "already made for images of 32 pixels"),
     ],
 )
 def test_what_these_networks_do_not_take(keys: dict[str, Any], word: str) -> None:

@@ -1,4 +1,4 @@
-"""Networks that others trained, read by the key `checkpoint`, are as good as they are said to be."""
+"""Published weights, read by the key `checkpoint`, reach their published accuracy."""
 
 from __future__ import annotations
 
@@ -37,21 +37,21 @@ def test_published_weights_reach_their_published_accuracy(
     network = create(settings, classes=classes, channels=3, image_size=32).eval()
     assert sum(parameter.numel() for parameter in network.parameters()) == parameters
     with safe_open(path, framework="np") as opened:
-        told = opened.metadata()
-    right = _right_answers(network, images, labels, told["mean"], told["std"])
-    print(f"{file}: {right} of {len(labels)} right")
-    # One image is 0.01 points: an answer that hangs on the last bit may differ between machines.
-    assert abs(100.0 * right / len(labels) - published) <= 0.015
+        metadata = opened.metadata()
+    correct = _correct_count(network, images, labels, metadata["mean"], metadata["std"])
+    print(f"{file}: {correct} of {len(labels)} correct")
+    # One image is 0.01 points: a prediction that depends on the last bit can differ between machines.
+    assert abs(100.0 * correct / len(labels) - published) <= 0.015
 
 
-def _right_answers(
+def _correct_count(
     network: torch.nn.Module, images: np.ndarray, labels: np.ndarray, mean: str, std: str
 ) -> int:
-    offset, gain = (torch.tensor([float(value) for value in told.split(",")]) for told in (mean, std))
-    right = 0
+    offset, gain = (torch.tensor([float(value) for value in text.split(",")]) for text in (mean, std))
+    correct = 0
     with torch.inference_mode():
         for start in range(0, len(images), 500):
             batch = torch.from_numpy(images[start : start + 500]).float() / 255.0
             logits = network(((batch - offset) / gain).permute(0, 3, 1, 2))
-            right += int((logits.argmax(1).numpy() == labels[start : start + 500]).sum())
-    return right
+            correct += int((logits.argmax(1).numpy() == labels[start : start + 500]).sum())
+    return correct

@@ -15,7 +15,7 @@ from stages.models.settings import ModelSettings
 from tests.errors import raises
 
 
-def made(
+def build(
     model: str, classes: int = 5, channels: int = 1, image_size: int = 32, **keys: Any
 ) -> torch.nn.Module:
     return create(
@@ -23,7 +23,7 @@ def made(
     )
 
 
-def looked_at(
+def check_model(
     model: str, *, classes: int | None = 5, channels: int | None = 1, image_size: int = 32, **keys: Any
 ) -> None:
     check(ModelSettings(model=model, **keys), classes=classes, channels=channels, image_size=image_size)
@@ -38,13 +38,13 @@ def looked_at(
         ("torchvision/resnet18", 3),
     ],
 )
-def test_a_network_takes_the_images_and_tells_the_classes(model: str, channels: int) -> None:
+def test_a_network_maps_the_images_to_the_classes(model: str, channels: int) -> None:
     torch.manual_seed(0)
-    network = made(model, channels=channels)
+    network = build(model, channels=channels)
     assert network.training
     assert network(torch.randn(2, channels, 32, 32)).shape == (2, 5)
-    looked_at(model, channels=channels)
-    looked_at(model, classes=None, channels=None)
+    check_model(model, channels=channels)
+    check_model(model, classes=None, channels=None)
 
 
 @pytest.mark.parametrize("model", ["resnet18", "torchvision/resnet18"])
@@ -52,7 +52,7 @@ def test_equal_seeds_give_equal_weights(model: str) -> None:
     networks = []
     for _ in range(2):
         torch.manual_seed(7)
-        networks.append(made(model, stem="small").state_dict())
+        networks.append(build(model, stem="small").state_dict())
     assert all(torch.equal(networks[0][name], networks[1][name]) for name in networks[0])
 
 
@@ -60,20 +60,20 @@ def test_timm_s_own_initialisation_is_kept() -> None:
     torch.manual_seed(3)
     expected = timm.create_model("mobilenetv3_small_050", in_chans=1, num_classes=5).state_dict()
     torch.manual_seed(3)
-    found = made("mobilenetv3_small_050").state_dict()
-    assert all(torch.equal(found[name], expected[name]) for name in expected)
+    state = build("mobilenetv3_small_050").state_dict()
+    assert all(torch.equal(state[name], expected[name]) for name in expected)
 
 
 def test_checking_leaves_the_random_state_alone() -> None:
     torch.manual_seed(0)
     expected = torch.randn(3)
     torch.manual_seed(0)
-    looked_at("mobilenetv3_small_050", stem="small")
+    check_model("mobilenetv3_small_050", stem="small")
     assert torch.equal(torch.randn(3), expected)
 
 
 def test_options_reach_the_constructor() -> None:
-    network = made("vit_tiny_patch16_224", options={"patch_size": 4, "depth": 2, "drop_rate": 0.3})
+    network = build("vit_tiny_patch16_224", options={"patch_size": 4, "depth": 2, "drop_rate": 0.3})
     assert network.patch_embed.grid_size == (8, 8)  # type: ignore[union-attr]
     assert len(network.blocks) == 2  # type: ignore[arg-type]
 
@@ -82,7 +82,7 @@ def test_options_reach_the_constructor() -> None:
     ("model", "near"), [("resnet81", "resnet18"), ("torchvision/resnet81", "torchvision/resnet18")]
 )
 def test_an_unknown_name_is_answered_with_near_ones(model: str, near: str) -> None:
-    for look in (made, looked_at):
+    for look in (build, check_model):
         with pytest.raises(ModelError) as caught:
             look(model)
         assert near in caught.value.why
@@ -91,34 +91,34 @@ def test_an_unknown_name_is_answered_with_near_ones(model: str, near: str) -> No
 @pytest.mark.parametrize("model", ["hf-hub:somebody/something", "torchvision/", "local-dir:/nowhere"])
 def test_sources_other_than_names_are_refused(model: str) -> None:
     with raises(ModelError, what="no architecture"):
-        looked_at(model)
+        check_model(model)
 
 
 def test_an_option_that_the_architecture_does_not_take() -> None:
     with pytest.raises(ModelError) as caught:
-        looked_at("resnet18", options={"patch_sise": 4})
+        check_model("resnet18", options={"patch_sise": 4})
     assert "patch_sise" in caught.value.where
     assert "patch_sise" in caught.value.why
 
 
 @pytest.mark.parametrize("option", ["num_classes", "in_chans", "pretrained", "features_only"])
-def test_an_option_that_is_told_elsewhere(option: str) -> None:
+def test_an_option_that_has_another_key(option: str) -> None:
     with raises(ModelError, what=option):
-        looked_at("resnet18", options={option: 1})
+        check_model("resnet18", options={option: 1})
 
 
 def test_a_network_that_is_no_classifier() -> None:
-    with raises(ModelError, what="no classifier"):
-        looked_at("vit_tiny_patch16_224", options={"global_pool": "", "depth": 1})
+    with raises(ModelError, what="not a classifier"):
+        check_model("vit_tiny_patch16_224", options={"global_pool": "", "depth": 1})
     with pytest.raises(ModelError) as caught:
-        looked_at("resnet18", options={"global_pool": ""})
+        check_model("resnet18", options={"global_pool": ""})
     assert "options" in caught.value.hint
 
 
 @pytest.mark.parametrize("model", ["torchvision/alexnet", "inception_v3"])
 def test_images_too_small_for_the_architecture(model: str) -> None:
     with pytest.raises(ModelError) as caught:
-        looked_at(model)
+        check_model(model)
     assert "32" in caught.value.what
     assert "data.image_size" in caught.value.hint
 
@@ -135,7 +135,7 @@ def test_a_download_that_fails_is_one_plain_error(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr("torch.hub.download_url_to_file", refuse)
     for model in ("resnet18.tv_in1k", "torchvision/squeezenet1_1"):
         with pytest.raises(ModelError) as caught:
-            made(model, pretrained=True)
+            build(model, pretrained=True)
         assert "checkpoint" in caught.value.hint
         assert "pretrained: false" in caught.value.hint
 
@@ -143,7 +143,7 @@ def test_a_download_that_fails_is_one_plain_error(monkeypatch: pytest.MonkeyPatc
 def test_pretrained_weights_that_nobody_publishes() -> None:
     unpublished = next(name for name in timm.list_models() if not timm.is_model_pretrained(name))
     with raises(ModelError, what="no pretrained weights"):
-        looked_at(unpublished, pretrained=True)
+        check_model(unpublished, pretrained=True)
 
 
 def test_torchvision_s_pretrained_network_is_given_this_head_and_these_channels(
@@ -161,7 +161,7 @@ def test_torchvision_s_pretrained_network_is_given_this_head_and_these_channels(
     monkeypatch.setattr("torchvision.models.get_model", published)
     colours = torch.rand(1, 3, 64, 64)
     first = trained.features[0].weight.detach().clone()
-    network = made("torchvision/squeezenet1_1", pretrained=True, image_size=64)
+    network = build("torchvision/squeezenet1_1", pretrained=True, image_size=64)
     weight = network.get_parameter("features.0.weight")
     assert torch.allclose(weight[:, 0], first.sum(1))
     assert network(colours[:, :1].expand(2, -1, -1, -1)).shape == (2, 5)
@@ -173,7 +173,7 @@ def test_torchvision_s_pretrained_network_is_given_this_head_and_these_channels(
 @pytest.fixture
 def weights() -> dict[str, torch.Tensor]:
     torch.manual_seed(5)
-    return made("mobilenetv3_small_050", stem="small").state_dict()
+    return build("mobilenetv3_small_050", stem="small").state_dict()
 
 
 def files(folder: Path, weights: dict[str, torch.Tensor]) -> dict[str, Path]:
@@ -188,12 +188,12 @@ def files(folder: Path, weights: dict[str, torch.Tensor]) -> dict[str, Path]:
 
 
 def test_every_common_form_of_checkpoint_is_taken(tmp_path: Path, weights: dict[str, torch.Tensor]) -> None:
-    found = files(tmp_path, weights)
-    assert len(found) == 4
+    written = files(tmp_path, weights)
+    assert len(written) == 4
     for file in tmp_path.iterdir():
         keys: dict[str, Any] = {"stem": "small", "checkpoint": str(file)}
-        looked_at("mobilenetv3_small_050", **keys)
-        state = made("mobilenetv3_small_050", **keys).state_dict()
+        check_model("mobilenetv3_small_050", **keys)
+        state = build("mobilenetv3_small_050", **keys).state_dict()
         for name, tensor in weights.items():
             if not name.endswith("num_batches_tracked"):
                 assert torch.equal(state[name], tensor), (file.name, name)
@@ -204,7 +204,7 @@ def test_a_checkpoint_of_another_architecture_names_the_tensors(
 ) -> None:
     save_file(weights, tmp_path / "w.safetensors")
     keys: dict[str, Any] = {"checkpoint": str(tmp_path / "w.safetensors")}
-    for look in (made, looked_at):
+    for look in (build, check_model):
         with pytest.raises(ModelError) as caught:
             look("resnet18", **keys)
         assert "missing (conv1.weight" in caught.value.why
@@ -218,7 +218,7 @@ def test_a_checkpoint_of_another_architecture_names_the_tensors(
             look("mobilenetv3_small_050", channels=3, stem="small", **keys)
         assert "of another shape (conv_stem.weight (16, 1, 3, 3) for (16, 3, 3, 3))" in caught.value.why
     # The classes are not known yet: nothing to compare.
-    looked_at("mobilenetv3_small_050", classes=None, channels=None, stem="small", **keys)
+    check_model("mobilenetv3_small_050", classes=None, channels=None, stem="small", **keys)
 
 
 def test_a_checkpoint_that_cannot_be_read(tmp_path: Path) -> None:
@@ -230,13 +230,13 @@ def test_a_checkpoint_that_cannot_be_read(tmp_path: Path) -> None:
     torch.save({"epoch": 3}, tmp_path / "empty.pt")
     torch.save({"model": {}, "args": Path("x")}, tmp_path / "code.pt")
     for name, word in {
-        "absent.pt": "not there",
+        "absent.pt": "is missing",
         "torn.safetensors": "cannot be read",
         "torn.pt": "checkpoint",
         "empty.pt": "no state dict",
         "code.pt": "more than tensors",
     }.items():
-        for look in (made, looked_at):
+        for look in (build, check_model):
             with raises(ModelError, what=word) as caught:
                 look("resnet18", checkpoint=str(tmp_path / name))
             assert name in caught.value.where

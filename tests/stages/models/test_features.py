@@ -47,10 +47,10 @@ ARCHITECTURES: list[tuple[str, dict[str, Any], tuple[int, int, int], bool, bool]
 ]
 
 
-def made(model: str, *, size: int = SIZE, **options: Any) -> nn.Module:
+def network_of(model: str, *, size: int = SIZE, **options: Any) -> nn.Module:
     torch.manual_seed(0)
     network = create(ModelSettings(model=model, options=options), classes=7, channels=3, image_size=size)
-    # Norms as after training: at their start they hardly do anything.
+    # Norms like after training: initially they hardly do anything.
     for layer in network.modules():
         if isinstance(layer, nn.BatchNorm2d):
             nn.init.uniform_(layer.running_mean, -0.5, 0.5)  # type: ignore[arg-type]
@@ -70,7 +70,7 @@ def images(height: int = SIZE) -> Tensor:
 def test_map_embedding_and_logits(
     model: str, options: dict[str, Any], shape: tuple[int, int, int], averages: bool, linear: bool
 ) -> None:
-    network = made(model, **options).eval()
+    network = network_of(model, **options).eval()
     observer = Observer(network)
     with torch.no_grad():
         features, logits = observer(images()), network(images())
@@ -93,7 +93,7 @@ def test_map_embedding_and_logits(
 
 @pytest.mark.parametrize("prefix", [0, 1, 4])
 def test_class_and_register_tokens_are_no_places(prefix: int) -> None:
-    network = made(
+    network = network_of(
         "vit_tiny_patch16_224",
         depth=1,
         class_token=prefix > 0,
@@ -119,10 +119,10 @@ def test_places_of_a_grid_that_is_not_square() -> None:
 
 
 @pytest.mark.parametrize("model", ["swin_tiny_patch4_window7_224", "resnet18"])
-def test_the_map_lies_as_the_image_does(model: str) -> None:
+def test_the_map_has_the_orientation_of_the_image(model: str) -> None:
     # A patch of noise in the upper right corner: that is where the map changes most.
     options = {"embed_dim": 24} if model.startswith("swin") else {}
-    network = made(model, size=128, **options).eval()
+    network = network_of(model, size=128, **options).eval()
     plain = torch.zeros(1, 3, 128, 128)
     spotted = plain.clone()
     spotted[..., :32, 96:] = 3.0
@@ -145,7 +145,7 @@ def test_the_map_lies_as_the_image_does(model: str) -> None:
 def test_stages_come_in_the_order_asked_from_the_same_pass(
     model: str, options: dict[str, Any], numbers: tuple[int, ...], shapes: list[tuple[int, int, int]]
 ) -> None:
-    network = made(model, **options).eval()
+    network = network_of(model, **options).eval()
     passes: list[int] = []
     first = next(layer for layer in network.modules() if isinstance(layer, nn.Conv2d))
     first.register_forward_hook(lambda *_: passes.append(1))
@@ -166,7 +166,7 @@ def test_stages_come_in_the_order_asked_from_the_same_pass(
 
 
 def test_the_deepest_stage_of_a_token_network_is_after_the_norm() -> None:
-    network = made("vit_tiny_patch16_224", depth=2).eval()
+    network = network_of("vit_tiny_patch16_224", depth=2).eval()
     with torch.no_grad():
         features = Observer(network, Needs(stages=(-1,)))(images())
     assert torch.equal(features.stages[0], features.map)
@@ -174,15 +174,15 @@ def test_the_deepest_stage_of_a_token_network_is_after_the_norm() -> None:
 
 def test_a_stage_that_is_not_there() -> None:
     with raises(ModelError, what="no stage 5") as caught:
-        Observer(made("resnet18"), Needs(stages=(5,)))
+        Observer(network_of("resnet18"), Needs(stages=(5,)))
     assert "0 to 4" in caught.value.why
-    with raises(ModelError, what="shows no stages"):
-        Observer(made("torchvision/resnet18"), Needs(stages=(1,)))
+    with raises(ModelError, what="does not show its stages"):
+        Observer(network_of("torchvision/resnet18"), Needs(stages=(1,)))
 
 
 def test_networks_that_show_no_map_still_give_logits() -> None:
     # It pools by a function, which no hook sees.
-    network = made("torchvision/shufflenet_v2_x0_5").eval()
+    network = network_of("torchvision/shufflenet_v2_x0_5").eval()
     observer = Observer(network)
     with torch.no_grad():
         features = observer(images())
@@ -195,15 +195,15 @@ def test_networks_that_show_no_map_still_give_logits() -> None:
 
 
 def test_a_head_that_is_not_linear_on_the_map_judges_no_part_of_it() -> None:
-    network = made("mobilenetv3_small_050").eval()
+    network = network_of("mobilenetv3_small_050").eval()
     with torch.no_grad():
         shown = Observer(network)(images()).map
-    with raises(ModelError, what="cannot judge parts"):
+    with raises(ModelError, what="cannot classify parts"):
         Observer(network).local_logits(shown.flatten(2).transpose(1, 2))
 
 
-def test_looking_at_the_shapes_changes_nothing() -> None:
-    network = made("mobilenetv3_small_050").train()
+def test_reading_the_shapes_changes_nothing() -> None:
+    network = network_of("mobilenetv3_small_050").train()
     network.get_submodule("blocks.0").eval()
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
     modes = [module.training for module in network.modules()]
@@ -218,7 +218,7 @@ def test_looking_at_the_shapes_changes_nothing() -> None:
 @pytest.mark.parametrize("model", ["resnet18", "mobilenetv3_small_050", "vit_tiny_patch16_224"])
 def test_training_under_autocast_and_channels_last(model: str) -> None:
     options = {"depth": 1} if model.startswith("vit") else {}
-    network = made(model, **options).train().to(memory_format=torch.channels_last)
+    network = network_of(model, **options).train().to(memory_format=torch.channels_last)
     with torch.autocast("cpu", torch.bfloat16):
         features = Observer(network)(images().to(memory_format=torch.channels_last))
     (features.map.float().sum() + features.embedding.float().sum() + features.logits.float().sum()).backward()

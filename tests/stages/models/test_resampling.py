@@ -15,9 +15,9 @@ sides = st.integers(1, 9)
 @settings(max_examples=30, deadline=None)
 def test_agrees_with_exact_areas(height: int, width: int, tall: int, wide: int) -> None:
     maps = made.maps(2, 2, height, width)
-    found = AreaResample((height, width), (tall, wide))(maps)
+    resampled = AreaResample((height, width), (tall, wide))(maps)
     expected = reference_hints.resized(reference_hints.array(maps), (tall, wide))
-    assert torch.allclose(found.double(), torch.from_numpy(expected), atol=1e-6)
+    assert torch.allclose(resampled.double(), torch.from_numpy(expected), atol=1e-6)
 
 
 @given(sides, sides)
@@ -50,5 +50,5 @@ def test_equal_sizes_are_left_alone_and_nothing_is_saved() -> None:
 @pytest.mark.parametrize("target", [(2, 2), (3, 2)])
 def test_follows_the_dtype_under_autocast(target: tuple[int, int]) -> None:
     with torch.autocast("cpu", torch.bfloat16):
-        found = AreaResample((4, 4), target)(made.maps(1, 2, 4, 4).bfloat16())
-    assert found.dtype == torch.bfloat16
+        resampled = AreaResample((4, 4), target)(made.maps(1, 2, 4, 4).bfloat16())
+    assert resampled.dtype == torch.bfloat16

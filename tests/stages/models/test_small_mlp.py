@@ -1,4 +1,4 @@
-"""Mixer and ResMLP with small patches: built by name, shown as maps, taught."""
+"""Mixer and ResMLP with small patches: built by name, with maps."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import timm
 import torch
 
 from pipeline.errors import ModelError
-from stages.models.create import create, names
+from stages.models.create import architecture_names, create
 from stages.models.features import Needs
 from stages.models.observer import Observer
 from stages.models.settings import ModelSettings
@@ -36,7 +36,7 @@ def test_options_change_width_depth_and_patch(name: str) -> None:
 
 
 def test_they_are_listed_and_have_no_pretrained_weights() -> None:
-    assert set(MLPS) <= set(names())
+    assert set(MLPS) <= set(architecture_names())
     assert not any(timm.is_model_pretrained(name) for name in MLPS)
     with raises(ModelError, what="no pretrained weights"):
         create(ModelSettings(model="small_mixer", pretrained=True), classes=10, channels=3, image_size=32)

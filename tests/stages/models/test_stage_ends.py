@@ -1,4 +1,4 @@
-"""The maps at the ends of a network's stages, and where such a map is easily taken wrongly."""
+"""The maps at the ends of a network's stages, with the architectures where these are easily wrong."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.errors import ModelError
-from stages.models.anatomy import stage_ends
+from stages.models.architecture import stage_ends
 from stages.models.create import create
 from stages.models.features import Needs
 from stages.models.observer import Observer
@@ -47,12 +47,12 @@ by_architecture = pytest.mark.parametrize(
 )
 
 
-def made(model: str, size: int, options: dict[str, Any] | None = None) -> nn.Module:
+def network_of(model: str, size: int, options: dict[str, Any] | None = None) -> nn.Module:
     torch.manual_seed(0)
     settings = ModelSettings(model=model, options=options or {})
     network = create(settings, classes=5, channels=3, image_size=size)
     for part in network.modules():
-        if isinstance(part, nn.BatchNorm2d | nn.LayerNorm):  # as after training
+        if isinstance(part, nn.BatchNorm2d | nn.LayerNorm):  # like after training
             nn.init.normal_(part.weight, 1.0, 0.3)
             nn.init.normal_(part.bias, 0.0, 0.3)
     return network.eval()
@@ -62,12 +62,12 @@ def images(height: int, width: int | None = None) -> Tensor:
     return torch.randn(2, 3, height, width or height, generator=torch.Generator().manual_seed(4))
 
 
-def left_by(network: nn.Module, inputs: Tensor, *names: str) -> list[Tensor]:
-    """What the modules give, copied at once, before anything can overwrite it."""
-    found: dict[str, Tensor] = {}
+def outputs_of(network: nn.Module, inputs: Tensor, *names: str) -> list[Tensor]:
+    """Return the modules' outputs, copied before another layer can overwrite them."""
+    outputs: dict[str, Tensor] = {}
     hooks = [
         network.get_submodule(name).register_forward_hook(
-            lambda _, __, output, name=name: found.__setitem__(name, output.detach().clone())
+            lambda _, __, output, name=name: outputs.__setitem__(name, output.detach().clone())
         )
         for name in names
     ]
@@ -75,14 +75,14 @@ def left_by(network: nn.Module, inputs: Tensor, *names: str) -> list[Tensor]:
         network(inputs)
     for hook in hooks:
         hook.remove()
-    return [found[name] for name in names]
+    return [outputs[name] for name in names]
 
 
 @by_architecture
 def test_ends_come_from_the_shallowest_on_and_change_nothing(
     model: str, options: dict[str, Any], size: int, shapes: list[tuple[int, int, int]]
 ) -> None:
-    network = made(model, size, options)
+    network = network_of(model, size, options)
     observer = Observer(network, ENDS)
     with torch.no_grad():
         features, plain = observer(images(size)), Observer(network)(images(size))
@@ -93,32 +93,32 @@ def test_ends_come_from_the_shallowest_on_and_change_nothing(
 
 
 @by_architecture
-def test_ends_are_what_the_stages_leave_not_what_an_activation_in_place_makes_of_it(
+def test_ends_are_the_stages_outputs_before_an_activation_in_place(
     model: str, options: dict[str, Any], size: int, shapes: list[tuple[int, int, int]]
 ) -> None:
-    network = made(model, size, options)
+    network = network_of(model, size, options)
     numbers = stage_ends(network)
     info = getattr(network.feature_info, "info", network.feature_info)
     names = [str(info[number]["module"]) for number in numbers]  # type: ignore[index]
     with torch.no_grad():
         ends = Observer(network, ENDS)(images(size)).ends
     prefix = int(getattr(network, "num_prefix_tokens", 0))
-    for place, (end, left) in enumerate(zip(ends, left_by(network, images(size), *names), strict=True)):
-        if left.ndim == 3:
+    for index, (end, output) in enumerate(zip(ends, outputs_of(network, images(size), *names), strict=True)):
+        if output.ndim == 3:
             # Token by token, row by row, after class and other tokens.
             columns = end.shape[3]
             expected = torch.stack(
                 [
-                    torch.stack([left[:, prefix + y * columns + x] for x in range(columns)], dim=-1)
+                    torch.stack([output[:, prefix + y * columns + x] for x in range(columns)], dim=-1)
                     for y in range(end.shape[2])
                 ],
                 dim=-2,
             )
-        elif left.shape == end.shape:
-            expected = left
+        elif output.shape == end.shape:
+            expected = output
         else:
-            expected = torch.stack([left[..., channel] for channel in range(left.shape[-1])], dim=1)
-        if place == len(ends) - 1 and (left.ndim == 3 or left.shape != end.shape):
+            expected = torch.stack([output[..., channel] for channel in range(output.shape[-1])], dim=1)
+        if index == len(ends) - 1 and (output.ndim == 3 or output.shape != end.shape):
             expected = network.norm(expected.movedim(1, -1)).movedim(-1, 1)  # type: ignore[operator]
             torch.testing.assert_close(end, expected, rtol=1e-5, atol=1e-5)
         else:
@@ -139,12 +139,12 @@ def test_the_deepest_end_of_a_token_network_has_gone_through_the_final_norm(
     model: str, options: dict[str, Any]
 ) -> None:
     with torch.no_grad():
-        features = Observer(made(model, 64, options), ENDS)(images(64))
+        features = Observer(network_of(model, 64, options), ENDS)(images(64))
     assert torch.equal(features.ends[-1], features.map)
 
 
 def test_convnext_pools_before_its_norm_so_that_its_map_is_not_normed() -> None:
-    network = made("convnext_atto", 64)
+    network = network_of("convnext_atto", 64)
     with torch.no_grad():
         features = Observer(network, ENDS)(images(64))
         normed = network.get_submodule("head.norm")(features.embedding[:, :, None, None])
@@ -166,7 +166,7 @@ def test_convnext_pools_before_its_norm_so_that_its_map_is_not_normed() -> None:
 def test_the_mean_of_the_map_is_the_penultimate_vector_where_the_last_stage_is_not_yet_it(
     model: str, size: int
 ) -> None:
-    network = made(model, size)
+    network = network_of(model, size)
     vectors: list[Tensor] = []
     classifier = network.get_classifier()  # type: ignore[operator]
     classifier.register_forward_pre_hook(lambda _, inputs: vectors.append(inputs[0].flatten(1)))
@@ -189,7 +189,7 @@ def test_class_distillation_and_register_tokens_are_counted_not_guessed_from_a_r
     torch.manual_seed(0)
     network = timm.create_model(name, img_size=(32, 64), num_classes=3, **VIT, **more).eval()
     shown = images(32, 64)
-    (tokens,) = left_by(network, shown, "blocks.0")
+    (tokens,) = outputs_of(network, shown, "blocks.0")
     assert tokens.shape[1] == prefix + 8
     with torch.no_grad():
         features = Observer(network, ENDS)(shown)
@@ -202,26 +202,26 @@ def test_grids_that_are_not_square_can_be_altered_and_two_sizes_by_one_network()
     network = timm.create_model("vit_tiny_patch16_224", dynamic_img_size=True, num_classes=3, **VIT).eval()
     observer = Observer(network, ENDS)
     for height, width in ((32, 64), (64, 32), (48, 48)):
-        handed: list[Tensor] = []
+        received: list[Tensor] = []
 
-        def keep(shown: Tensor, handed: list[Tensor] = handed) -> Tensor:
-            handed.append(shown)
+        def unchanged(shown: Tensor, received: list[Tensor] = received) -> Tensor:
+            received.append(shown)
             return shown
 
         with torch.no_grad():
             plain = observer(images(height, width))
-            again = observer.altered(images(height, width), {1: keep})
-        assert handed[0].shape[2:] == (height // 16, width // 16)
-        assert torch.equal(handed[0], plain.ends[1])
+            again = observer.altered(images(height, width), {1: unchanged})
+        assert received[0].shape[2:] == (height // 16, width // 16)
+        assert torch.equal(received[0], plain.ends[1])
         torch.testing.assert_close(again.logits, plain.logits)
 
 
 @by_architecture
-def test_ends_lie_as_the_image_does(
+def test_ends_have_the_orientation_of_the_image(
     model: str, options: dict[str, Any], size: int, shapes: list[tuple[int, int, int]]
 ) -> None:
     # A patch of noise in the upper right corner, which changes the first end most in that corner.
-    network = made(model, size, options)
+    network = network_of(model, size, options)
     plain = torch.zeros(1, 3, size, size)
     spotted = plain.clone()
     spotted[..., : size // 4, 3 * size // 4 :] = images(size)[:1, :, : size // 4, 3 * size // 4 :] * 3
@@ -245,5 +245,5 @@ def test_of_equal_blocks_the_ends_are_those_of_four_stages() -> None:
 
 
 def test_a_network_without_stages_has_no_ends() -> None:
-    with raises(ModelError, what="shows no stages"):
-        Observer(made("torchvision/resnet18", 64), ENDS)
+    with raises(ModelError, what="does not show its stages"):
+        Observer(network_of("torchvision/resnet18", 64), ENDS)

@@ -31,7 +31,7 @@ FAMILIES = [
 ]
 
 
-def made(model: str, stem: str = "small", channels: int = 1) -> nn.Module:
+def network_of(model: str, stem: str = "small", channels: int = 1) -> nn.Module:
     torch.manual_seed(0)
     settings = ModelSettings.model_validate({"model": model, "stem": stem})
     return create(settings, classes=3, channels=channels, image_size=32)
@@ -39,14 +39,14 @@ def made(model: str, stem: str = "small", channels: int = 1) -> nn.Module:
 
 @pytest.mark.parametrize("model", FAMILIES)
 def test_the_map_grows_by_four_and_all_else_stays(model: str) -> None:
-    networks = {stem: made(model, stem).eval() for stem in ("standard", "small")}
+    networks = {stem: network_of(model, stem).eval() for stem in ("standard", "small")}
     sizes = {}
     for stem, size in (("standard", 128), ("small", 32)):
         with torch.no_grad():
             features = Observer(networks[stem])(torch.randn(1, 1, size, size))
         assert features.logits.isfinite().all()
         sizes[stem] = features.map.shape
-    # Without the first two halvings an image of 32 leaves the map that one of 128 left with them.
+    # Without the first two halvings, an image of 32 pixels has the map of an image of 128 pixels with them.
     assert sizes["small"] == sizes["standard"]
     shapes = {
         stem: [tuple(tensor.shape[:2]) for tensor in network.state_dict().values() if tensor.ndim]
@@ -56,7 +56,7 @@ def test_the_map_grows_by_four_and_all_else_stays(model: str) -> None:
 
 
 def test_a_resnet_s_stem_is_that_of_its_cifar_form() -> None:
-    network = made("resnet18")
+    network = network_of("resnet18")
     conv = network.conv1
     assert isinstance(conv, nn.Conv2d)
     assert (conv.kernel_size, conv.stride, conv.padding) == ((3, 3), (1, 1), (1, 1))
@@ -67,18 +67,20 @@ def test_a_resnet_s_stem_is_that_of_its_cifar_form() -> None:
 
 
 def test_a_deep_stem_keeps_its_convolutions() -> None:
-    first = made("resnet18d").conv1[0]  # type: ignore[index]
+    first = network_of("resnet18d").conv1[0]  # type: ignore[index]
     assert isinstance(first, nn.Conv2d)
     assert (first.kernel_size, first.stride) == ((3, 3), (1, 1))
 
 
 def test_both_branches_of_a_block_lose_their_stride() -> None:
-    strides = [layer.stride for layer in made("regnetx_002").s1.modules() if isinstance(layer, nn.Conv2d)]  # type: ignore[union-attr]
+    stage = network_of("regnetx_002").s1
+    assert isinstance(stage, nn.Module)
+    strides = [layer.stride for layer in stage.modules() if isinstance(layer, nn.Conv2d)]
     assert set(strides) == {(1, 1)}
 
 
 def test_the_network_comes_back_in_training_mode_with_untouched_statistics() -> None:
-    network = made("mobilenetv3_small_050")
+    network = network_of("mobilenetv3_small_050")
     assert all(module.training for module in network.modules())
     assert all(not buffer.any() for name, buffer in network.named_buffers() if name.endswith("running_mean"))
 
@@ -104,5 +106,5 @@ def test_it_does_not_depend_on_the_image_size() -> None:
 )
 def test_architectures_without_such_a_stem_say_what_to_do(model: str) -> None:
     with raises(ModelError, what="has no small stem") as caught:
-        made(model)
+        network_of(model)
     assert "patch_size" in caught.value.hint

@@ -15,11 +15,11 @@ from stages.models.settings import ModelSettings
 from tests.errors import raises
 
 
-def made(model: str, classes: int = 5) -> torch.nn.Module:
+def network_of(model: str, classes: int = 5) -> torch.nn.Module:
     return create(ModelSettings(model=model), classes=classes, channels=3, image_size=32)
 
 
-def called(state: dict[str, torch.Tensor], old: str, new: str) -> dict[str, torch.Tensor]:
+def renamed(state: dict[str, torch.Tensor], old: str, new: str) -> dict[str, torch.Tensor]:
     return {name.replace(old, new) if name.startswith(old) else name: t for name, t in state.items()}
 
 
@@ -33,9 +33,9 @@ def called(state: dict[str, torch.Tensor], old: str, new: str) -> dict[str, torc
 )
 def test_it_is_read(tmp_path: Path, model: str, own: str, theirs: str) -> None:
     torch.manual_seed(1)
-    state = made(model).state_dict()
+    state = network_of(model).state_dict()
     file = tmp_path / "theirs.safetensors"
-    save_file(called(state, own, theirs), file)
+    save_file(renamed(state, own, theirs), file)
     settings = ModelSettings(model=model, checkpoint=str(file))
     check(settings, classes=5, channels=3, image_size=32)
     read = create(settings, classes=5, channels=3, image_size=32).state_dict()
@@ -46,12 +46,12 @@ def test_it_is_read(tmp_path: Path, model: str, own: str, theirs: str) -> None:
 
 
 def test_what_is_more_than_another_name_is_refused_by_the_file_s_own_names() -> None:
-    network = made("cifar_resnet8")
-    state = called(dict(network.state_dict()), "fc.", "linear.")
+    network = network_of("cifar_resnet8")
+    state = renamed(dict(network.state_dict()), "fc.", "linear.")
     more = state | {"projector.weight": torch.zeros(2)}
     less = {name: tensor for name, tensor in state.items() if name != "linear.bias"}
-    other = called(state, "bn1.", "norm1.")
+    other = renamed(state, "bn1.", "norm1.")
     for wrong, word in ((more, "projector.weight"), (less, "linear.weight"), (other, "norm1.weight")):
         with pytest.raises(ModelError) as caught:
-            weights.put(network, wrong, where="a file")
+            weights.load_into(network, wrong, where="a file")
         assert word in caught.value.why

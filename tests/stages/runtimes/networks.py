@@ -51,7 +51,7 @@ def network(name: str) -> nn.Module:
     """`cnn`, `mobilenet` or `vit`, with statistics as of a trained network, not of a fresh one."""
     torch.manual_seed(0)
     if name == "cnn":
-        made: nn.Module = nn.Sequential(
+        model: nn.Module = nn.Sequential(
             nn.Conv2d(3, 16, 3, stride=2, padding=1, bias=False),
             nn.BatchNorm2d(16),
             nn.ReLU(),
@@ -63,11 +63,11 @@ def network(name: str) -> nn.Module:
             nn.Linear(32, CLASSES),
         )
     elif name == "mobilenet":
-        made = timm.create_model("mobilenetv3_small_050", num_classes=CLASSES)
+        model = timm.create_model("mobilenetv3_small_050", num_classes=CLASSES)
     else:
-        made = timm.create_model("test_vit", num_classes=CLASSES, img_size=SIZES[name], patch_size=8)
+        model = timm.create_model("test_vit", num_classes=CLASSES, img_size=SIZES[name], patch_size=8)
     generator = torch.Generator().manual_seed(1)
-    for module in made.modules():
+    for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
             assert module.running_mean is not None
             assert module.running_var is not None
@@ -75,16 +75,16 @@ def network(name: str) -> nn.Module:
             module.running_var.uniform_(0.5, 1.5, generator=generator)
         if isinstance(module, nn.Linear):
             module.weight.data.normal_(0.0, 0.5 / module.in_features**0.5 * 2, generator=generator)
-    return made.eval()
+    return model.eval()
 
 
 @functools.cache
 def exported(name: str, *, preprocessing: bool = True) -> Path:
     """The float ONNX file, with preprocessing inside or plain."""
     size = SIZES[name]
-    made = network(name)
+    model = network(name)
     if preprocessing:
-        made = WithPreprocessing(made).eval()
+        model = WithPreprocessing(model).eval()
         example: torch.Tensor = torch.zeros((2, size, size, 3), dtype=torch.uint8)
         outputs = ["logits", "probabilities"]
     else:
@@ -95,7 +95,7 @@ def exported(name: str, *, preprocessing: bool = True) -> Path:
         if name == "mobilenet":
             traced = _FOLDER / "traced.onnx"
             torch.onnx.export(
-                made,
+                model,
                 (example,),
                 str(traced),
                 dynamo=False,
@@ -107,7 +107,7 @@ def exported(name: str, *, preprocessing: bool = True) -> Path:
             model = onnx.load(str(traced))
         else:
             program = torch.onnx.export(
-                made,
+                model,
                 (example,),
                 dynamo=True,
                 opset_version=20,

@@ -36,8 +36,8 @@ NUMPY_RUNTIME = '''
             self.source = source
 
         def logits(self, images):
-            found = self.evaluator.run(["logits"], {"input": as_input(images, self.source)})[0]
-            return found * SCALE
+            logits = self.evaluator.run(["logits"], {"input": as_input(images, self.source)})[0]
+            return logits * SCALE
 
         def timed(self, images):
             return lambda: self.logits(images)

@@ -60,19 +60,19 @@ LAYERS_10: dict[str, list[Any]] = {"Layers": [REFORMAT_10, CONV_10, GEMM_10], "B
 
 
 def as_11(layer: dict[str, Any]) -> dict[str, Any]:
-    """The layer as 11 tells it: the field of format and type is two."""
+    """Return the layer in the form of 11: format and type are two fields."""
     types = {"Int8": "Int8", "FP32": "Float", "FP16": "Half"}
 
-    def tensor(one: dict[str, Any]) -> dict[str, Any]:
-        told = one["Format/Datatype"]
-        kind = next((name for word, name in types.items() if word in told), "Float")
-        rest = {key: value for key, value in one.items() if key != "Format/Datatype"}
+    def tensor(described: dict[str, Any]) -> dict[str, Any]:
+        text = described["Format/Datatype"]
+        kind = next((name for word, name in types.items() if word in text), "Float")
+        rest = {key: value for key, value in described.items() if key != "Format/Datatype"}
         return {**rest, "DataType": kind, "Format": "Row major linear format (kLINEAR)"}
 
     return {
         **layer,
-        "Inputs": [tensor(one) for one in layer["Inputs"]],
-        "Outputs": [tensor(one) for one in layer["Outputs"]],
+        "Inputs": [tensor(described) for described in layer["Inputs"]],
+        "Outputs": [tensor(described) for described in layer["Outputs"]],
     }
 
 
@@ -91,8 +91,8 @@ class Tensor:
 
 
 class Engine:
-    def __init__(self, told: dict[str, Any]) -> None:
-        self._told = told
+    def __init__(self, report: dict[str, Any]) -> None:
+        self._report = report
 
     def create_execution_context(self) -> Any:
         return SimpleNamespace(shapes={}, set_input_shape=lambda name, shape: True)
@@ -104,8 +104,8 @@ class Engine:
             execution_context: Any = None
 
             def get_engine_information(self, form: Any) -> str:
-                # Without a context whose sizes are set, a dynamic engine tells no types.
-                return json.dumps(engine._told) if self.execution_context else json.dumps({"Layers": ["a"]})
+                # Without a context whose sizes are set, a dynamic engine reports no types.
+                return json.dumps(engine._report) if self.execution_context else json.dumps({"Layers": ["a"]})
 
         return Inspector()
 
@@ -162,8 +162,8 @@ def sdk(version: str) -> SimpleNamespace:
             return True
 
         def get_timing_cache(self) -> Any:
-            kept = self.timing_cache or f"{version} {GPU}".encode()
-            return SimpleNamespace(serialize=lambda: kept)
+            cache = self.timing_cache or f"{version} {GPU}".encode()
+            return SimpleNamespace(serialize=lambda: cache)
 
     class Network:
         def __init__(self, flags: int) -> None:
@@ -190,8 +190,8 @@ def sdk(version: str) -> SimpleNamespace:
 
         def parse(self, blob: bytes) -> bool:
             graph = onnx.load_from_string(blob).graph
-            self._network.inputs = [Tensor(one) for one in graph.input]
-            self._network.outputs = [Tensor(one) for one in graph.output]
+            self._network.inputs = [Tensor(value) for value in graph.input]
+            self._network.outputs = [Tensor(value) for value in graph.output]
             return True
 
     class Builder:

@@ -69,8 +69,8 @@ def test_it_is_quick_and_light() -> None:
         "build_machine(N(targets=['tensorrt-fp16', 'openvino-int8']))\n"
         "print([n for n in ('pydantic', 'numpy', 'torch', 'importlib.metadata') if n in sys.modules])"
     )
-    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert told.stdout.strip() == "[]"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
 
 
 @pytest.mark.skipif(Path("/proc/driver/nvidia/gpus").exists(), reason="the driver lists its GPUs itself")
@@ -80,10 +80,10 @@ def test_the_drivers_tool_is_asked_where_there_is_no_listing(tmp_path: Path) -> 
     tool.chmod(0o755)
     code = "from pipeline.machine import gpu_facts; print(gpu_facts())"
     environment = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"}
-    told = subprocess.run(
+    done = subprocess.run(
         [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
     )
-    assert told.stdout.strip() == str({"gpu": "NVIDIA Orin, NVIDIA Orin", "driver": "540.4"})
+    assert done.stdout.strip() == str({"gpu": "NVIDIA Orin, NVIDIA Orin", "driver": "540.4"})
 
 
 def test_gpu_facts_are_never_empty() -> None:
@@ -91,8 +91,8 @@ def test_gpu_facts_are_never_empty() -> None:
 
 
 def test_whether_the_processor_computes_bf16_counts_for_openvino_bf16_alone() -> None:
-    told = "computed" if computes_bf16() else "not computed"
-    assert build_machine(_targets("onnxruntime-fp32", "openvino-bf16"))["bf16"] == told
+    done = "computed" if computes_bf16() else "not computed"
+    assert build_machine(_targets("onnxruntime-fp32", "openvino-bf16"))["bf16"] == done
     assert "bf16" not in build_machine(_targets("openvino-int8", "tensorrt_rtx-bf16"))
 
 

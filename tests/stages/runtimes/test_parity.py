@@ -63,8 +63,8 @@ def test_one_image_decided_otherwise_is_one_of_all(tmp_path: Path) -> None:
 
     def swapped(logits: np.ndarray) -> np.ndarray:
         """The first image's best class changes places with its worst, in whatever batch it comes."""
-        mine = np.isclose(logits, first, atol=1e-6).all(axis=1)
-        logits[np.ix_(mine, [first.argmax(), first.argmin()])] = first.min(), first.max()
+        first_rows = np.isclose(logits, first, atol=1e-6).all(axis=1)
+        logits[np.ix_(first_rows, [first.argmax(), first.argmin()])] = first.min(), first.max()
         return logits
 
     limits = parity.Limits(relative=10.0, top1_agreement=0.9)
@@ -98,9 +98,9 @@ def test_generated_images_are_like_photographs(shape: tuple[int, int, int]) -> N
 
 def test_digest_of_one_file_and_of_several(tmp_path: Path) -> None:
     (tmp_path / "model.xml").write_bytes(b"xml")
-    one = what_ships(tmp_path)
-    assert one.sha256 == hashlib.sha256(b"xml").hexdigest()
-    assert one.files == ("model.xml",)
+    shipped = what_ships(tmp_path)
+    assert shipped.sha256 == hashlib.sha256(b"xml").hexdigest()
+    assert shipped.files == ("model.xml",)
     (tmp_path / "model.bin").write_bytes(b"weights")
     (tmp_path / "timing.cache").write_bytes(b"timings")
     both = what_ships(tmp_path)

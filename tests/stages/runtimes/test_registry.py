@@ -30,8 +30,8 @@ def test_finding_runtimes_imports_nothing_heavy() -> None:
         "[registry.get(name) for name in registry.BUILT_IN]\n"
         f"print([name for name in {HEAVY} if name in sys.modules])"
     )
-    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert told.stdout.strip() == "[]"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
 
 
 def test_unknown_name_lists_the_near_ones() -> None:

@@ -127,7 +127,7 @@ def test_a_training_that_diverges_is_refused_alike_by_one_process_and_by_two(tmp
             compute={"devices": devices},
             train={"learning_rate": 1e30, "optimizer": "sgd", "epochs": 2},
         )
-        with pytest.raises(StageError, match="diverged") as caught:
+        with raises(StageError, what="diverged") as caught:
             train.run(tiny.context(tmp_path / str(devices), wild))
         errors.append(caught.value.as_json())
     assert errors[0] == errors[1]
@@ -135,7 +135,7 @@ def test_a_training_that_diverges_is_refused_alike_by_one_process_and_by_two(tmp
 
 @pytest.mark.slow
 def test_an_error_of_the_second_process_alone_comes_back_as_it_is(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="Only the second process sees this") as caught:
+    with raises(UsageError, what="Only the second process sees this") as caught:
         fabric.launch(
             works.refuse_in_the_second, tiny.context(tmp_path, tiny.settings("train", compute=works.TWO))
         )

@@ -1,4 +1,4 @@
-"""ImageNet as torchvision keeps it: small folders and archives of the published form."""
+"""ImageNet in torchvision's layout: small folders and archives in the published form."""
 
 import shlex
 import tarfile
@@ -40,7 +40,7 @@ def write_folders(root: Path) -> Path:
 
 
 def write_devkit(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The archive with meta.mat (the inner nodes of the tree have children) and the validation's labels."""
+    """Write the archive with meta.mat (inner nodes of the tree have children) and the validation's labels."""
     source = root / "source" / "ILSVRC2012_devkit_t12"
     (source / "data").mkdir(parents=True)
     fields = [("ILSVRC2012_ID", "O"), ("WNID", "O"), ("words", "O"), ("gloss", "O"), ("num_children", "O")]
@@ -88,7 +88,7 @@ def test_what_torchvision_makes_of_the_kit_does_not_count_for_the_cache(
     assert fingerprint(settings("imagenet", tmp_path), digest) == before
 
 
-def test_names_that_cannot_be_read_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_names_that_cannot_be_read_are_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_folders(tmp_path)
     for content in (b"", b"no pickle at all"):
         (tmp_path / "meta.bin").write_bytes(content)
@@ -104,7 +104,7 @@ def test_names_that_cannot_be_read_are_told(tmp_path: Path, monkeypatch: pytest.
 
 
 def pack(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What `write_folders` writes, as the two published archives alone."""
+    """Write the files of `write_folders` as the two published archives."""
     folders = write_folders(root / "unpacked")
     with tarfile.open(root / "ILSVRC2012_img_train.tar", "w") as train:
         for wnid in WORDS:
@@ -121,14 +121,14 @@ def pack(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setitem(imagenet.ARCHIVE_META, split, (name, md5(root / name)))
 
 
-def obey(error: DataError) -> None:
-    """Runs the Python that the error's last line tells, here, where the small archives are known."""
+def run_hint(error: DataError) -> None:
+    """Run the Python code in the hint's last line in this process, which accepts the small archives."""
     python, flag, code = shlex.split(error.hint.splitlines()[-1])
     assert (python, flag) == ("python", "-c")
     exec(code, {})
 
 
-def test_archives_are_never_unpacked_in_passing_but_the_command_that_does_is_told(
+def test_archives_are_never_unpacked_but_the_hint_has_the_command(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pack(tmp_path, monkeypatch)
@@ -137,21 +137,21 @@ def test_archives_are_never_unpacked_in_passing_but_the_command_that_does_is_tol
         with raises(DataError, what="not unpacked") as caught:
             use(settings("imagenet", tmp_path))
     assert "ILSVRC2012_img_train.tar and ILSVRC2012_img_val.tar" in caught.value.why
-    assert f"put {DEVKIT} beside it" in caught.value.hint
+    assert f"put {DEVKIT} into this folder" in caught.value.hint
     assert sorted(tmp_path.iterdir()) == before
     write_devkit(tmp_path, monkeypatch)
     with raises(DataError, what="not unpacked") as caught:
         check(settings("imagenet", tmp_path))
     assert "put" not in caught.value.hint
-    obey(caught.value)
+    run_hint(caught.value)
     raw, plain = (
         torchvision_sets.read(settings("imagenet", root)) for root in (tmp_path, tmp_path / "unpacked")
     )
     assert raw.classes == NAMES
     assert raw.test is not None
     assert plain.test is not None
-    for mine, theirs in ((raw.train, plain.train), (raw.test, plain.test)):
-        assert [path.name for path in paths_of(mine)] == [path.name for path in paths_of(theirs)]
+    for ours, theirs in ((raw.train, plain.train), (raw.test, plain.test)):
+        assert [path.name for path in paths_of(ours)] == [path.name for path in paths_of(theirs)]
 
 
 def test_what_is_half_unpacked_is_no_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -166,26 +166,26 @@ def test_what_is_half_unpacked_is_no_set(tmp_path: Path, monkeypatch: pytest.Mon
     for path in (tmp_path / "train").iterdir():
         path.unlink()
     (tmp_path / "train").rmdir()
-    obey(caught.value)
+    run_hint(caught.value)
     with raises(DataError, what="not sorted into class folders") as caught:
         check(settings("imagenet", tmp_path))
     for path in (tmp_path / "val").iterdir():
         path.unlink()
     (tmp_path / "val").rmdir()
-    obey(caught.value)
+    run_hint(caught.value)
     check(settings("imagenet", tmp_path))
 
 
 def test_validation_has_no_class_of_its_own(tmp_path: Path) -> None:
     write_image(write_folders(tmp_path) / "val" / "n99999999" / "a.JPEG", 1)
-    with raises(DataError, what="training images have not") as caught:
+    with raises(DataError, what="training images do not have") as caught:
         check(settings("imagenet", tmp_path))
     assert "n99999999" in caught.value.why
 
 
 def test_it_cannot_be_downloaded(tmp_path: Path) -> None:
-    with pytest.raises(ValidationError, match="registered persons only"):
+    with pytest.raises(ValidationError, match="only to registered persons"):
         settings("imagenet", tmp_path, download=True)
-    with raises(DataError, what="not there") as caught:
+    with raises(DataError, what="imagenet is missing") as caught:
         fingerprint(SimpleNamespace(name="imagenet", root=str(tmp_path), download=True), digest)
     assert "data.name=imagenette" in caught.value.hint

@@ -1,4 +1,4 @@
-"""torchvision's sets of image files and STL-10: read as torchvision's own classes read them, and fetched."""
+"""torchvision's sets of image files and STL-10: equal to what torchvision's classes read, and downloads."""
 
 import importlib
 import shutil
@@ -35,16 +35,16 @@ TORCHVISIONS: dict[str, tuple[Any, dict[str, dict[str, Any]]]] = {
         {"train": {"split": "train", "size": "160px"}, "test": {"split": "val", "size": "160px"}},
     ),
 }
-"""Their classes, and the arguments for each split."""
+"""torchvision's classes, and their arguments for each split."""
 
 
 def written(name: str, root: Path) -> Path:
-    PUBLISHED[name].write(root / PUBLISHED[name].place)
+    PUBLISHED[name].write(root / PUBLISHED[name].folder)
     return root
 
 
 def rows_of(part: RawSplit) -> Counter[tuple[bytes, int]]:
-    """How often each picture occurs with each label."""
+    """Count how often each picture occurs with each label."""
     pictures = [np.asarray(Image.open(path).convert("RGB")).tobytes() for path in paths_of(part)]
     return Counter(zip(pictures, part.labels.tolist(), strict=True))
 
@@ -114,7 +114,7 @@ def test_validation_of_gtsrb_takes_whole_tracks_of_every_class(tmp_path: Path) -
         ("dtd", "dtd/dtd/labels/val1.txt", "plaid/plaid_0001.jpg\n"),
     ],
 )
-def test_damaged_lists_are_told(tmp_path: Path, name: str, path: str, content: str) -> None:
+def test_damaged_lists_are_reported(tmp_path: Path, name: str, path: str, content: str) -> None:
     (written(name, tmp_path) / path).write_text(content)
     with raises(DataError, what="damaged") as caught:
         check(settings(name, tmp_path))
@@ -182,19 +182,19 @@ def test_a_download_is_torchvisions_of_the_official_archives(
     fetched: list[tuple[str, str]] = []
     real = module.download_and_extract_archive
 
-    def ours(url: str, *places: Any, **more: Any) -> None:
-        """torchvision's own, with our small archive and its sum in the place of the real ones."""
+    def fetch_small(url: str, *arguments: Any, **more: Any) -> None:
+        """Call torchvision's function with the small archive and its checksum."""
         file = Path(url).name
         fetched.append((file, more["md5"]))
-        real(address + file, *places, **{**more, "md5": md5(served / file)})
+        real(address + file, *arguments, **{**more, "md5": md5(served / file)})
 
-    monkeypatch.setattr(module, "download_and_extract_archive", ours)
+    monkeypatch.setattr(module, "download_and_extract_archive", fetch_small)
     root = tmp_path / "new" / "root"
-    wanted = settings(name, root, download=True)
-    check(wanted)
-    assert fingerprint(wanted, digest) == official_fingerprint(name)
+    downloading = settings(name, root, download=True)
+    check(downloading)
+    assert fingerprint(downloading, digest) == official_fingerprint(name)
     assert not root.exists()
-    assert len(load(wanted).classes) > 2
+    assert len(load(downloading).classes) > 2
     assert sorted(fetched) == sorted(SETS[name].official)
     assert fingerprint(settings(name, root), digest) == official_fingerprint(name)
     assert (root / SETS[name].folder).is_dir()

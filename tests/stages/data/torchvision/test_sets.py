@@ -1,5 +1,8 @@
-"""torchvision's sets, in its own file formats. The real sets are too large for tests: the official
-checksums of CIFAR and SVHN are replaced by those of small files of the same format."""
+"""torchvision's sets, in its own file formats.
+
+The real sets are too large for tests: the checksums of small files in the same format replace the official
+checksums of CIFAR and SVHN.
+"""
 
 import json
 import pickle
@@ -176,9 +179,9 @@ def test_the_facts_are_torchvisions_own() -> None:
         url, sum_ = datasets.Imagenette._ARCHIVES[size]
         theirs[name] = [(Path(url).name, sum_)]
         assert SETS[name].folder == Path(url).stem
-    # Those of EuroSAT and GTSRB lie inside functions: compared where these are called.
-    told = {name: list(this.official) for name, this in SETS.items() if name not in ("eurosat", "gtsrb")}
-    assert told == theirs
+    # Those of EuroSAT and GTSRB are inside functions; the download tests compare them.
+    ours = {name: list(facts.official) for name, facts in SETS.items() if name not in ("eurosat", "gtsrb")}
+    assert ours == theirs
     for name, known in (("cifar10", datasets.CIFAR10), ("cifar100", datasets.CIFAR100)):
         files = [file for file, _ in known.train_list + known.test_list] + [known.meta["filename"]]
         assert (known.base_folder, tuple(files)) == (
@@ -201,13 +204,13 @@ def test_a_downloaded_set_keeps_the_fingerprint_it_had_before(
 ) -> None:
     serve_cifar10(server[1], server[0], tmp_path, monkeypatch)
     root = tmp_path / "new" / "root"
-    wanted = settings("cifar10", root, download=True)
-    check(wanted)
-    before = fingerprint(wanted, digest)
+    downloading = settings("cifar10", root, download=True)
+    check(downloading)
+    before = fingerprint(downloading, digest)
     assert before == official_fingerprint("cifar10")
     assert not root.exists()
-    assert len(load(wanted).test) == 30
-    assert fingerprint(wanted, digest) == before
+    assert len(load(downloading).test) == 30
+    assert fingerprint(downloading, digest) == before
     assert fingerprint(settings("cifar10", root), digest) == before
     assert not list(root.glob(".kdpipe-download-*"))
     copy = tmp_path / "copy"
@@ -219,7 +222,7 @@ def test_a_downloaded_set_keeps_the_fingerprint_it_had_before(
 
 
 @pytest.mark.parametrize("failure", ["absent", "damaged", "no server"])
-def test_a_failed_download_is_told_and_leaves_nothing(
+def test_a_failed_download_is_reported_and_leaves_nothing(
     tmp_path: Path, server: tuple[str, Path], monkeypatch: pytest.MonkeyPatch, failure: str
 ) -> None:
     serve_cifar10(server[1], server[0], tmp_path, monkeypatch)

@@ -53,11 +53,11 @@ class _Windows(nn.Module):
         self.head = nn.Linear(8, 4)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        found = self.stem(images).permute(0, 2, 3, 1)
-        found = found.view(-1, 3, 2, 3, 2, 8).permute(0, 1, 3, 2, 4, 5).reshape(-1, 4, 8)
-        found = found * found.softmax(1)
-        found = found.view(-1, 3, 3, 2, 2, 8).permute(0, 1, 3, 2, 4, 5).reshape(-1, 36, 8)
-        return self.head(found.mean(1))
+        windows = self.stem(images).permute(0, 2, 3, 1)
+        windows = windows.view(-1, 3, 2, 3, 2, 8).permute(0, 1, 3, 2, 4, 5).reshape(-1, 4, 8)
+        windows = windows * windows.softmax(1)
+        windows = windows.view(-1, 3, 3, 2, 2, 8).permute(0, 1, 3, 2, 4, 5).reshape(-1, 36, 8)
+        return self.head(windows.mean(1))
 
 
 def _exported(network: nn.Module, file: Path, size: int) -> Source:
@@ -176,15 +176,15 @@ def test_a_damaged_target_is_an_error_and_not_a_crash(damage: str, tmp_path: Pat
         "try: registry.get('ncnn').load(Path(sys.argv[1]), source, 1)\n"
         "except StageError as error: print(error.what, error.hint)\n"
     )
-    told = subprocess.run(
+    done = subprocess.run(
         [sys.executable, "-c", code, str(tmp_path / "built")],
         capture_output=True,
         text=True,
         env=environment(),
         check=False,
     )
-    assert told.returncode == 0, told.stderr
-    assert told.stdout.strip() == "ncnn cannot load a built target kdpipe build PROFILE"
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == "ncnn cannot load a built target kdpipe build PROFILE"
 
 
 def test_a_converter_that_hangs_is_ended_and_one_that_works_on_is_not(
@@ -203,7 +203,7 @@ def test_a_converter_that_hangs_is_ended_and_one_that_works_on_is_not(
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setattr(heartbeat, "CPU_STEP_S", 0.02)  # a busy machine gives it a small share
     source = source_of("cnn")
-    with pytest.raises(StageError, match="pnnx cannot convert") as caught:
+    with raises(StageError, what="pnnx cannot convert") as caught:
         convert(onnx.load(source.onnx), source, tmp_path, tmp_path / "work", Silence(load_s=4.0))
     assert caught.value.why.startswith("it hung: converting: no progress and no CPU time used for")
     assert worked.exists()

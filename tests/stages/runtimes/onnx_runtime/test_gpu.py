@@ -17,13 +17,14 @@ import pytest
 from pipeline.errors import StageError, UsageError
 from pipeline.stage import Context, Silent
 from stages import build
+from stages.onnx_files.session_options import session_options
 from stages.runtimes import registry
 from stages.runtimes.identity import build_machine
 from stages.runtimes.onnx_runtime import gpu as onnx_runtime_gpu
 from stages.runtimes.onnx_runtime import gpu_trial as onnx_runtime_trial
 from stages.runtimes.onnx_runtime.gpu import CUDA, TENSORRT
 from stages.runtimes.onnx_runtime.gpu_session import assigned_nodes
-from stages.runtimes.onnx_runtime.session import open_session, session_options
+from stages.runtimes.onnx_runtime.session import open_on_provider
 from stages.runtimes.onnx_runtime.tensorrt import profile_options
 from stages.runtimes.settings import BuildSettings
 from tests.errors import raises
@@ -50,10 +51,12 @@ LOG = (
 def test_a_provider_that_the_package_does_not_have_is_an_error(provider: str) -> None:
     file = source_of("cnn").onnx
     # This is what has to be caught: the package itself goes on, on the CPU.
-    quietly = onnxruntime.InferenceSession(str(file), session_options(1), providers=[provider])
+    quietly = onnxruntime.InferenceSession(str(file), session_options(threads=1), providers=[provider])
     assert quietly.get_providers() == ["CPUExecutionProvider"]
     with raises(StageError, what="another provider") as caught:
-        open_session(file, session_options(1), [(provider, {})], hint="install it", because=lambda: "so")
+        open_on_provider(
+            file, session_options(threads=1), [(provider, {})], hint="install it", reason=lambda: "so"
+        )
     assert caught.value.why == f"found CPUExecutionProvider, expected {provider}: so"
     assert caught.value.hint == "install it"
 
@@ -92,7 +95,7 @@ def test_the_reason_is_taken_from_the_log() -> None:
 
 
 def test_a_heavy_layer_on_another_provider_is_an_error() -> None:
-    options = session_options(1)
+    options = session_options(threads=1)
     options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
     cpu = "CPUExecutionProvider"
     session = onnxruntime.InferenceSession(str(source_of("cnn").onnx), options, providers=[cpu])
@@ -165,8 +168,17 @@ PACKAGE = """
 __version__ = "1.99.0"
 
 
+class ExecutionMode:
+    ORT_SEQUENTIAL = 0
+
+
+class GraphOptimizationLevel:
+    ORT_ENABLE_ALL = 99
+
+
 class SessionOptions:
-    pass
+    def add_session_config_entry(self, key, value):
+        pass
 
 
 class InferenceSession:

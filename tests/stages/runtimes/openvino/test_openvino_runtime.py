@@ -15,7 +15,9 @@ from stages.devices.there import sessions
 from stages.runtimes import parity
 from stages.runtimes.base import Source
 from stages.runtimes.images import natural_images
-from stages.runtimes.openvino.runtime import RUNTIME, OpenVinoSession, import_openvino, require_bf16
+from stages.runtimes.openvino.package import import_openvino
+from stages.runtimes.openvino.runtime import RUNTIME, require_bf16
+from stages.runtimes.openvino.session import OpenVinoSession
 from stages.runtimes.settings import BuildSettings
 from tests.errors import raises
 from tests.stages.runtimes.networks import source_of
@@ -107,8 +109,8 @@ def test_importing_openvino_sends_no_usage_event() -> None:
         "assert 'openvino.tools.ovc' in sys.modules, 'the part that would send is loaded'\n"
         "print([n for n in sys.modules if n.startswith('openvino_telemetry') and sys.modules[n]])"
     )
-    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert told.stdout.strip() == "[]"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
 
 
 HAS_BF16 = "BF16" in import_openvino().Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
@@ -158,8 +160,11 @@ def test_the_bundle_and_a_device_compute_in_bf16_too(tmp_path: Path) -> None:
     openvino = import_openvino()
     in_bundle = predict.run_openvino(openvino, tmp_path / "openvino-bf16", 1)(images)
     np.testing.assert_array_equal(in_bundle, expected)
-    job = {"precision": "bf16", "input": "uint8_nhwc"}
-    on_device = sessions.OpenVino(job, tmp_path / "openvino-bf16", 1).logits(images)
+    request = {
+        **{"runtime": "openvino", "precision": "bf16", "onnx": None, "input": source.input},
+        **{"image_shape": source.image_shape, "mean": source.mean, "std": source.std},
+    }
+    on_device = sessions.load(request, tmp_path / "openvino-bf16", 1).logits(images)
     np.testing.assert_array_equal(on_device, expected)
     exact = parity.source_logits(source.onnx, source, images)
     assert not np.allclose(in_bundle, exact, atol=1e-4)

@@ -14,14 +14,14 @@ from pipeline.errors import StageError
 from stages.devices.there import trtexec, trtexec_program
 from stages.runtimes.settings import BuildSettings
 from stages.runtimes.tensorrt import sidecar as tensorrt_sidecar
-from stages.runtimes.tensorrt.sidecar import Here
+from stages.runtimes.tensorrt.sidecar import Machine
 from tests.devices.trtexec import stand_in
 from tests.errors import raises
 
 # The sidecar
 
 
-HERE = Here("tensorrt", "11.4.0", "8.7", "linux", "aarch64")
+MACHINE = Machine("tensorrt", "11.4.0", "8.7", "linux", "aarch64")
 
 
 def _with_sidecar(folder: Path, **changes: Any) -> dict[str, Any]:
@@ -43,7 +43,7 @@ def _with_sidecar(folder: Path, **changes: Any) -> dict[str, Any]:
 def test_an_engine_that_does_not_fit_is_refused_before_it_is_touched(tmp_path: Path) -> None:
     sidecar = _with_sidecar(tmp_path)
     read = tensorrt_sidecar.read
-    assert read(tmp_path, HERE) == sidecar
+    assert read(tmp_path, MACHINE) == sidecar
     for changes, match in (
         ({"version": "11.4.1"}, "another version"),
         ({"version": "10.16.1"}, "another version"),
@@ -53,13 +53,13 @@ def test_an_engine_that_does_not_fit_is_refused_before_it_is_touched(tmp_path: P
         ({"architecture": "x86_64"}, "another system"),
     ):
         with raises(StageError, what=match):
-            read(tmp_path, replace(HERE, **changes))
+            read(tmp_path, replace(MACHINE, **changes))
     (tmp_path / "model.engine").write_bytes(b"tampered")
     with raises(StageError, what="not the one that was built"):
-        read(tmp_path, HERE)
+        read(tmp_path, MACHINE)
     (tmp_path / "engine.json").unlink()
     with raises(StageError, what="cannot be read"):
-        read(tmp_path, HERE)
+        read(tmp_path, MACHINE)
 
 
 @pytest.mark.parametrize(
@@ -70,12 +70,12 @@ def test_a_version_compatible_engine_fits_later_minor_versions(
     built: str, version: str, fits: bool, tmp_path: Path
 ) -> None:
     _with_sidecar(tmp_path, version=built, version_compatible=True)
-    here = replace(HERE, version=version)
+    machine = replace(MACHINE, version=version)
     if fits:
-        assert tensorrt_sidecar.read(tmp_path, here)["version"] == built
+        assert tensorrt_sidecar.read(tmp_path, machine)["version"] == built
     else:
         with raises(StageError, what="another version") as caught:
-            tensorrt_sidecar.read(tmp_path, here)
+            tensorrt_sidecar.read(tmp_path, machine)
         assert "version-compatible" in caught.value.why
 
 
@@ -94,12 +94,12 @@ def test_a_hardware_compatible_engine_fits_what_it_says(
     level: str, capability: str, fits: bool, tmp_path: Path
 ) -> None:
     _with_sidecar(tmp_path, hardware_compatible=level)
-    here = replace(HERE, capability=capability)
+    machine = replace(MACHINE, capability=capability)
     if fits:
-        tensorrt_sidecar.read(tmp_path, here)
+        tensorrt_sidecar.read(tmp_path, machine)
     else:
         with raises(StageError, what="another GPU"):
-            tensorrt_sidecar.read(tmp_path, here)
+            tensorrt_sidecar.read(tmp_path, machine)
 
 
 # By the command line, on a device without the package
@@ -108,7 +108,7 @@ def test_a_hardware_compatible_engine_fits_what_it_says(
 def test_trtexec_is_told_the_options_that_it_can_follow(tmp_path: Path) -> None:
     program = trtexec_program.inspect(str(stand_in(tmp_path / "bin", 110100) / "trtexec"))
     (tmp_path / "student.onnx").write_bytes(b"network")
-    job = {
+    request = {
         "onnx": str(tmp_path / "student.onnx"),
         "target": "tensorrt-fp32",
         "timings": str(tmp_path / "timings"),
@@ -116,12 +116,12 @@ def test_trtexec_is_told_the_options_that_it_can_follow(tmp_path: Path) -> None:
         "image_shape": [24, 24, 3],
         "build": BuildSettings(refit=True, hardware_compatible="ampere_plus", batch_opt=2).model_dump(),
     }
-    trtexec.build(program, job, tmp_path)
-    asked = (tmp_path / "bin" / "commands.txt").read_text(encoding="utf-8")
-    assert "--refit" in asked
-    assert "--noTF32" in asked
-    assert "--hardwareCompatibilityLevel=ampere+" in asked
-    assert "--optShapes=input:2x24x24x3" in asked
+    trtexec.build(program, request, tmp_path)
+    commands = (tmp_path / "bin" / "commands.txt").read_text(encoding="utf-8")
+    assert "--refit" in commands
+    assert "--noTF32" in commands
+    assert "--hardwareCompatibilityLevel=ampere+" in commands
+    assert "--optShapes=input:2x24x24x3" in commands
     allowed = BuildSettings(version_compatible=True, trust_engine_host_code=True, batch_opt=2)
     with raises(StageError, what="no version-compatible engine"):
-        trtexec.build(program, {**job, "build": allowed.model_dump()}, tmp_path)
+        trtexec.build(program, {**request, "build": allowed.model_dump()}, tmp_path)

@@ -28,7 +28,7 @@ from stages.runtimes.tensorrt import options as tensorrt_options
 from stages.runtimes.tensorrt import process as tensorrt_process
 from stages.runtimes.tensorrt import timings as tensorrt_timings
 from stages.runtimes.tensorrt.options import Options
-from stages.runtimes.tensorrt.phases import Phases, to_go_s
+from stages.runtimes.tensorrt.phases import Phases, remaining_s
 from tests.errors import raises
 from tests.stages.runtimes import sdk_stand_in
 from tests.stages.runtimes.networks import exported
@@ -36,7 +36,7 @@ from tests.stages.runtimes.networks import exported
 VERSIONS = ["10.12.0.36", "11.4.0.106"]
 
 
-class Told:
+class RecordedProgress:
     def __init__(self) -> None:
         self.notes: list[str] = []
         self.updates: list[tuple[float, float, dict[str, Any]]] = []
@@ -57,22 +57,22 @@ def _specification(folder: Path, package: str, **changes: Any) -> tensorrt_build
 
 @pytest.fixture(params=VERSIONS)
 def sdk(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
-    made = sdk_stand_in.sdk(request.param)
-    monkeypatch.setitem(sys.modules, "sdk_of_the_vendor", made)
-    return made
+    module = sdk_stand_in.sdk(request.param)
+    monkeypatch.setitem(sys.modules, "sdk_of_the_vendor", module)
+    return module
 
 
-def _built(folder: Path, told: list[Any] | None = None, **changes: Any) -> dict[str, Any]:
+def _built(folder: Path, messages: list[Any] | None = None, **changes: Any) -> dict[str, Any]:
     specification = _specification(folder, "sdk_of_the_vendor", **changes)
-    listening = told if told is not None else []
+    heard = messages if messages is not None else []
     return tensorrt_build.build(
-        specification, exported("cnn").read_bytes(), lambda **one: listening.append(one)
+        specification, exported("cnn").read_bytes(), lambda **message: heard.append(message)
     )
 
 
 def test_both_generations_build_strongly_typed_with_a_profile(sdk: SimpleNamespace, tmp_path: Path) -> None:
-    told: list[Any] = []
-    facts = _built(tmp_path, told)
+    messages: list[Any] = []
+    facts = _built(tmp_path, messages)
     (config,) = sdk.built
     assert config.workspace == 64 * 2**20
     assert config.flags == []
@@ -81,7 +81,7 @@ def test_both_generations_build_strongly_typed_with_a_profile(sdk: SimpleNamespa
     assert config.profiles == [{"input": ((1, 24, 24, 3), (4, 24, 24, 3), (8, 24, 24, 3))}]
     assert facts["version"] == sdk.__version__
     assert facts["profile"]["input"]["opt"] == [4, 24, 24, 3]
-    assert [one for one in told if "progress" in one]
+    assert [message for message in messages if "progress" in message]
 
 
 def test_both_generations_take_the_options(sdk: SimpleNamespace, tmp_path: Path) -> None:
@@ -92,19 +92,19 @@ def test_both_generations_take_the_options(sdk: SimpleNamespace, tmp_path: Path)
 
 
 def test_both_generations_tell_their_layers(sdk: SimpleNamespace, tmp_path: Path) -> None:
-    found = _built(tmp_path)["engine_layers"]
-    assert found["layers"] == 3
-    assert found["by_kind"] == {"CaskConvolution": 1, "Reformat": 1, "gemm": 1}
-    assert found["by_type"] == {"fp16": 1, "fp32": 2}
+    summary = _built(tmp_path)["engine_layers"]
+    assert summary["layers"] == 3
+    assert summary["by_kind"] == {"CaskConvolution": 1, "Reformat": 1, "gemm": 1}
+    assert summary["by_type"] == {"fp16": 1, "fp32": 2}
     # The convolution writes floats and computes in INT8.
-    assert found["weighted"] == {"fp16": 1, "int8": 1}
-    assert found["weighted_in_floats"] == 1
-    assert found["weighted_in_floats_named"] == ["node_linear"]
+    assert summary["weighted"] == {"fp16": 1, "int8": 1}
+    assert summary["weighted_in_floats"] == 1
+    assert summary["weighted_in_floats_named"] == ["node_linear"]
 
 
 def test_a_version_compatible_engine_tells_its_layers_too(sdk: SimpleNamespace, tmp_path: Path) -> None:
-    found = _built(tmp_path, options=Options(version_compatible=True))["engine_layers"]
-    assert found["layers"] == 3
+    summary = _built(tmp_path, options=Options(version_compatible=True))["engine_layers"]
+    assert summary["layers"] == 3
 
 
 def test_timings_are_kept_taken_over_and_refused(sdk: SimpleNamespace, tmp_path: Path) -> None:
@@ -113,9 +113,9 @@ def test_timings_are_kept_taken_over_and_refused(sdk: SimpleNamespace, tmp_path:
     assert timings.read_bytes().startswith(sdk.__version__.encode())
     assert _built(tmp_path)["timings_reused"] is True
     timings.write_bytes(b"8.6 another GPU")
-    told: list[Any] = []
-    assert _built(tmp_path, told)["timings_reused"] is False
-    assert ["another GPU" in one["note"] for one in told if "note" in one] == [True]
+    messages: list[Any] = []
+    assert _built(tmp_path, messages)["timings_reused"] is False
+    assert ["another GPU" in message["note"] for message in messages if "note" in message] == [True]
     assert timings.read_bytes().startswith(sdk.__version__.encode()), "written anew"
     assert sorted(file.name for file in tmp_path.iterdir()) == ["model.engine", "timings"]
 
@@ -129,14 +129,14 @@ def test_timings_that_another_build_reads_stay_whole(sdk: SimpleNamespace, tmp_p
 
 
 def test_an_engine_outlives_timings_that_cannot_be_kept(sdk: SimpleNamespace, tmp_path: Path) -> None:
-    told: list[Any] = []
-    assert _built(tmp_path, told, timings=str(tmp_path / "gone" / "timings"))["engine_layers"]
-    (note,) = [one["note"] for one in told if "note" in one]
+    messages: list[Any] = []
+    assert _built(tmp_path, messages, timings=str(tmp_path / "gone" / "timings"))["engine_layers"]
+    (note,) = [message["note"] for message in messages if "note" in message]
     assert note.startswith("the timings cannot be kept: ")
 
 
 def test_an_option_that_the_version_does_not_know_is_told(sdk: SimpleNamespace, tmp_path: Path) -> None:
-    with raises(StageError, what="does not know SAME_AS_YESTERDAY") as caught:
+    with raises(StageError, what="has no SAME_AS_YESTERDAY") as caught:
         _built(tmp_path, options=Options(hardware_compatible="same_as_yesterday"))
     assert "AMPERE_PLUS" in caught.value.why
     assert caught.value.where == "build.hardware_compatible"
@@ -150,14 +150,18 @@ def test_layers_told_by_name_alone_are_counted() -> None:
 
 def test_many_float_layers_are_counted_but_not_all_named() -> None:
     layers = [{**sdk_stand_in.GEMM_10, "Metadata": f"[ONNX Layer: n{index}]"} for index in range(25)]
-    found = tensorrt_inspector.summary(json.dumps({"Layers": layers}))
-    assert found["weighted_in_floats"] == 25
-    assert found["weighted_in_floats_named"] == [f"n{index}" for index in range(20)]
+    summary = tensorrt_inspector.summary(json.dumps({"Layers": layers}))
+    assert summary["weighted_in_floats"] == 25
+    assert summary["weighted_in_floats_named"] == [f"n{index}" for index in range(20)]
 
 
-@pytest.mark.parametrize("told", ["UInt8", "Row major linear UINT8 format"])
-def test_images_are_not_int8(told: str) -> None:
-    fields = {"Name": "images", "LayerType": "Reformat", "Outputs": [{"Name": "input", "DataType": told}]}
+@pytest.mark.parametrize("type_text", ["UInt8", "Row major linear UINT8 format"])
+def test_images_are_not_int8(type_text: str) -> None:
+    fields = {
+        "Name": "images",
+        "LayerType": "Reformat",
+        "Outputs": [{"Name": "input", "DataType": type_text}],
+    }
     assert tensorrt_inspector.summary(json.dumps({"Layers": [fields]}))["by_type"] == {"uint8": 1}
 
 
@@ -165,13 +169,13 @@ def test_images_are_not_int8(told: str) -> None:
 
 
 def test_what_rtx_cannot_do_is_refused_with_the_reason() -> None:
-    asked = {
+    fields = {
         "refit": True,
         "version_compatible": True,
         "trust_engine_host_code": True,
         "hardware_compatible": "ampere_plus",
     }
-    settings = BuildSettings(**asked).model_dump()
+    settings = BuildSettings(**fields).model_dump()
     with raises(StageError, what="cannot build this engine") as caught:
         tensorrt_options.options_of("tensorrt_rtx", settings)
     assert caught.value.where == "build.refit, build.version_compatible, build.hardware_compatible"
@@ -229,14 +233,14 @@ def test_nested_phases_give_one_share_that_never_falls() -> None:
 
 
 def test_the_builder_may_tell_from_many_threads(sdk: SimpleNamespace, tmp_path: Path) -> None:
-    told: list[Any] = []
-    _built(tmp_path, told)
+    messages: list[Any] = []
+    _built(tmp_path, messages)
     monitor = sdk.built[0].progress_monitor
     monitor.phase_start("Building engine", None, 4)
     faults: list[Exception] = []
     over = threading.Event()
 
-    def tell(name: str) -> None:
+    def report_phase(name: str) -> None:
         while not over.is_set():
             try:
                 monitor.phase_start(name, "Building engine", 3)
@@ -246,7 +250,7 @@ def test_the_builder_may_tell_from_many_threads(sdk: SimpleNamespace, tmp_path: 
                 faults.append(fault)
                 return
 
-    threads = [threading.Thread(target=tell, args=(f"Timing {number}",)) for number in range(4)]
+    threads = [threading.Thread(target=report_phase, args=(f"Timing {number}",)) for number in range(4)]
     every_s = sys.getswitchinterval()
     sys.setswitchinterval(1e-6)
     try:
@@ -259,7 +263,10 @@ def test_the_builder_may_tell_from_many_threads(sdk: SimpleNamespace, tmp_path: 
             thread.join()
         sys.setswitchinterval(every_s)
     assert faults == []
-    assert all(0 <= share <= 1 for *_, share in (one["progress"] for one in told if "progress" in one))
+    assert all(
+        0 <= share <= 1
+        for *_, share in (message["progress"] for message in messages if "progress" in message)
+    )
 
 
 phase_names = st.sampled_from("abcd")
@@ -288,38 +295,40 @@ def test_whatever_the_builder_tells_the_share_stays_one(events: list[tuple[Any, 
 
 
 def test_time_to_go() -> None:
-    assert to_go_s(0.0, 1.0, before_s=60.0) == 59.0
-    assert to_go_s(0.5, 90.0, before_s=60.0) == pytest.approx(90.0), "longer than before: the steps tell"
-    assert to_go_s(0.05, 90.0, None) is None
-    assert to_go_s(0.5, 0.5, None) is None
-    assert to_go_s(0.25, 10.0, None) == pytest.approx(30.0)
+    assert remaining_s(0.0, 1.0, earlier_s=60.0) == 59.0
+    assert remaining_s(0.5, 90.0, earlier_s=60.0) == pytest.approx(90.0), (
+        "longer than before: the steps count"
+    )
+    assert remaining_s(0.05, 90.0, None) is None
+    assert remaining_s(0.5, 0.5, None) is None
+    assert remaining_s(0.25, 10.0, None) == pytest.approx(30.0)
 
 
 def test_a_silent_builder_is_told_to_be_at_work() -> None:
     lines: queue.Queue[bytes | None] = queue.Queue()
-    told = Told()
+    progress = RecordedProgress()
     lines.put(json.dumps({"progress": ["Timing", 3, 40, 0.35]}).encode())
     threading.Timer(0.35, lambda: lines.put(b'{"done": {"a": 1}}')).start()
-    outcome = tensorrt_process.follow(lines, "tensorrt-fp16", told, before_s=None, heartbeat_s=0.05)
+    outcome = tensorrt_process.follow(lines, "tensorrt-fp16", progress, earlier_s=None, heartbeat_s=0.05)
     assert outcome == {"done": {"a": 1}}
-    assert len(told.updates) >= 3
-    for done, total, figures in told.updates:
+    assert len(progress.updates) >= 3
+    for done, total, figures in progress.updates:
         assert (done, total) == (35.0, 100.0)
         assert figures["phase"] == "Timing 3/40"
         assert figures["target"] == "tensorrt-fp16"
         assert figures["elapsed"].endswith(" s")
-        assert figures["eta_s"] == "", "nobody can tell yet"
+        assert figures["eta_s"] == "", "there is no estimate yet"
 
 
 def test_the_last_builds_duration_gives_the_time_to_go() -> None:
     lines: queue.Queue[bytes | None] = queue.Queue()
-    told = Told()
+    progress = RecordedProgress()
     for message in ({"progress": ["Timing", 0, 40, 0.0]}, {"note": "timing anew"}):
         lines.put(json.dumps(message).encode())
     lines.put(None)
-    assert tensorrt_process.follow(lines, "t", told, before_s=100.0) == {}
-    assert told.updates[0][2]["eta_s"] == pytest.approx(100.0, abs=5.0)
-    assert told.notes == ["t: timing anew"]
+    assert tensorrt_process.follow(lines, "t", progress, earlier_s=100.0) == {}
+    assert progress.updates[0][2]["eta_s"] == pytest.approx(100.0, abs=5.0)
+    assert progress.notes == ["t: timing anew"]
 
 
 def test_the_log_line_has_phase_elapsed_and_eta() -> None:
@@ -331,7 +340,7 @@ def test_the_log_line_has_phase_elapsed_and_eta() -> None:
         lines.put(json.dumps({"progress": ["Timing", 3, 40, 0.35]}).encode())
         threading.Timer(0.5, lambda: lines.put(None)).start()
         progress = listener.progress("build")
-        tensorrt_process.follow(lines, "tensorrt-fp16", progress, before_s=3600.0, heartbeat_s=0.05)
+        tensorrt_process.follow(lines, "tensorrt-fp16", progress, earlier_s=3600.0, heartbeat_s=0.05)
     line = shown.getvalue().splitlines()[0]
     for part in ("35 %", "ETA", "1 h", "phase=Timing 3/40", "elapsed=0 s", "target=tensorrt-fp16"):
         assert part in line
@@ -343,27 +352,27 @@ def test_durations_are_kept_for_builds_that_are_alike(tmp_path: Path) -> None:
     specification = _specification(tmp_path, "tensorrt")
     key = tensorrt_timings.duration_key(specification, "sdk-GPU", "fp16", 120)
     assert tensorrt_timings.read_duration(tmp_path, key) is None
-    tensorrt_timings.keep_duration(tmp_path, key, 61.234)
-    tensorrt_timings.keep_duration(tmp_path, "other", 5.0)
+    tensorrt_timings.save_duration(tmp_path, key, 61.234)
+    tensorrt_timings.save_duration(tmp_path, "other", 5.0)
     assert tensorrt_timings.read_duration(tmp_path, key) == 61.2
     changed = replace(specification, optimization_level=5)
     assert tensorrt_timings.duration_key(changed, "sdk-GPU", "fp16", 120) != key
     (tmp_path / "durations.json").write_text("damaged", encoding="utf-8")
     assert tensorrt_timings.read_duration(tmp_path, key) is None
-    tensorrt_timings.keep_duration(tmp_path, key, 2.0)
+    tensorrt_timings.save_duration(tmp_path, key, 2.0)
     assert tensorrt_timings.read_duration(tmp_path, key) == 2.0
 
 
 def test_timings_belong_to_version_gpu_capability_and_driver() -> None:
     device = {"name": "Some GPU 5", "compute_capability": "8.9", "driver": "CUDA 13.0"}
-    told = {"version": "11.4.0", "device": device}
-    name = tensorrt_timings.identity("tensorrt", told)
+    abilities = {"version": "11.4.0", "device": device}
+    name = tensorrt_timings.identity("tensorrt", abilities)
     for part in ("tensorrt-11.4.0", "Some_GPU_5", "sm8.9", "CUDA_13.0", "driver"):
         assert part in name
     assert "/" not in name
     for other in (
-        {**told, "version": "11.3.0"},
-        *({**told, "device": {**device, key: "another"}} for key in device),
+        {**abilities, "version": "11.3.0"},
+        *({**abilities, "device": {**device, key: "another"}} for key in device),
     ):
         assert tensorrt_timings.identity("tensorrt", other) != name
     assert tensorrt_timings.identity("tensorrt", {"version": "11.4.0", "device": {"error": "none"}}) == ""
@@ -374,7 +383,7 @@ def test_a_folder_of_timings_that_cannot_be_made_is_the_users_to_fix(
 ) -> None:
     (tmp_path / "file").write_text("no folder", encoding="utf-8")
     monkeypatch.setenv("KDPIPE_TIMING_CACHE", str(tmp_path / "file" / "timings"))
-    with raises(UsageError, what="folder of timings cannot be made") as caught:
+    with raises(UsageError, what="folder of timings cannot be created") as caught:
         tensorrt_timings.folder(tmp_path / "work")
     assert caught.value.where == "KDPIPE_TIMING_CACHE"
     assert str(tmp_path / "file") in caught.value.why
@@ -382,24 +391,24 @@ def test_a_folder_of_timings_that_cannot_be_made_is_the_users_to_fix(
 
 
 def test_kept_timings_of_another_machine_are_told(tmp_path: Path) -> None:
-    told = Told()
-    mine = tmp_path / "tensorrt-11.4.0-GPU.cache"
-    tensorrt_timings.tell_of_others(mine, "tensorrt", told)
-    assert told.notes == []
+    progress = RecordedProgress()
+    timings = tmp_path / "tensorrt-11.4.0-GPU.cache"
+    tensorrt_timings.note_other_timings(timings, "tensorrt", progress)
+    assert progress.notes == []
     (tmp_path / "tensorrt-10.12-GPU.cache").write_bytes(b"theirs")
-    tensorrt_timings.tell_of_others(mine, "tensorrt", told)
-    assert "another GPU, driver or version" in told.notes[0]
-    mine.write_bytes(b"mine")
-    tensorrt_timings.tell_of_others(mine, "tensorrt", told)
-    assert len(told.notes) == 1
+    tensorrt_timings.note_other_timings(timings, "tensorrt", progress)
+    assert "another GPU, driver or version" in progress.notes[0]
+    timings.write_bytes(b"mine")
+    tensorrt_timings.note_other_timings(timings, "tensorrt", progress)
+    assert len(progress.notes) == 1
 
 
 # Failures
 
 
 def test_long_words_of_the_sdk_are_shortened() -> None:
-    said = tensorrt_faults.shortened(["the cause", "the cause", "x" * 1000, "b", "c", "d", "e"])
-    lines = said.splitlines()
+    text = tensorrt_faults.shortened(["the cause", "the cause", "x" * 1000, "b", "c", "d", "e"])
+    lines = text.splitlines()
     assert lines[0] == "the cause"
     assert len(lines[1]) == tensorrt_faults.MOST_LETTERS
     assert lines[-1] == "and 2 more"
@@ -414,8 +423,8 @@ def test_a_dead_builder_tells_its_signal() -> None:
 
 
 def test_running_out_of_memory_asks_for_less() -> None:
-    said = ["Requested amount of GPU memory (8 GiB) could not be allocated", "CUDA out of memory"]
-    error = tensorrt_faults.built_nothing(said)
+    logged = ["Requested amount of GPU memory (8 GiB) could not be allocated", "CUDA out of memory"]
+    error = tensorrt_faults.built_nothing(logged)
     assert "out of memory" in error.why
     assert "--set build.workspace_mb=256" in error.hint
     assert "4096" in tensorrt_faults.built_nothing(["no implementation for node"]).hint

@@ -39,7 +39,7 @@ HAS_GPU = not probe.cuda_device().get("error")
 SETTINGS = BuildSettings(batch_min=1, batch_opt=2, batch_max=8, workspace_mb=256)
 
 
-class Told(Silent):
+class RecordedProgress(Silent):
     def __init__(self) -> None:
         self.notes: list[str] = []
         self.updates: list[tuple[float, float, dict[str, Any]]] = []
@@ -51,9 +51,9 @@ class Told(Silent):
         self.updates.append((done, total, figures))
 
 
-def _build(source: Source, folder: Path, told: Told | None = None) -> dict[str, Any]:
+def _build(source: Source, folder: Path, progress: RecordedProgress | None = None) -> dict[str, Any]:
     folder.mkdir(parents=True)
-    return RUNTIME.build(source, folder, SETTINGS, told or Told(), folder.parent / "work")
+    return RUNTIME.build(source, folder, SETTINGS, progress or RecordedProgress(), folder.parent / "work")
 
 
 def _odd_model(operator: str, file: Path, domain: str = "") -> Source:
@@ -90,8 +90,8 @@ def _odd_model(operator: str, file: Path, domain: str = "") -> Source:
 )
 def test_builds_a_real_engine(name: str, precision: str, tmp_path: Path) -> None:
     source = source_of(name, precision)
-    told = Told()
-    facts = _build(source, tmp_path / "built", told)
+    progress = RecordedProgress()
+    facts = _build(source, tmp_path / "built", progress)
     engine = (tmp_path / "built" / "model.engine").read_bytes()
     assert engine.startswith(b"vtrt")
     assert len(engine) > 10_000
@@ -111,8 +111,8 @@ def test_builds_a_real_engine(name: str, precision: str, tmp_path: Path) -> None
         assert facts[precision][f"{precision}_nodes"] > 5
     assert sorted(file.name for file in (tmp_path / "built").iterdir()) == ["engine.json", "model.engine"]
     assert str(tmp_path) not in json.dumps([facts, sidecar])
-    assert any(figures["phase"].startswith("Building engine") for _, _, figures in told.updates)
-    assert all(0 <= done <= total for done, total, _ in told.updates)
+    assert any(figures["phase"].startswith("Building engine") for _, _, figures in progress.updates)
+    assert all(0 <= done <= total for done, total, _ in progress.updates)
     assert facts["engine_layers"] is None or HAS_GPU
     assert facts["tuned_for_batch"] == 2
     assert next(iter(json.loads((tmp_path / "work" / "durations.json").read_text()).values())) > 0
@@ -130,8 +130,8 @@ def test_the_graph_handed_over_computes_the_same(preprocessing: bool) -> None:
     source = source_of("cnn", preprocessing=preprocessing)
     model, _ = tensorrt_family.prepare(source)
     images = natural_images(source.image_shape, 3)
-    found = source_logits(model.SerializeToString(), source, images)
-    np.testing.assert_array_equal(found, source_logits(source.onnx, source, images))
+    logits = source_logits(model.SerializeToString(), source, images)
+    np.testing.assert_array_equal(logits, source_logits(source.onnx, source, images))
 
 
 @pytest.mark.parametrize(
@@ -161,7 +161,7 @@ def test_garbage_is_a_stage_error(tmp_path: Path) -> None:
         "tensorrt_rtx", str(tmp_path / "e"), "", (1, 1, 2), 64, 3, device=False
     )
     with pytest.raises(StageError):
-        tensorrt_build.build(specification, b"not a model", lambda **told: None)
+        tensorrt_build.build(specification, b"not a model", lambda **_message: None)
 
 
 def test_an_open_image_size_is_refused(tmp_path: Path) -> None:
@@ -182,13 +182,13 @@ def test_a_file_of_one_batch_is_refused_with_the_remedy(tmp_path: Path) -> None:
         edge.type.tensor_type.shape.dim[0].dim_value = 2
     onnx.save(model, str(tmp_path / "fixed.onnx"))
     fixed = replace(source, onnx=tmp_path / "fixed.onnx")
-    with raises(StageError, what="batches of 2 alone") as caught:
+    with raises(StageError, what="takes only batches of 2") as caught:
         _build(fixed, tmp_path / "built")
     assert "--set build.batch_max=2" in caught.value.hint
     assert caught.value.where == "fixed.onnx, input input"
     (tmp_path / "whole").mkdir()
     settings = BuildSettings(batch_min=2, batch_opt=2, batch_max=2, workspace_mb=256)
-    RUNTIME.build(fixed, tmp_path / "whole", settings, Told(), tmp_path / "work")
+    RUNTIME.build(fixed, tmp_path / "whole", settings, RecordedProgress(), tmp_path / "work")
     assert (tmp_path / "whole" / "model.engine").is_file()
 
 
@@ -197,15 +197,15 @@ def test_the_gpus_of_an_engine_are_named_and_checked(tmp_path: Path) -> None:
         folder = tmp_path / "-".join(names)
         folder.mkdir()
         settings = SETTINGS.model_copy(update={"rtx_compute_capabilities": list(names)})
-        RUNTIME.build(source_of("cnn"), folder, settings, Told(), tmp_path / "work")
+        RUNTIME.build(source_of("cnn"), folder, settings, RecordedProgress(), tmp_path / "work")
         sidecar: dict[str, Any] = json.loads((folder / "engine.json").read_text())
         return sidecar
 
     assert build("SM86", "SM89")["rtx_compute_capabilities"] == ["SM86", "SM89"]
-    with raises(StageError, what="does not know SM70") as caught:
+    with raises(StageError, what="has no SM70") as caught:
         build("SM70")
     assert "SM86" in caught.value.why
-    with raises(StageError, what="stands alone"):
+    with raises(StageError, what="cannot be combined"):
         build("CURRENT", "SM80")
     with raises(StageError, what="built no engine") as caught:
         build("SM75")
@@ -215,10 +215,10 @@ def test_the_gpus_of_an_engine_are_named_and_checked(tmp_path: Path) -> None:
 @pytest.mark.parametrize("key", ["refit", "version_compatible"])
 def test_what_it_cannot_do_is_refused_before_building(key: str, tmp_path: Path) -> None:
     settings = BuildSettings(**{key: True, "trust_engine_host_code": True})
-    told = Told()
+    progress = RecordedProgress()
     with raises(StageError, what="cannot build this engine"):
-        RUNTIME.build(source_of("cnn"), tmp_path, settings, told, tmp_path / "work")
-    assert told.updates == []
+        RUNTIME.build(source_of("cnn"), tmp_path, settings, progress, tmp_path / "work")
+    assert progress.updates == []
     assert list(tmp_path.iterdir()) == []
 
 

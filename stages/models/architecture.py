@@ -1,4 +1,4 @@
-"""What is known of an architecture's parts: its stages, its pooling, the grid of its tokens."""
+"""Facts about an architecture: its stages, its pooling, its classifier, the grid of its tokens."""
 
 from __future__ import annotations
 
@@ -10,32 +10,43 @@ from torch import nn
 from pipeline.errors import ModelError
 
 POOLINGS = (SelectAdaptivePool2d, nn.AdaptiveAvgPool2d)
+"""The layers that can be a head's pooling."""
 
-ENDS = 4
-"""At most so many stage ends are shown, the deepest ones."""
+MAX_STAGE_ENDS = 4
+"""At most this many stage ends are shown, the deepest ones."""
 
 END_DEPTHS = (1 / 6, 1 / 3, 5 / 6, 1.0)
-"""Where the ends of a network lie whose blocks are all of one size: of 12 blocks 1, 3, 9 and 11, as
-OFA-KD takes them (Hao et al., 2023, official code)."""
+"""Relative depths of the stage ends of a network whose blocks all have the same map size.
+
+Of 12 blocks these are 1, 3, 9 and 11, like in OFA-KD (Hao et al., 2023, official code).
+"""
 
 
 def stage_ends(model: nn.Module) -> tuple[int, ...]:
-    """The numbers of the stages after which the map shrinks, with the last, at most the `ENDS` deepest;
-    of a network whose blocks are all of one size, those at `END_DEPTHS`.
+    """Return the numbers of the stages after which the map shrinks, and of the last stage.
 
-    Raises ModelError if the architecture shows no stages.
+    At most the `MAX_STAGE_ENDS` deepest are returned. For a network whose blocks all have the same map
+    size, the stages at `END_DEPTHS` are returned.
+
+    Raises:
+        ModelError: The architecture does not show its stages.
     """
-    _shows_stages(model)
+    _require_stages(model)
     sizes = [int(stage["reduction"]) for stage in feature_info(model)]
     if len(set(sizes)) == 1:
         return tuple(sorted({max(0, round(len(sizes) * depth) - 1) for depth in END_DEPTHS}))
-    return tuple(n for n, size in enumerate(sizes) if sizes[n + 1 : n + 2] != [size])[-ENDS:]
+    return tuple(n for n, size in enumerate(sizes) if sizes[n + 1 : n + 2] != [size])[-MAX_STAGE_ENDS:]
 
 
-def stages_by_number(model: nn.Module, numbers: tuple[int, ...]) -> tuple[int, ...]:
+def stage_indices(model: nn.Module, numbers: tuple[int, ...]) -> tuple[int, ...]:
+    """Return stage numbers as indices from 0; negative numbers count from the deepest stage.
+
+    Raises:
+        ModelError: The architecture does not show its stages or has no stage of that number.
+    """
     if not numbers:
         return ()
-    _shows_stages(model)
+    _require_stages(model)
     name = type(model).__name__
     count = len(feature_info(model))
     for number in numbers:
@@ -48,24 +59,25 @@ def stages_by_number(model: nn.Module, numbers: tuple[int, ...]) -> tuple[int, .
     return tuple(number % count for number in numbers)
 
 
-def _shows_stages(model: nn.Module) -> None:
+def _require_stages(model: nn.Module) -> None:
     if not hasattr(model, "forward_intermediates"):
         raise ModelError(
-            f"{type(model).__name__} shows no stages",
-            why="only timm's architectures do",
+            f"{type(model).__name__} does not show its stages",
+            why="only timm's architectures show their stages",
             hint="set `layers: last`, or choose one of timm's architectures",
         )
 
 
 def feature_info(model: nn.Module) -> list[dict[str, Any]]:
+    """Return timm's description of the stages, shallowest first; an empty list if there is none."""
     info = getattr(model, "feature_info", None)
     info = getattr(info, "info", info)
     return info if isinstance(info, list) else []
 
 
 def last_pooling(model: nn.Module) -> nn.Module | None:
-    """The pooling of the head: the last one registered (squeeze-and-excitation has its own before)."""
-    found: nn.Module | None = None
+    """Return the head's pooling: the last one registered (squeeze-and-excitation layers come before it)."""
+    pooling: nn.Module | None = None
     inside: set[nn.Module] = set()
     for layer in model.modules():
         if layer in inside:
@@ -73,19 +85,31 @@ def last_pooling(model: nn.Module) -> nn.Module | None:
         if isinstance(layer, SelectAdaptivePool2d):
             inside.update(layer.modules())
             if not layer.is_identity():
-                found = layer
+                pooling = layer
         elif isinstance(layer, POOLINGS):
-            found = layer
-    return found
+            pooling = layer
+    return pooling
 
 
 def is_nhwc(pooling: nn.Module | None) -> bool:
+    """Return whether the pooling takes maps in the layout (B, H, W, C)."""
     inner = getattr(pooling, "pool", None)
     return getattr(inner, "input_fmt", "NCHW") == "NHWC" or getattr(inner, "dim", None) == (1, 2)
 
 
 def token_grid(model: nn.Module, image: tuple[int, int], tokens: int) -> tuple[int, int] | None:
-    """Rows and columns of the final tokens, from the architecture's own account, never from a root."""
+    """Return rows and columns of the final tokens.
+
+    They come from the architecture's patch size or stride, not from the square root of the token count.
+
+    Args:
+        model: The network.
+        image: Height and width of the image, pixels.
+        tokens: The number of final tokens, without class and register tokens.
+
+    Returns:
+        Rows and columns; None if the architecture's values do not match the number of tokens.
+    """
     embed = getattr(model, "patch_embed", None)
     candidates: list[tuple[int, int]] = []
     if hasattr(embed, "dynamic_feat_size"):
@@ -100,11 +124,11 @@ def token_grid(model: nn.Module, image: tuple[int, int], tokens: int) -> tuple[i
 
 
 def classifier_of(model: nn.Module) -> nn.Linear | nn.Conv2d | None:
-    """The layer that gives the classes' scores; None where it is not one linear layer."""
+    """Return the layer that computes the logits; None if it is not a single linear layer."""
     getter = getattr(model, "get_classifier", None)
     if getter is not None:
-        found = getter()
+        classifier = getter()
     else:
         linear = [layer for layer in model.modules() if isinstance(layer, nn.Linear)]
-        found = linear[-1] if linear else None
-    return found if isinstance(found, nn.Linear | nn.Conv2d) else None
+        classifier = linear[-1] if linear else None
+    return classifier if isinstance(classifier, nn.Linear | nn.Conv2d) else None

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from pipeline.errors import DataError
-from stages.data.feed import batches
+from stages.data.batching import batches
 from stages.data.load import Split, load
 from stages.data.settings import DigitsSettings, ImageFolderSettings
 from tests.errors import raises
@@ -20,36 +20,36 @@ def on_disk(root: Path) -> Split:
 
 def test_every_image_comes_once_with_its_label() -> None:
     split = load(DigitsSettings(name="digits", image_size=8)).train
-    fed = list(batches(split, 100))
-    assert [len(images) for images, _ in fed] == [100] * 12 + [94]
-    assert np.array_equal(np.concatenate([labels for _, labels in fed]), split.labels)
-    assert all(images.dtype == np.uint8 and images.flags.c_contiguous for images, _ in fed)
+    all_batches = list(batches(split, 100))
+    assert [len(images) for images, _ in all_batches] == [100] * 12 + [94]
+    assert np.array_equal(np.concatenate([labels for _, labels in all_batches]), split.labels)
+    assert all(images.dtype == np.uint8 and images.flags.c_contiguous for images, _ in all_batches)
     assert sum(len(labels) for _, labels in batches(split, 100, drop_last=True)) == 1200
 
 
 def test_the_order_is_kept_and_may_repeat(tmp_path: Path, make_folder: MakeFolder) -> None:
     split = on_disk(make_folder(tmp_path, {"a": 10, "b": 10}))
     order = np.array([5, 0, 5, 13, 1])
-    fed = list(batches(split, 2, order=order))
-    assert np.array_equal(np.concatenate([images for images, _ in fed]), split.images.batch(order))
-    assert np.array_equal(np.concatenate([labels for _, labels in fed]), split.labels[order])
+    ordered = list(batches(split, 2, order=order))
+    assert np.array_equal(np.concatenate([images for images, _ in ordered]), split.images.batch(order))
+    assert np.array_equal(np.concatenate([labels for _, labels in ordered]), split.labels[order])
 
 
 @pytest.mark.parametrize("prefetch", [0, 1, 5, 50])
-def test_prefetching_changes_nothing_that_is_fed(
+def test_prefetching_does_not_change_the_images(
     tmp_path: Path, make_folder: MakeFolder, prefetch: int
 ) -> None:
     split = on_disk(make_folder(tmp_path, {"a": 10, "b": 10}))
-    fed = np.concatenate([images for images, _ in batches(split, 3, prefetch=prefetch)])
-    assert np.array_equal(fed, split.images.batch(np.arange(len(split))))
+    images = np.concatenate([images for images, _ in batches(split, 3, prefetch=prefetch)])
+    assert np.array_equal(images, split.images.batch(np.arange(len(split))))
 
 
 def test_stopping_early_leaves_no_thread_behind(tmp_path: Path, make_folder: MakeFolder) -> None:
     split = on_disk(make_folder(tmp_path, {"a": 30, "b": 30}))
-    feeding = batches(split, 2)
-    next(feeding)
-    feeding.close()  # type: ignore[attr-defined]
-    assert not [thread for thread in threading.enumerate() if thread.name.startswith("kdpipe-feed")]
+    iterator = batches(split, 2)
+    next(iterator)
+    iterator.close()  # type: ignore[attr-defined]
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("kdpipe-prefetch")]
 
 
 def test_a_file_that_vanishes_is_named(tmp_path: Path, make_folder: MakeFolder) -> None:

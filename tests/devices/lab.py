@@ -1,4 +1,4 @@
-"""A place with a finished line and devices for it."""
+"""A finished line, and devices for it."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ TINY: dict[str, Any] = {
 
 
 @dataclass
-class Place:
+class DeviceLab:
     """A store with a finished line, an sshd, and a Python for the devices."""
 
     folder: Path
@@ -62,6 +62,6 @@ class Place:
         return kdpipe(*words, "--store", self.store)
 
     def artefact(self, profile: Path, stage: str) -> Path:
-        """Where a stage of the finished line lies."""
+        """Return the folder of a stage of the finished line."""
         planned = document(self.run("plan", profile, "--json"))["stages"]
         return Path(next(entry["path"] for entry in planned if entry["name"] == stage))

@@ -1,7 +1,7 @@
-"""One target measured on the device, in a process of its own; done once however often it is asked for.
+"""One target measured on the device, in a process of its own; done once, however many calls ask for it.
 
-The process that measures writes its beats into a file, because it outlives a link that broke: whoever waits
-for it, the call that started it or a later one, reads them there and applies the heartbeat rule
+The process that measures writes its beats into a file, because it outlives a link that broke. The call that
+started it, or a later call that waits for it, reads them there and applies the heartbeat rule
 (`pipeline.heartbeat`).
 """
 
@@ -26,72 +26,72 @@ from stages.devices.there.files import flush, inside, listing, root
 
 LAST_LINES = 8
 
-TELL_EVERY_S = 5.0
-"""The host hears at least so often that the process that measures is watched."""
+REPORT_EVERY_S = 5.0
+"""The longest time between two beats to the host: they prove that the process that measures is watched."""
 
-Tell = Callable[[Beat], None]
+Report = Callable[[Beat], None]
 
 
-def measure(request: dict[str, Any], tell: Tell) -> dict[str, Any]:
+def measure(request: dict[str, Any], report: Report) -> dict[str, Any]:
     """Measure a target into the folder `place`, or wait for the process that does so already.
 
     A link that broke leaves the measurement running: the next request waits for it and takes its result.
-    The process that measures holds the lock as well, so that no second one begins beside it if this one dies.
+    The process that measures holds the lock as well, so no second one begins beside it if this process dies.
 
     Args:
-        request: what to measure; `silence`: the limits of the heartbeat, if they are not the usual ones.
-        tell: takes how far the measurement is, often enough to prove that it is watched.
+        request: see `stages.devices.requests`; `silence`: the limits of the heartbeat, if not the defaults.
+        report: takes the beats, often enough to prove that the process is watched.
 
     Returns:
         The `files` of the result: `sha256` and `size` by path.
 
     Raises:
-        StageError: the process hung, or ended without a result; with its last words.
+        StageError: the process hung, or ended without a result; with its last lines of output.
     """
     folder = root(request)
     place = inside(folder, request["place"])
     place.mkdir(parents=True, exist_ok=True)
-    watcher = _Watcher(place, Silence(**request.get("silence") or {}), tell)
+    watcher = _Watcher(place, Silence(**request.get("silence") or {}), report)
     with place.with_suffix(".lock").open("ab") as file:
         try:
-            watcher.wait(lambda: _take(file.fileno()))
+            watcher.wait(lambda: _try_lock(file.fileno()))
         except Hung as why:
             _end_other(watcher, place)
             raise _hung(request["target"], str(why)) from None
         if not (place / "result.json").is_file():
-            _work(folder, place, request, file.fileno(), watcher)
+            _run_worker(folder, place, request, file.fileno(), watcher)
     return {"files": listing(place)}
 
 
 class _Watcher:
     """Reads the beats of the process that measures into `place`, passes them on, and judges them."""
 
-    def __init__(self, place: Path, silence: Silence, tell: Tell) -> None:
+    def __init__(self, place: Path, silence: Silence, report: Report) -> None:
         self.file = place.with_suffix(".beats")
-        self._silence, self._tell = silence, tell
+        self._silence, self._report = silence, report
         self.begin()
 
     def begin(self) -> None:
         """Start with a new file of beats."""
         self.pid: int | None = None
         self._heartbeat = Heartbeat(self._silence, time.monotonic())
-        self._read, self._told, self._told_at = 0, Beat(""), 0.0
+        self._read, self._reported, self._reported_at = 0, Beat(""), 0.0
 
     def wait(self, ended: Callable[[], bool]) -> None:
         """Watch until `ended`, which waits for up to `LOOK_S`. Raises Hung."""
         while not ended():
             for line in self._lines():
-                self._take(line)
+                self._read_line(line)
             now = time.monotonic()
-            # Without a process to look at nothing computes: it is not known who holds the lock.
+            # Without a process id no CPU time is known: which process holds the lock is not known either.
             self._heartbeat.look(now, 0.0 if self.pid is None else cpu_seconds(self.pid))
             if self._heartbeat.hung:
                 raise Hung(self._heartbeat.words())
-            if self._heartbeat.last != self._told or now - self._told_at >= TELL_EVERY_S:
-                self._told, self._told_at = self._heartbeat.last, now
-                self._tell(self._told)
+            if self._heartbeat.last != self._reported or now - self._reported_at >= REPORT_EVERY_S:
+                self._reported, self._reported_at = self._heartbeat.last, now
+                self._report(self._reported)
 
-    def _take(self, line: str) -> None:
+    def _read_line(self, line: str) -> None:
         beat = beat_of(line)
         if beat:
             self._heartbeat.beat(beat, time.monotonic())
@@ -100,7 +100,7 @@ class _Watcher:
                 self.pid = int(json.loads(line)["pid"])
 
     def _lines(self) -> list[str]:
-        """Whole lines that were written since the last look."""
+        """Return the whole lines that were written since the last look."""
         try:
             with self.file.open("rb") as stream:
                 if stream.seek(0, os.SEEK_END) < self._read:  # another process has begun a new file
@@ -113,28 +113,28 @@ class _Watcher:
         return whole.decode(errors="replace").splitlines()
 
 
-def _work(folder: Path, place: Path, request: dict[str, Any], lock: int, watcher: _Watcher) -> None:
-    job = place.with_suffix(".job.json")
+def _run_worker(folder: Path, place: Path, request: dict[str, Any], lock: int, watcher: _Watcher) -> None:
+    file = place.with_suffix(".request.json")
     named = {name: request[name] for name in ("bundle", "onnx", "images", "timings")}
     paths = {name: str(inside(folder, path)) if path else None for name, path in named.items()}
     paths |= {"output": str(place), "beats": str(watcher.file)}
-    job.write_text(json.dumps({**request, **paths}), encoding="utf-8")
+    file.write_text(json.dumps({**request, **paths}), encoding="utf-8")
     log = place / "log.txt"
     watcher.file.write_bytes(b"")
     watcher.begin()
-    open_while_it_runs, its_end = os.pipe()
-    with log.open("wb") as said:
+    open_while_it_runs, end_of_worker = os.pipe()
+    with log.open("wb") as output:
         try:
-            process = subprocess.Popen(
-                [sys.executable, sys.argv[0], "work", str(job)],
+            process = subprocess.Popen(  # noqa: S603 - this very program
+                [sys.executable, sys.argv[0], "work", str(file)],
                 stdin=subprocess.DEVNULL,
-                stdout=said,
-                stderr=said,
-                pass_fds=(lock, its_end),
-                start_new_session=True,  # to end it with all that it has started
+                stdout=output,
+                stderr=output,
+                pass_fds=(lock, end_of_worker),
+                start_new_session=True,  # so that it is ended with every process that it has started
             )
         finally:
-            os.close(its_end)
+            os.close(end_of_worker)
         watcher.pid = process.pid
         try:
             watcher.wait(lambda: bool(select.select([open_while_it_runs], [], [], LOOK_S)[0]))
@@ -153,15 +153,15 @@ def _work(folder: Path, place: Path, request: dict[str, Any], lock: int, watcher
         raise StageError(
             f"The process that measured {request['target']} ended without a result",
             where=f"target {request['target']}",
-            why=f"status {status}: " + ("\n".join(lines[-LAST_LINES:]) or "it said nothing"),
+            why=f"status {status}: " + ("\n".join(lines[-LAST_LINES:]) or "no output"),
             hint="fewer measure.batch_sizes need less memory; or leave the target out",
         )
     flush(unfinished)
     unfinished.replace(place / "result.json")
 
 
-def _take(lock: int) -> bool:
-    """Whether the lock is ours now; waits a while if it is not."""
+def _try_lock(lock: int) -> bool:
+    """Return whether this process holds the lock now; wait a while if it does not."""
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -171,10 +171,10 @@ def _take(lock: int) -> bool:
 
 
 def _end_other(watcher: _Watcher, place: Path) -> None:
-    """Ends the process that measures into `place` for a call that is no more; none but that."""
+    """End the process that measures into `place` for a call that has ended, and no other process."""
     with contextlib.suppress(OSError):
         words = Path(f"/proc/{watcher.pid}/cmdline").read_bytes().split(b"\0")
-        if watcher.pid and os.fsencode(place.with_suffix(".job.json")) in words:
+        if watcher.pid and os.fsencode(place.with_suffix(".request.json")) in words:
             _kill(watcher.pid)
 
 
