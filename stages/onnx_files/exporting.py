@@ -71,8 +71,8 @@ class _Preprocessing(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Return the normalised and resized images."""
-        resized: Tensor = self.resize((images.float() * self.gain + self.offset).permute(0, 3, 1, 2))
-        return resized
+        normalised: Tensor = self.resize((images.float() * self.gain + self.offset).permute(0, 3, 1, 2))
+        return normalised
 
 
 class _WithPreprocessing(nn.Module):

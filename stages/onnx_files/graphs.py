@@ -6,7 +6,6 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
@@ -40,7 +39,7 @@ class Graph:
     @property
     def nodes(self) -> Sequence[onnx.NodeProto]:
         """Return the nodes in topological order."""
-        nodes: Sequence[Any] = self.model.graph.node
+        nodes: Sequence[onnx.NodeProto] = self.model.graph.node
         return nodes
 
     @property

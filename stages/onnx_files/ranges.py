@@ -148,8 +148,10 @@ def find_ranges(
 def _grouped(extremes: np.ndarray, extreme: Callable[..., np.ndarray]) -> np.ndarray:
     """Return the mean of the extremes of groups of images: float32 (tensors,)."""
     starts = range(0, len(extremes), GROUP)
-    mean: np.ndarray = np.mean([extreme(extremes[start : start + GROUP], axis=0) for start in starts], axis=0)
-    return mean
+    means: np.ndarray = np.mean(
+        [extreme(extremes[start : start + GROUP], axis=0) for start in starts], axis=0
+    )
+    return means
 
 
 def _extremes(model: onnx.ModelProto, tensors: Sequence[str], feeds: Feeds) -> tuple[np.ndarray, np.ndarray]:
