@@ -1,4 +1,4 @@
-"""The stage export: teacher and student become ONNX files, proven to agree with PyTorch."""
+"""The stage `export`: export teacher and student to ONNX and prove that they agree with PyTorch."""
 
 from __future__ import annotations
 
@@ -15,20 +15,23 @@ from pipeline.json_files import write_json
 from pipeline.stage import Context, Metrics, Progress
 from stages.data.load import load as load_data
 from stages.models.card import load as load_network
-from stages.onnx_files.checks import prove_graph
 from stages.onnx_files.exporting import Exported, export_network
-from stages.onnx_files.parity import find_parity, parity_fault
+from stages.onnx_files.graph_proof import prove_graph
+from stages.onnx_files.parity import measure_parity, parity_fault
 from stages.onnx_files.settings import ExportSettings
 
 ROLES = (("student", "distill"), ("teacher", "train"))
-"""Whose artefact holds which network. The student comes first: its faults need not wait for the big one."""
+"""Each network and the stage whose artefact holds it. The student is first: its errors appear sooner."""
 
 
 def run(context: Context) -> Metrics:
-    """Writes `student.onnx`, `teacher.onnx`, their cards, `images.npy` and `parity.json`.
+    """Write `student.onnx`, `teacher.onnx`, their cards, `images.npy` and `parity.json`.
 
-    Nothing is written unless both files are proven. Raises StageError if a network cannot be
-    exported, holds more than its card says, or computes something else as a file.
+    Both files are proven before anything is written.
+
+    Raises:
+        StageError: If a network cannot be exported, has other parameters than its card lists, or computes
+            something else as an ONNX file.
     """
     settings: ExportSettings = context.settings.export
     images = _parity_images(context, settings)
@@ -43,7 +46,9 @@ def run(context: Context) -> Metrics:
         context.progress.update(done, len(ROLES), "networks", exporting=role)
         cards[role] = _card(context.inputs[stage], preprocessing=settings.preprocessing)
         network, _ = load_network(context.inputs[stage])
-        contents[role], report[role] = _proven(network, cards[role], role, images, settings, context.progress)
+        contents[role], report[role] = _export_and_prove(
+            network, cards[role], role, images, settings, context.progress
+        )
     context.progress.update(len(ROLES), len(ROLES), "networks")
     for role, content in contents.items():
         (context.output / f"{role}.onnx").write_bytes(content)
@@ -53,7 +58,7 @@ def run(context: Context) -> Metrics:
     return _metrics(report, contents)
 
 
-def _proven(
+def _export_and_prove(
     network: nn.Module,
     card: Mapping[str, Any],
     role: str,
@@ -61,11 +66,11 @@ def _proven(
     settings: ExportSettings,
     progress: Progress,
 ) -> tuple[bytes, dict[str, Any]]:
-    """The file's bytes, and this network's part of `parity.json`."""
+    """Return the file's bytes, and this network's part of `parity.json`."""
     exported = export_network(network, card, role=role, opset=settings.opset, batch_max=settings.batch_max)
-    _require_nothing_else(exported, card, role, progress)
+    _require_own_parameters(exported, card, role, progress)
     content = prove_graph(exported.model, card, role=role, opset=settings.opset)
-    checks, rows = find_parity(network, content, images, card, role=role)
+    checks, rows = measure_parity(network, content, images, card, role=role)
     fault = parity_fault(checks, rows, role=role, tolerance=settings.tolerance, agreement=settings.agreement)
     if fault and settings.prove:
         raise fault
@@ -83,35 +88,37 @@ def _proven(
     }
 
 
-def _require_nothing_else(exported: Exported, card: Mapping[str, Any], role: str, progress: Progress) -> None:
-    """A projector or a head of the teacher must not travel with the student.
+def _require_own_parameters(
+    exported: Exported, card: Mapping[str, Any], role: str, progress: Progress
+) -> None:
+    """Raise an error if the network has other parameters than its card lists, or the student unused ones.
 
-    What the graph reads must be all that the network has, and as much as its card says. A teacher
-    may have parameters that only training reads (an auxiliary head); they stay out of the file.
+    This keeps a projector or a head of the teacher out of the student's file. A teacher may have parameters
+    that only training reads (an auxiliary head); they stay out of its file.
     """
     if exported.network_parameters != card["parameters"]:
         raise StageError(
-            f"The {role} holds something beside its network.",
+            f"The {role} does not have the parameters that its card lists.",
             where=f"stage export, {card['model']}",
-            why=f"found {exported.network_parameters:,} parameters, its card says {card['parameters']:,}",
-            hint="delete the artefact and make it again, or check how the network is built",
+            why=f"found {exported.network_parameters:,} parameters, its card lists {card['parameters']:,}",
+            hint="delete the artefact and create it again, or check how the network is built",
         )
     if not exported.unread:
         return
     surplus = exported.network_parameters - exported.graph_parameters
-    named = ", ".join(exported.unread[:5]) + (", …" if len(exported.unread) > 5 else "")
+    names = ", ".join(exported.unread[:5]) + (", …" if len(exported.unread) > 5 else "")
     if role == "student":
         raise StageError(
-            "The student holds parameters that its logits do not depend on.",
+            "The student has parameters that its logits do not depend on.",
             where=f"stage export, {card['model']}",
-            why=f"{surplus:,} of {exported.network_parameters:,} parameters never reach the output: {named}",
+            why=f"{surplus:,} of {exported.network_parameters:,} parameters never reach the output: {names}",
             hint="switch that branch off in student.options, or choose another student.model",
         )
-    progress.note(f"The {role}'s file leaves out {surplus:,} parameters that only training reads: {named}.")
+    progress.note(f"The {role}'s file leaves out {surplus:,} parameters that only training reads: {names}.")
 
 
 def _parity_images(context: Context, settings: ExportSettings) -> np.ndarray:
-    """uint8 (n,H,W,C): real test images, evenly over the split so that every class has its turn."""
+    """Return real test images, uint8 (n, H, W, C), evenly spread over the split to cover every class."""
     test = load_data(context.settings.data).test
     count = min(settings.parity_images, settings.batch_max, len(test.labels))
     return test.images.batch(np.linspace(0, len(test.labels) - 1, count).astype(np.int64))

@@ -1,4 +1,4 @@
-"""What OpenVINO computes inside a built target, by the names that its ONNX file gave the values."""
+"""Compute the values inside a built OpenVINO target, by their names in the ONNX file."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from stages.runtimes.openvino.package import import_openvino
 
 
 def value_names(file: Path) -> set[str]:
-    """Every value of the target that still bears a name."""
+    """Return the names of the target's values that still have one."""
     model = import_openvino().Core().read_model(str(file))
     return {name for op in model.get_ordered_ops() for output in op.outputs() for name in output.get_names()}
 
@@ -19,8 +19,16 @@ def value_names(file: Path) -> set[str]:
 def target_values(
     file: Path, names: Sequence[str], image_input: np.ndarray, *, bf16: bool = False
 ) -> dict[str, np.ndarray]:
-    """The values of these names on the CPU, in bfloat16 only if asked for. Layers that OpenVINO would
-    fuse are kept apart by asking for what lies between them."""
+    """Compute values of the target on the CPU.
+
+    Requesting the values between two layers keeps OpenVINO from fusing them.
+
+    Args:
+        file: The target's model file.
+        names: Names of values.
+        image_input: The model's input array.
+        bf16: Whether to compute in bfloat16 rather than float32.
+    """
     openvino = import_openvino()
     core = openvino.Core()
     model = core.read_model(str(file))

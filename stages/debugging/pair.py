@@ -1,4 +1,4 @@
-"""Two ONNX files on the same inputs: where the one begins to differ from the other."""
+"""Compare two ONNX files on the same inputs, and find where their values begin to differ."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from onnx import helper
 
 from pipeline.errors import UsageError
 from stages.debugging.bisecting import bisect
-from stages.debugging.minimal import Case
+from stages.debugging.minimal_model import Case
 from stages.debugging.pairing import pair_by_name
-from stages.debugging.reporting import conclude
+from stages.debugging.step_report import conclude
 from stages.onnx_files.graphs import Graph, read_graph, values_of
 
 TOLERANCE = 1e-3
@@ -22,23 +22,33 @@ TOLERANCE = 1e-3
 def debug_pair(
     suspect: Path, reference: Path, inputs: list[str], tolerance: float | None, output: Path
 ) -> dict[str, Any]:
-    """The JSON-ready result, with one step; a minimal model under `output` if they diverge.
+    """Compare two ONNX files, and write a minimal model if they diverge.
 
-    inputs: `FILE.npy`, in the order of the graph's inputs, or `NAME=FILE.npy`. Raises UsageError if a
-    file cannot be read or does not fit the graph.
+    Args:
+        suspect: The ONNX file that may be wrong.
+        reference: The ONNX file that is right.
+        inputs: `FILE.npy`, in the order of the graph's inputs, or `NAME=FILE.npy`.
+        tolerance: The tolerance; None uses `TOLERANCE`.
+        output: The folder of the minimal model.
+
+    Returns:
+        The JSON-ready result, with one step.
+
+    Raises:
+        UsageError: If a file cannot be read or does not fit the graph.
     """
     graph, other = read_graph(suspect), read_graph(reference)
     arrays = _arrays(inputs, graph, suspect)
     feeds = _as_typed(graph, arrays)
-    # The reference is given the same arrays: by name where it knows them, else by their places.
-    named = {
-        name: arrays[name] if name in arrays else list(arrays.values())[place]
-        for place, name in enumerate(other.inputs)
-        if name in arrays or place < len(arrays)
+    # The reference gets the same arrays: by name where it has the name, else by position.
+    reference_arrays = {
+        name: arrays[name] if name in arrays else list(arrays.values())[position]
+        for position, name in enumerate(other.inputs)
+        if name in arrays or position < len(arrays)
     }
-    reference_feeds = _as_typed(other, named)
-    for each, given, file in ((graph, feeds, suspect), (other, reference_feeds, reference)):
-        _require_running(each, given, file)
+    reference_feeds = _as_typed(other, reference_arrays)
+    for compared, arrays_by_name, file in ((graph, feeds, suspect), (other, reference_feeds, reference)):
+        _require_running(compared, arrays_by_name, file)
     limit = TOLERANCE if tolerance is None else tolerance
     step = compare_graphs(
         f"{reference.name} -> {suspect.name}", graph, feeds, other, reference_feeds, limit, output
@@ -55,7 +65,20 @@ def compare_graphs(
     tolerance: float,
     output: Path,
 ) -> dict[str, Any]:
-    """One step: `graph` beside `other`, its reference, each by ONNX Runtime node by node."""
+    """Compare a graph with its reference in ONNX Runtime, node by node.
+
+    Args:
+        title: The step's name.
+        graph: The suspect's graph.
+        feeds: The suspect's inputs by name.
+        other: The reference's graph.
+        other_feeds: The reference's inputs by name.
+        tolerance: Largest root mean square difference of a layer, as a share of the reference's spread.
+        output: The folder of the minimal model.
+
+    Returns:
+        The step's JSON-ready report.
+    """
     batch = max((len(array) for array in feeds.values() if array.ndim), default=1)
     case = Case(
         title=title,
@@ -78,14 +101,14 @@ def compare_graphs(
 
 def _arrays(inputs: list[str], graph: Graph, file: Path) -> dict[str, np.ndarray]:
     arrays: dict[str, np.ndarray] = {}
-    for place, said in enumerate(inputs):
-        name, equals, path = said.partition("=")
+    for position, argument in enumerate(inputs):
+        name, equals, path = argument.partition("=")
         if not equals:
-            path = said
-            name = graph.inputs[place] if place < len(graph.inputs) else ""
+            path = argument
+            name = graph.inputs[position] if position < len(graph.inputs) else ""
         if name not in graph.inputs:
             raise UsageError(
-                f"--inputs {said}: {file.name} has no such input",
+                f"--inputs {argument}: {file.name} has no such input",
                 where=str(file),
                 why=f"its inputs are {', '.join(graph.inputs)}",
                 hint="give one .npy for each, in this order, or NAME=FILE.npy",
@@ -94,7 +117,7 @@ def _arrays(inputs: list[str], graph: Graph, file: Path) -> dict[str, np.ndarray
             arrays[name] = np.load(path, allow_pickle=False)
         except (OSError, ValueError) as error:
             raise UsageError(
-                "The inputs cannot be read", where=path, why=str(error), hint="name a file of numpy.save"
+                "The inputs cannot be read", where=path, why=str(error), hint="pass a file of numpy.save"
             ) from error
     absent = [name for name in graph.inputs if name not in arrays]
     if absent:
@@ -108,10 +131,10 @@ def _arrays(inputs: list[str], graph: Graph, file: Path) -> dict[str, np.ndarray
 
 
 def _as_typed(graph: Graph, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """As the graph's inputs want them: an fp16 file is given the same numbers in fp16."""
-    wanted = {value.name: value.type.tensor_type.elem_type for value in graph.model.graph.input}
+    """Return the arrays in the types of the graph's inputs: an fp16 file gets the same numbers in fp16."""
+    types = {value.name: value.type.tensor_type.elem_type for value in graph.model.graph.input}
     return {
-        name: np.ascontiguousarray(array, dtype=helper.tensor_dtype_to_np_dtype(wanted[name]))
+        name: np.ascontiguousarray(array, dtype=helper.tensor_dtype_to_np_dtype(types[name]))
         for name, array in arrays.items()
     }
 

@@ -1,9 +1,9 @@
-"""What the layers of a PyTorch network give, beside the nodes of the ONNX graph exported from it.
+"""Pair the results of a PyTorch network's modules with the nodes of the exported ONNX graph.
 
-Nodes are named after modules (`layer1.0.conv1/Conv`). A module's result stands beside the last
-node of that module. A module without a node of its own (a normalisation that was folded into the
-convolution before it, a dropout) passes its result on to the module whose result it takes;
-then the convolution's own result has no counterpart in the graph any more.
+Nodes are named after modules (`layer1.0.conv1/Conv`). A module's result corresponds to the last node of that
+module. The result of a module without a node (a dropout, or a normalisation that was folded into the
+convolution before it) corresponds to the last node of the module whose result it takes. The folded
+convolution's own result then has no counterpart in the graph.
 """
 
 from __future__ import annotations
@@ -26,70 +26,83 @@ _NORMALISED = "preprocessing"
 def layer_values(
     network: nn.Module, images: np.ndarray, card: Mapping[str, Any]
 ) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-    """The result of every module by its path, and for each the module whose result it takes as it is.
+    """Compute the result of every module, and find the module whose result it takes unchanged.
 
-    images: uint8 (n,H,W,C). The whole network's logits stand under ''. The normalised images, resized
-    as the network takes them, stand under `preprocessing`.
+    Args:
+        network: The network; it is set to eval mode.
+        images: uint8 (n, H, W, C).
+        card: The network's card.
+
+    Returns:
+        The results by the modules' paths, and for each path that of the module whose result it takes. The
+        path '' has the logits; `preprocessing` has the normalised images in the network's input size.
     """
     results: dict[str, Tensor] = {}
     takes: dict[str, str] = {}
-    made_by: dict[int, str] = {}
-    kept: list[Tensor] = []  # so that no two tensors share an id
+    producers: dict[int, str] = {}
+    references: list[Tensor] = []  # so that no two tensors share an id
     repeated: set[str] = set()
     normalising: dict[str, str] = {}
 
-    def keep(path: str, module: nn.Module, given: tuple[Any, ...], result: Any) -> None:
+    def record_result(path: str, inputs: tuple[Any, ...], result: Any) -> None:
         if not isinstance(result, Tensor):
             return
         if path in results:
-            repeated.add(path)  # one module, several nodes: which is which cannot be told
+            repeated.add(path)  # one module, several nodes: they cannot be distinguished
             return
-        if given and isinstance(given[0], Tensor) and id(given[0]) in made_by:
-            takes[path] = made_by[id(given[0])]
-        kept.append(result)
+        if inputs and isinstance(inputs[0], Tensor) and id(inputs[0]) in producers:
+            takes[path] = producers[id(inputs[0])]
+        references.append(result)
         results[path] = result.clone()  # a later activation may work in place
-        made_by[id(result)] = path
+        producers[id(result)] = path
 
-    def before(path: str, module: nn.Module, given: tuple[Any, ...]) -> None:
-        if not given or not isinstance(given[0], Tensor):
+    def record_input(path: str, module: nn.Module, inputs: tuple[Any, ...]) -> None:
+        if not inputs or not isinstance(inputs[0], Tensor):
             return
-        if hasattr(module, "running_mean") and id(given[0]) in made_by:
-            normalising[path] = made_by[id(given[0])]
+        if hasattr(module, "running_mean") and id(inputs[0]) in producers:
+            normalising[path] = producers[id(inputs[0])]
         outer = path.rpartition(".")[0]
-        if outer in normalising and id(given[0]) not in made_by:
-            # timm's normalisations hold their activation: what that is given is what was normalised.
-            kept.append(given[0])
-            results.setdefault(f"{outer}:normalised", given[0].clone())
+        if outer in normalising and id(inputs[0]) not in producers:
+            # timm's normalisations contain their activation: its input is the normalised value.
+            references.append(inputs[0])
+            results.setdefault(f"{outer}:normalised", inputs[0].clone())
             takes.setdefault(f"{outer}:normalised", normalising[outer])
 
     handles = [
-        module.register_forward_pre_hook(lambda module, given, path=path: before(path, module, given))
+        module.register_forward_pre_hook(lambda module, inputs, path=path: record_input(path, module, inputs))
         for path, module in network.named_modules()
     ]
     handles += [
         module.register_forward_hook(
-            lambda module, given, result, path=path: keep(path, module, given, result)
+            lambda _module, inputs, result, path=path: record_result(path, inputs, result)
         )
         for path, module in network.named_modules()
     ]
-    shown = torch.from_numpy(feed(images, {**card, "input": "float32_nchw"}))
+    normalised = torch.from_numpy(feed(images, {**card, "input": "float32_nchw"}))
     side = card["preprocessing"].get("network_size")
     with torch.inference_mode():
-        shown = shown if side is None else resize_to(shown, side)
-        results[_NORMALISED] = shown.clone()
+        network_input = normalised if side is None else resize_to(normalised, side)
+        results[_NORMALISED] = network_input.clone()
         try:
-            network.eval()(shown)
+            network.eval()(network_input)
         finally:
             for handle in handles:
                 handle.remove()
-    once = {path: result.float().numpy() for path, result in results.items() if path not in repeated}
-    return once, {path: source for path, source in takes.items() if path in once and source in once}
+    unique = {path: result.float().numpy() for path, result in results.items() if path not in repeated}
+    return unique, {path: source for path, source in takes.items() if path in unique and source in unique}
 
 
 def pair_with_modules(
     graph: Graph, network: nn.Module, known: Collection[str], takes: Mapping[str, str]
 ) -> Pairs:
-    """By value of the graph: the paths of the modules whose result it may be, of those that are known."""
+    """Return the modules whose result each value of the graph may be.
+
+    Args:
+        graph: The exported graph.
+        network: The network.
+        known: Paths of the modules with a known result.
+        takes: By path, the module whose result a module takes.
+    """
     last: dict[str, str] = {}
     normalising = {
         node.name.rpartition("/")[0] for node in graph.nodes if node.op_type == "BatchNormalization"
@@ -103,17 +116,17 @@ def pair_with_modules(
             path = path.rpartition(".")[0]
     candidates: dict[str, list[str]] = {}
     modules = dict(network.named_modules())
-    swallowed = {
+    folded = {
         source
         for path, source in takes.items()
         if path not in normalising and hasattr(modules.get(path), "running_mean")
     }
     for path in known:
-        place = path
-        while place not in last and place in takes:
-            place = takes[place]
-        if place in last and not (path in swallowed and path in last):
-            candidates.setdefault(last[place], []).append(path)
+        source = path
+        while source not in last and source in takes:
+            source = takes[source]
+        if source in last and not (path in folded and path in last):
+            candidates.setdefault(last[source], []).append(path)
     candidates.setdefault(LOGITS, []).append("")
     if _NORMALISED in last:
         candidates[last[_NORMALISED]] = [_NORMALISED]

@@ -1,4 +1,4 @@
-"""The calibration images: a fair draw from the training images, looked at before they are used."""
+"""The calibration set: a class-balanced draw from the training images, with an audit of its content."""
 
 from __future__ import annotations
 
@@ -12,31 +12,45 @@ import numpy as np
 from stages.data.channels import evenly_spread
 from stages.onnx_files.sessions import RUN_BATCH, Batches
 
-COMPARED = 20_000
-"""So many validation images are compared with the calibration images at the most."""
+COMPARED_IMAGES = 20_000
+"""Largest number of validation images that are compared with the calibration images."""
 
 _STREAM = 3
-"""Tells this draw from others made with the same seed."""
+"""Separates this draw's random numbers from other draws with the same seed."""
 
 _MEAN_LIMIT = 1.0
 _STD_LIMITS = (1 / 3, 3.0)
-"""Where normalised pixels may lie before the preprocessing is doubted, in standard deviations."""
+"""Limits of the normalised pixels' mean and deviation; beyond them the preprocessing is doubtful."""
 
 
 def draw(labels: np.ndarray, count: int, seed: int) -> np.ndarray:
-    """Chooses `count` images, every class as often as every other as far as it has images.
+    """Draw images, equally many of each class as far as the class has images.
 
-    labels: int64 (N,). Returns int64 indices in the order of use: one image of each class in turn,
-    so that any first part of it is balanced too. Equal seeds give equal draws.
+    Args:
+        labels: int64 (N,).
+        count: Number of images.
+        seed: Equal seeds give equal draws.
+
+    Returns:
+        int64 indices in the order of use: one image of each class in turn, so any prefix is balanced too.
     """
     return _in_turns(_shuffled(labels, seed), count)
 
 
 def divide(labels: np.ndarray, images: int, holdout: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Draws images to calibrate with, and others to choose with: int64 indices, no image in both.
+    """Draw a calibration set and a disjoint hold-out set, each like `draw`.
 
-    Each is drawn as `draw` does. Where a class has fewer images than both want, they share them in
-    proportion, so that a rare class is held out too; its only image is calibrated with.
+    Where a class has too few images for both, they share them in proportion, so a rare class is held out too.
+    The only image of a class is calibrated with.
+
+    Args:
+        labels: int64 (N,).
+        images: Number of images to calibrate with.
+        holdout: Number of images to compare calibrations on.
+        seed: Equal seeds give equal draws.
+
+    Returns:
+        int64 indices of the calibration set and of the hold-out set.
     """
     share = images / (images + holdout)
     members = _shuffled(labels, seed)
@@ -47,12 +61,12 @@ def divide(labels: np.ndarray, images: int, holdout: int, seed: int) -> tuple[np
 
 
 def _shuffled(labels: np.ndarray, seed: int) -> dict[int, np.ndarray]:
-    """The images of each class in an order of its own, which more images of another do not move."""
-    found = {}
+    """Return each class's images in random order, independent of the other classes."""
+    shuffled = {}
     for label in np.unique(labels):
         random = np.random.RandomState(np.random.MT19937(np.random.SeedSequence([seed, _STREAM, int(label)])))
-        found[int(label)] = random.permutation(np.flatnonzero(labels == label))
-    return found
+        shuffled[int(label)] = random.permutation(np.flatnonzero(labels == label))
+    return shuffled
 
 
 def _in_turns(members: Mapping[int, np.ndarray], count: int) -> np.ndarray:
@@ -65,12 +79,19 @@ def _in_turns(members: Mapping[int, np.ndarray], count: int) -> np.ndarray:
 def audit(
     images: Batches, labels: np.ndarray, chosen: np.ndarray, classes: Sequence[str], facts: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """What the calibration images are: JSON-ready.
+    """Describe the calibration images.
 
-    facts: the `preprocessing` of the card. Returns `count`; `per_class` (class and images);
-    `pixel_min`, `pixel_max` (0..255); `mean` and `std` per channel on the 0..1 scale; and
-    `normalised_mean`, `normalised_std`, as the network sees them (about 0 and 1 if the
-    preprocessing was made for such images).
+    Args:
+        images: The training images.
+        labels: int64 (N,), of all training images.
+        chosen: Indices of the calibration images.
+        classes: The classes' names.
+        facts: The card's `preprocessing`.
+
+    Returns:
+        A JSON-ready mapping with `count`; `per_class` (class and images); `pixel_min` and `pixel_max`
+        (0..255); `mean` and `std` per channel on the 0..1 scale; and `normalised_mean` and `normalised_std`
+        after the preprocessing (about 0 and 1 if it fits these images).
     """
     total = np.zeros(int(facts["channels"]))
     squares = np.zeros_like(total)
@@ -102,78 +123,91 @@ def audit(
 def provenance(
     training: Batches, chosen: np.ndarray, holdout: np.ndarray, validation: Batches, validation_count: int
 ) -> dict[str, Any]:
-    """Where the calibration images come from, and what of their content speaks against them: JSON-ready.
+    """Describe where the calibration images come from, and count repeated, blank and leaked ones.
 
-    chosen, holdout: indices of training images. Images are compared byte for byte, with up to 20,000 of the
-    validation images, evenly spread. Returns `drawn_from`, `indices` and `holdout_indices`; how many of the
-    calibration images are `repeated` (another one before them is the same), `blank` (one value everywhere),
-    `in_holdout` and `in_validation` (an image there is the same); and `validation_compared`.
+    Images are compared byte for byte.
+
+    Args:
+        training: The training images.
+        chosen: Indices of the calibration images in the training images.
+        holdout: Indices of the hold-out images in the training images.
+        validation: The validation images; up to 20,000 of them, evenly spread, are compared.
+        validation_count: Number of validation images.
+
+    Returns:
+        A JSON-ready mapping with `drawn_from`, `indices`, `holdout_indices` and `validation_compared`, and
+        the number of calibration images that are `repeated` (equal to an earlier one), `blank` (one value
+        everywhere), `in_holdout` and `in_validation` (equal to an image there).
     """
-    own, blank = _contents(training, chosen)
-    held = set(_contents(training, holdout)[0])
-    looked_at = evenly_spread(validation_count, COMPARED)
-    judged = set(_contents(validation, looked_at)[0])
+    digests, blank = _digests(training, chosen)
+    holdout_digests = set(_digests(training, holdout)[0])
+    compared = evenly_spread(validation_count, COMPARED_IMAGES)
+    validation_digests = set(_digests(validation, compared)[0])
     return {
         "drawn_from": "train",
         "indices": chosen.tolist(),
         "holdout_indices": holdout.tolist(),
-        "repeated": len(own) - len(set(own)),
+        "repeated": len(digests) - len(set(digests)),
         "blank": blank,
-        "in_holdout": sum(image in held for image in own),
-        "in_validation": sum(image in judged for image in own),
-        "validation_compared": len(looked_at),
+        "in_holdout": sum(digest in holdout_digests for digest in digests),
+        "in_validation": sum(digest in validation_digests for digest in digests),
+        "validation_compared": len(compared),
     }
 
 
-def _contents(images: Batches, indices: np.ndarray) -> tuple[list[bytes], int]:
-    """A digest of each image, and how many of them have one value everywhere."""
-    found, blank = [], 0
+def _digests(images: Batches, indices: np.ndarray) -> tuple[list[bytes], int]:
+    """Return a digest of each image, and the number of images with one value everywhere."""
+    digests, blank = [], 0
     for start in range(0, len(indices), RUN_BATCH):
         part = images.batch(indices[start : start + RUN_BATCH])
-        found += [hashlib.blake2b(image.tobytes(), digest_size=16).digest() for image in part]
+        digests += [hashlib.blake2b(image.tobytes(), digest_size=16).digest() for image in part]
         flat = part.reshape(len(part), -1)
         blank += int((flat.min(axis=1) == flat.max(axis=1)).sum())
-    return found, blank
+    return digests, blank
 
 
-def doubts(found: Mapping[str, Any]) -> list[str]:
-    """What in an audit, with or without the provenance, should make one look twice: sentences."""
+def doubts(facts: Mapping[str, Any]) -> list[str]:
+    """Return a warning for each sign of an unsuitable calibration set.
+
+    Args:
+        facts: The result of `audit`, with or without that of `provenance`.
+    """
     remarks = []
-    absent = [entry["class"] for entry in found["per_class"] if not entry["images"]]
+    absent = [entry["class"] for entry in facts["per_class"] if not entry["images"]]
     if absent:
-        named = ", ".join(absent[:5]) + (", …" if len(absent) > 5 else "")
+        names = ", ".join(absent[:5]) + (", …" if len(absent) > 5 else "")
         remarks.append(
-            f"{len(absent)} classes have no calibration image ({named}): raise quantize.images, "
-            "or the ranges that they need may be missed."
+            f"{len(absent)} classes have no calibration image ({names}): raise quantize.images, "
+            "or the ranges may be too narrow for them."
         )
-    remarks += _doubts_of_content(found)
+    remarks += _content_doubts(facts)
     least, most = _STD_LIMITS
-    if any(abs(mean) > _MEAN_LIMIT for mean in found["normalised_mean"]) or any(
-        not least <= std <= most for std in found["normalised_std"]
+    if any(abs(mean) > _MEAN_LIMIT for mean in facts["normalised_mean"]) or any(
+        not least <= std <= most for std in facts["normalised_std"]
     ):
         remarks.append(
-            f"The calibration images are not centred by the preprocessing (mean {found['normalised_mean']}, "
-            f"deviation {found['normalised_std']} after it, expected about 0 and 1): are data.mean and "
-            "data.std those of these images?"
+            f"The calibration images are not centred by the preprocessing (mean {facts['normalised_mean']}, "
+            f"deviation {facts['normalised_std']} after it, expected about 0 and 1): check that "
+            "data.mean and data.std are those of these images."
         )
     return remarks
 
 
-def _doubts_of_content(found: Mapping[str, Any]) -> list[str]:
-    count, remarks = found["count"], []
-    if found.get("blank"):
+def _content_doubts(facts: Mapping[str, Any]) -> list[str]:
+    count, remarks = facts["count"], []
+    if facts.get("blank"):
         remarks.append(
-            f"{found['blank']} of {count} calibration images are blank: they tell nothing of ranges."
+            f"{facts['blank']} of {count} calibration images are blank: they add nothing to the ranges."
         )
-    if found.get("repeated"):
+    if facts.get("repeated"):
         remarks.append(
-            f"{found['repeated']} of {count} calibration images repeat another of them, byte for byte."
+            f"{facts['repeated']} of {count} calibration images repeat another of them, byte for byte."
         )
     for split, key in (("held-out", "in_holdout"), ("validation", "in_validation")):
-        if found.get(key):
+        if facts.get(key):
             remarks.append(
-                f"{found[key]} of {count} calibration images occur among the {split} images as well, byte "
-                "for byte: what is measured there flatters."
+                f"{facts[key]} of {count} calibration images occur among the {split} images as well, byte "
+                "for byte: results on those images are too optimistic."
             )
     return remarks
 

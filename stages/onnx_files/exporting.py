@@ -1,4 +1,4 @@
-"""From a PyTorch classifier to one ONNX graph: preprocessing, network, probabilities."""
+"""Export a PyTorch classifier to one ONNX graph: preprocessing, network, probabilities."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from stages.onnx_files.quiet import quiet
 from stages.onnx_files.tidying import tidy
 
 SINGLE_FILE_LIMIT = 1_500_000_000
-"""Bytes of weights that still fit one file: protobuf ends at 2 GiB, and graph optimisers need room."""
+"""Bytes of weights that fit one file: protobuf allows 2 GiB, and graph optimisers need room."""
 
 _NETWORK = "network."
 _EXAMPLE_BATCH = 2
@@ -36,12 +36,14 @@ _EXAMPLE_BATCH = 2
 
 @dataclass(frozen=True)
 class Exported:
-    """An ONNX graph, and how the network's parameters came into it.
+    """An ONNX graph, and the network's parameters that it reads.
 
-    graph_parameters: elements of the network's parameters that the graph reads, counted before the
-        exporter folds normalisations into convolutions and merges equal tensors.
-    network_parameters: elements of all the network's parameters.
-    unread: names of the parameters that the graph does not read.
+    Attributes:
+        model: The graph.
+        graph_parameters: Number of parameter elements that the graph reads, counted before the exporter folds
+            normalisations into convolutions and merges equal tensors.
+        network_parameters: Number of elements of all the network's parameters.
+        unread: Names of the parameters that the graph does not read.
     """
 
     model: onnx.ModelProto
@@ -51,9 +53,10 @@ class Exported:
 
 
 class _Preprocessing(nn.Module):
-    """uint8 (n,H,W,C) -> float32 (n,C,H,W): `(x * scale - mean) / std` as one gain and one offset.
+    """Preprocessing from uint8 (n, H, W, C) to float32 (n, C, H, W).
 
-    The cast comes first: it is the one operation on uint8 that TensorRT takes.
+    Computes `(x * scale - mean) / std` as one gain and one offset. The cast comes first: it is the only
+    operation on uint8 that TensorRT supports.
     """
 
     gain: Tensor
@@ -67,6 +70,7 @@ class _Preprocessing(nn.Module):
         self.resize = _resize(facts)
 
     def forward(self, images: Tensor) -> Tensor:
+        """Return the normalised and resized images."""
         return self.resize((images.float() * self.gain + self.offset).permute(0, 3, 1, 2))
 
 
@@ -78,6 +82,7 @@ class _WithPreprocessing(nn.Module):
         self.probabilities = nn.Softmax(dim=1)
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Return logits and probabilities, each (n, classes)."""
         logits = self.network(self.preprocessing(images))
         return logits, self.probabilities(logits)
 
@@ -89,11 +94,12 @@ class _Plain(nn.Module):
         self.network = network
 
     def forward(self, images: Tensor) -> Tensor:
+        """Return the logits (n, classes)."""
         return self.network(self.preprocessing(images))
 
 
 def _resize(facts: Mapping[str, Any]) -> nn.Module:
-    """To the network's own size, if it has one. A resize and a normalisation may change places."""
+    """Return the resize to the network's own size, if it has one. It commutes with the normalisation."""
     side = facts.get("network_size")
     return nn.Identity() if side is None else MatrixResize(facts["image_size"], side)
 
@@ -101,17 +107,24 @@ def _resize(facts: Mapping[str, Any]) -> nn.Module:
 def export_network(
     network: nn.Module, card: Mapping[str, Any], *, role: str, opset: int, batch_max: int
 ) -> Exported:
-    """Exports a classifier to an ONNX graph that holds everything, with a dynamic batch.
+    """Export a classifier to one self-contained ONNX graph with a dynamic batch.
 
-    network: float32 (n,C,H,W) -> logits (n, classes). It is put into eval mode, on the CPU, in
-        float32 and contiguous memory.
-    card: `model.json` with `input` added; `input` decides whether the preprocessing is inside.
-    role: teacher or student, for messages. batch_max: upper bound the dimension declares.
-    Equal weights give equal bytes. Raises StageError if the network cannot be exported.
+    Equal weights give equal bytes.
+
+    Args:
+        network: Maps float32 (n, C, H, W) to logits (n, classes). It is moved to the CPU and set to eval
+            mode, float32 and contiguous memory.
+        card: `model.json` with `input` added; `input` decides whether the graph contains the preprocessing.
+        role: "teacher" or "student", for messages.
+        opset: ONNX operator set.
+        batch_max: Upper bound that the batch dimension declares.
+
+    Raises:
+        StageError: If the network cannot be exported, is too large, or has weights that are not finite.
     """
     network = network.eval().cpu().float().to(memory_format=torch.contiguous_format)
     name = str(card.get("model", type(network).__name__))
-    _require_sound(network, role, name)
+    _require_exportable(network, role, name)
     kind: InputKind = card["input"]
     height, width, channels = image_shape(card)
     if kind == "uint8_nhwc":
@@ -156,11 +169,11 @@ def export_network(
 
 
 def serialised(model: onnx.ModelProto) -> bytes:
-    """The bytes of the file. Maps are written in order, so equal graphs give equal bytes."""
+    """Return the bytes of the file. Maps are written in order, so equal graphs give equal bytes."""
     return model.SerializeToString(deterministic=True)
 
 
-def _require_sound(network: nn.Module, role: str, name: str) -> None:
+def _require_exportable(network: nn.Module, role: str, name: str) -> None:
     size = 0
     for key, tensor in (*network.named_parameters(), *network.named_buffers()):
         size += tensor.numel() * tensor.element_size()
@@ -175,30 +188,32 @@ def _require_sound(network: nn.Module, role: str, name: str) -> None:
         raise StageError(
             f"The {role} {name} is too large for a single ONNX file.",
             where="stage export",
-            why=f"its weights take {size / 1e9:.2f} GB; a file of at most "
-            f"{SINGLE_FILE_LIMIT / 1e9:.1f} GB is written",
+            why=f"its weights take {size / 1e9:.2f} GB; a file can hold "
+            f"at most {SINGLE_FILE_LIMIT / 1e9:.1f} GB",
             hint=f"choose a smaller {role}.model",
         )
 
 
 def _parameters(network: nn.Module, read: set[str]) -> tuple[int, int, tuple[str, ...]]:
-    """(elements the graph reads, elements there are, names not read); a tied weight counts once.
+    """Return the number of elements that the graph reads, that of all elements, and the unread names.
 
-    The unoptimised graph has exactly one initialiser for each weight that the program reads, under
-    the weight's own name (one of its names, if it is tied).
+    A tied weight counts once. The unoptimised graph has exactly one initialiser for each weight that the
+    program reads, with the weight's own name (one of its names, if it is tied).
     """
     sizes: dict[int, int] = {}
     names: dict[int, list[str]] = {}
     for key, parameter in network.named_parameters(remove_duplicate=False):
         sizes[id(parameter)] = parameter.numel()
         names.setdefault(id(parameter), []).append(key)
-    there = {identity for identity, keys in names.items() if any(f"{_NETWORK}{key}" in read for key in keys)}
-    unread = tuple(keys[0] for identity, keys in names.items() if identity not in there)
-    return sum(sizes[identity] for identity in there), sum(sizes.values()), unread
+    present = {
+        identity for identity, keys in names.items() if any(f"{_NETWORK}{key}" in read for key in keys)
+    }
+    unread = tuple(keys[0] for identity, keys in names.items() if identity not in present)
+    return sum(sizes[identity] for identity in present), sum(sizes.values()), unread
 
 
 def _innermost(error: BaseException) -> str:
-    """The first cause of a chain of exceptions, and the line of the network's code it arose in."""
+    """Return the first cause in a chain of exceptions, with the line of the network's code that raised it."""
     while (cause := error.__cause__ or error.__context__) is not None:
         error = cause
     text = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
@@ -207,5 +222,5 @@ def _innermost(error: BaseException) -> str:
         for frame in traceback.extract_tb(error.__traceback__)
         if "torch" not in Path(frame.filename).parts and Path(frame.filename) != Path(__file__)
     ]
-    place = f" (in {Path(frames[-1].filename).name}:{frames[-1].lineno})" if frames else ""
-    return f"{type(error).__name__}: {text}{place}"
+    location = f" (in {Path(frames[-1].filename).name}:{frames[-1].lineno})" if frames else ""
+    return f"{type(error).__name__}: {text}{location}"

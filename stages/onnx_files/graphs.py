@@ -1,4 +1,4 @@
-"""An ONNX graph as debugging looks at it: who makes a value, who reads it, and what it gives."""
+"""An ONNX graph with the producer and the readers of each value, and a way to compute any value."""
 
 from __future__ import annotations
 
@@ -15,15 +15,21 @@ from stages.onnx_files.sessions import open_session
 
 CHUNK_TENSORS = 64
 CHUNK_ELEMENTS = 2**25
-"""At most so many intermediate outputs, and numbers in them, are asked of one run."""
+"""Largest number of intermediate outputs in one run, and of numbers in them."""
 
 _UNKNOWN_ELEMENTS = 2**20
 
 
 @dataclass(frozen=True)
 class Graph:
-    """A model without local functions. producers: value -> its node's position. readers: value -> the
-    positions of the nodes that take it. constants: what initialisers and Constant nodes hold."""
+    """A model without local functions, with indexes by value name.
+
+    Attributes:
+        model: The model.
+        producers: The position of the node that computes each value.
+        readers: The positions of the nodes that read each value.
+        constants: The tensors of the initialisers and Constant nodes.
+    """
 
     model: onnx.ModelProto
     producers: Mapping[str, int]
@@ -32,32 +38,38 @@ class Graph:
 
     @property
     def nodes(self) -> Sequence[onnx.NodeProto]:
+        """Return the nodes in topological order."""
         return self.model.graph.node
 
     @property
     def inputs(self) -> tuple[str, ...]:
-        """What a run has to be given."""
+        """Return the names of the inputs that a run requires."""
         return tuple(value.name for value in self.model.graph.input if value.name not in self.constants)
 
     @property
     def outputs(self) -> tuple[str, ...]:
+        """Return the names of the outputs."""
         return tuple(value.name for value in self.model.graph.output)
 
     @property
     def values(self) -> tuple[str, ...]:
-        """The results of all nodes but constants, in topological order."""
+        """Return the names of all nodes' results but constants, in topological order."""
         return tuple(
             name for node in self.nodes for name in node.output if name and name not in self.constants
         )
 
     def name_of(self, position: int) -> str:
-        """A node's name; one without is told by its operator and place."""
+        """Return a node's name; a node without a name gets its operator and position."""
         node = self.nodes[position]
         return node.name or f"{node.op_type}_{position}"
 
 
 def read_graph(file: Path | onnx.ModelProto) -> Graph:
-    """Raises UsageError if the file is missing or is no ONNX file."""
+    """Load an ONNX file, or copy a model, and index its values.
+
+    Raises:
+        UsageError: If the file is missing or is no ONNX file.
+    """
     if isinstance(file, Path):
         try:
             model = onnx.load(file)
@@ -66,7 +78,7 @@ def read_graph(file: Path | onnx.ModelProto) -> Graph:
                 "The ONNX file cannot be read",
                 where=str(file),
                 why=(str(error).splitlines() or [type(error).__name__])[0],
-                hint="name an .onnx file as a converter wrote it, with its external data beside it",
+                hint="pass an .onnx file, with its external data in the same folder",
             ) from error
     else:
         model = onnx.ModelProto()
@@ -83,31 +95,43 @@ def read_graph(file: Path | onnx.ModelProto) -> Graph:
             producers[name] = position
         for name in filter(None, node.input):
             readers.setdefault(name, []).append(position)
-    return Graph(model, producers, {name: tuple(found) for name, found in readers.items()}, constants)
+    return Graph(model, producers, {name: tuple(nodes) for name, nodes in readers.items()}, constants)
 
 
 def values_of(graph: Graph, names: Sequence[str], feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """What these values are for the given inputs, by ONNX Runtime node by node, unoptimised.
+    """Compute values with ONNX Runtime, node by node and unoptimised.
 
-    Values that the graph is given, or holds as constants, are simply handed back.
+    Args:
+        graph: The graph.
+        names: Names of values; inputs and constants of the graph are returned as they are.
+        feeds: The graph's inputs by name.
+
+    Returns:
+        The values by name.
     """
     known = {name: np.asarray(feeds[name]) for name in names if name in feeds}
     known |= {
         name: onnx.numpy_helper.to_array(graph.constants[name]) for name in names if name in graph.constants
     }
-    asked = [name for name in dict.fromkeys(names) if name not in known]
-    if not asked:
+    computed = [name for name in dict.fromkeys(names) if name not in known]
+    if not computed:
         return known
-    tapped = onnx.ModelProto()
-    tapped.CopyFrom(graph.model)
+    probe = onnx.ModelProto()
+    probe.CopyFrom(graph.model)
     present = set(graph.outputs)
-    tapped.graph.output.extend(onnx.ValueInfoProto(name=name) for name in asked if name not in present)
-    session = open_session(tapped.SerializeToString(), optimise=False)
-    return known | dict(zip(asked, session.run(asked, dict(feeds)), strict=True))
+    probe.graph.output.extend(onnx.ValueInfoProto(name=name) for name in computed if name not in present)
+    session = open_session(probe.SerializeToString(), optimise=False)
+    return known | dict(zip(computed, session.run(computed, dict(feeds)), strict=True))
 
 
 def chunks(graph: Graph, names: Sequence[str], batch: int) -> Iterator[list[str]]:
-    """The names in order, in pieces that one run can give without filling the memory."""
+    """Yield the names in order, in pieces that fit into memory in one run.
+
+    Args:
+        graph: The graph of the values.
+        names: Names of values.
+        batch: Images in a run.
+    """
     sizes = _sizes(graph, batch)
     piece: list[str] = []
     elements = 0
@@ -123,10 +147,10 @@ def chunks(graph: Graph, names: Sequence[str], batch: int) -> Iterator[list[str]
 
 
 def _sizes(graph: Graph, batch: int) -> dict[str, int]:
-    """Numbers in each value whose shape is known but for the batch."""
+    """Return the number of elements of each value whose shape is known, with the batch filled in."""
     try:
         inferred = onnx.shape_inference.infer_shapes(graph.model)
-    except Exception:  # private operators: then nothing is known but what the file says
+    except Exception:  # private operators: then only the shapes in the file are known
         inferred = graph.model
     return {
         value.name: math.prod(dim.dim_value or batch for dim in value.type.tensor_type.shape.dim)

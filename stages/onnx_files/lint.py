@@ -1,7 +1,7 @@
-"""Whether a Q/DQ file is one that TensorRT's ONNX parser takes. Needs onnx alone.
+"""Check a Q/DQ file against the limits of TensorRT's ONNX parser. Needs only onnx.
 
-Each rule stands for a refusal, or a silent error, that the parser is known for: it takes signed
-INT8 with zero point 0 and nothing else, and no quantized bias.
+Each rule matches a known refusal or silent error of the parser: it takes only signed INT8 with zero point 0,
+and no quantized bias.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 
 
 def tensorrt_ready(path: Path) -> list[str]:
-    """What speaks against giving this file to TensorRT: one sentence a finding, none if it is fit."""
+    """Return a sentence for each reason that TensorRT cannot use this file; empty if it can."""
     model = onnx.load(path, load_external_data=False)
     graph = _Graph.of(model)
     return [
@@ -38,7 +38,13 @@ def tensorrt_ready(path: Path) -> list[str]:
 
 @dataclass(frozen=True)
 class _Graph:
-    """constants: of every initialiser and Constant node, the tensor. producers: by value name."""
+    """A graph with indexes by value name.
+
+    Attributes:
+        nodes: The nodes.
+        constants: The tensor of every initialiser and Constant node.
+        producers: The node that computes each value.
+    """
 
     nodes: tuple[NodeProto, ...]
     constants: Mapping[str, TensorProto]
@@ -46,6 +52,7 @@ class _Graph:
 
     @staticmethod
     def of(model: onnx.ModelProto) -> _Graph:
+        """Index a model's graph."""
         nodes = tuple(model.graph.node)
         constants = {tensor.name: tensor for tensor in model.graph.initializer}
         constants |= {
@@ -57,7 +64,7 @@ class _Graph:
         return _Graph(nodes, constants, {name: node for node in nodes for name in node.output})
 
     def hidden(self, name: str) -> bool:
-        """Whether an Identity node stands between a constant and its use."""
+        """Return whether an Identity node is between a constant and its use."""
         node = self.producers.get(name)
         if node is None or node.op_type != "Identity":
             return False
@@ -67,9 +74,9 @@ class _Graph:
 def _opset(model: onnx.ModelProto) -> Iterator[str]:
     for entry in model.opset_import:
         if entry.domain not in _STANDARD_DOMAINS:
-            yield f"It imports the operator set {entry.domain!r}, which is none of ONNX's own."
+            yield f"It imports the operator set {entry.domain!r}, which is not one of ONNX's own."
         elif entry.version < OPSET_LEAST:
-            yield f"Its operator set is {entry.version}, at least {OPSET_LEAST} is wanted."
+            yield f"Its operator set is {entry.version}, expected at least {OPSET_LEAST}."
 
 
 def _single_file(model: onnx.ModelProto) -> Iterator[str]:
@@ -79,7 +86,7 @@ def _single_file(model: onnx.ModelProto) -> Iterator[str]:
         if tensor.data_location == TensorProto.EXTERNAL or tensor.external_data
     ]
     if outside:
-        yield f"It is not a single file: {len(outside)} weights lie outside it, {outside[0]} first."
+        yield f"It is not a single file: {len(outside)} weights are outside of it, {outside[0]} first."
 
 
 def _batch(model: onnx.ModelProto) -> Iterator[str]:
@@ -93,7 +100,7 @@ def _batch(model: onnx.ModelProto) -> Iterator[str]:
 
 
 def _pair(node: NodeProto, graph: _Graph) -> Iterator[str]:
-    """A Q or DQ node: signed 8 bits, zero point 0, constant scales."""
+    """Check a Q or DQ node: signed 8 bits, zero point 0, constant scales."""
     source = graph.constants.get(node.input[0])
     if node.op_type == _DQ and source is not None and source.data_type == TensorProto.INT32:
         yield f"{node.name} dequantizes an int32 bias; biases must be float."
@@ -107,7 +114,7 @@ def _pair(node: NodeProto, graph: _Graph) -> Iterator[str]:
     elif not (numpy_helper.to_array(scale) > 0).all():
         yield f"A scale of {node.name} is not above zero."
     elif np.size(numpy_helper.to_array(scale)) > 1 and source is None and node.op_type == _Q:
-        yield f"{node.name} quantizes an activation with several scales; one is wanted."
+        yield f"{node.name} quantizes an activation with several scales, expected one."
     yield from _zero_point(node, graph, source)
 
 
@@ -117,19 +124,19 @@ def _zero_point(node: NodeProto, graph: _Graph, source: TensorProto | None) -> I
         if zero is None:
             yield f"The zero point of {node.name} is not a constant."
         elif zero.data_type != TensorProto.INT8:
-            yield f"The zero point of {node.name} is {_type_name(zero.data_type)}, int8 is wanted."
+            yield f"The zero point of {node.name} is {_type_name(zero.data_type)}, expected int8."
         elif numpy_helper.to_array(zero).any():
             yield f"The zero point of {node.name} is not zero."
         return
-    told = next((a.i for a in node.attribute if a.name == "output_dtype"), TensorProto.UINT8)
-    if node.op_type == _Q and told != TensorProto.INT8:
-        yield f"{node.name} has no zero point and so quantizes to {_type_name(told)}, int8 is wanted."
+    output_type = next((a.i for a in node.attribute if a.name == "output_dtype"), TensorProto.UINT8)
+    if node.op_type == _Q and output_type != TensorProto.INT8:
+        yield f"{node.name} has no zero point and so quantizes to {_type_name(output_type)}, expected int8."
     if node.op_type == _DQ and source is not None and source.data_type != TensorProto.INT8:
-        yield f"{node.name} dequantizes {_type_name(source.data_type)}, int8 is wanted."
+        yield f"{node.name} dequantizes {_type_name(source.data_type)}, expected int8."
 
 
 def _weight(node: NodeProto, graph: _Graph) -> Iterator[str]:
-    """The weight of a convolution or product: not hidden, and scaled along its output channels."""
+    """Check the weight of a convolution or product: not hidden, and scaled along its output channels."""
     name = node.input[_WEIGHT_INPUT]
     if graph.hidden(name):
         yield f"An Identity node hides the weight of {node.name}."
@@ -142,11 +149,11 @@ def _weight(node: NodeProto, graph: _Graph) -> Iterator[str]:
         return
     rank = len(weight.dims)
     axis = next((a.i for a in producer.attribute if a.name == "axis"), 1) % rank
-    wanted = _output_axis(node, rank)
-    if axis != wanted:
+    expected = _output_axis(node, rank)
+    if axis != expected:
         yield (
             f"The weight of {node.name} has its scales along axis {axis}; its output channels "
-            f"are axis {wanted}."
+            f"are axis {expected}."
         )
 
 

@@ -1,7 +1,7 @@
-"""What an ONNX file says of itself, and how images are fed to it.
+"""The metadata of an ONNX file, and the input array that it takes.
 
-The facts travel beside the file as `student.json` (the card) and inside it as metadata; both say
-the same. Light: numpy alone.
+The facts are beside the file in `student.json` (the card) and inside it as metadata, with equal content.
+Imports only numpy.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import onnx
 
 InputKind = Literal["uint8_nhwc", "float32_nchw"]
-"""How a file takes images: uint8 (n,H,W,C) as decoded, or float32 (n,C,H,W) already normalised."""
+"""A file's input: uint8 (n, H, W, C) from the decoder, or float32 (n, C, H, W), normalised."""
 
 INPUT = "input"
 LOGITS = "logits"
@@ -28,11 +28,15 @@ _KEYS = {"classes": "kdpipe.classes", "preprocessing": "kdpipe.preprocessing", "
 
 
 def feed(images: np.ndarray, card: Mapping[str, Any]) -> np.ndarray:
-    """uint8 (n,H,W,C) as decoded -> the array that the file's input takes.
+    """Convert decoded images to the array that the file's input takes.
 
-    card: `student.json` or `teacher.json`: its `input` and `preprocessing` decide. A file with the
-    preprocessing inside gets the bytes as they are; a plain one `(x * scale - mean) / std` as
-    float32 (n,C,H,W).
+    Args:
+        images: uint8 (n, H, W, C), from the decoder.
+        card: `student.json` or `teacher.json`; its `input` and `preprocessing` decide.
+
+    Returns:
+        The unchanged bytes for a file that contains the preprocessing, else `(x * scale - mean) / std` as
+        float32 (n, C, H, W).
     """
     if card["input"] == "uint8_nhwc":
         return np.ascontiguousarray(images)
@@ -44,13 +48,13 @@ def feed(images: np.ndarray, card: Mapping[str, Any]) -> np.ndarray:
 
 
 def image_shape(card: Mapping[str, Any]) -> tuple[int, int, int]:
-    """(H, W, C) of one image that the network of this card takes."""
+    """Return the shape (H, W, C) of one image for the network of this card."""
     facts = card["preprocessing"]
     return (facts["image_size"], facts["image_size"], facts["channels"])
 
 
 def write_metadata(model: onnx.ModelProto, card: Mapping[str, Any]) -> None:
-    """Leaves exactly the card's classes, preprocessing and input in the model's metadata, as JSON."""
+    """Replace the model's metadata with the card's classes, preprocessing and input, as JSON."""
     del model.metadata_props[:]
     for field, key in sorted(_KEYS.items()):
         entry = model.metadata_props.add()
@@ -59,9 +63,10 @@ def write_metadata(model: onnx.ModelProto, card: Mapping[str, Any]) -> None:
 
 
 def read_metadata(model: onnx.ModelProto) -> dict[str, Any]:
-    """`classes`, `preprocessing` and `input` as `write_metadata` left them.
+    """Return `classes`, `preprocessing` and `input` from the metadata that `write_metadata` wrote.
 
-    Raises ValueError if the file does not hold them.
+    Raises:
+        ValueError: If the file does not contain them.
     """
     written = {entry.key: entry.value for entry in model.metadata_props}
     absent = sorted(key for key in _KEYS.values() if key not in written)

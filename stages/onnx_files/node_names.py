@@ -1,4 +1,4 @@
-"""Nodes of an ONNX graph that a profile names by pattern. Light: imports no onnx."""
+"""Select nodes of an ONNX graph by the patterns of a profile. Does not import onnx."""
 
 from __future__ import annotations
 
@@ -13,31 +13,36 @@ if TYPE_CHECKING:
     import onnx
 
 WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
-"""Where nearly all the work is: what a user most likely means to name."""
+"""Operators with weights: they do nearly all the computing, and users most often select them."""
 
 
 def matching_nodes(model: onnx.ModelProto, patterns: Sequence[str], key: str) -> set[str]:
-    """Names of the nodes that any of the patterns matches.
+    """Return the names of the nodes that match any of the patterns.
 
-    patterns: shell wildcards on node names. key: of the profile, `quantize.exclude`, for the message.
-    Raises UsageError for a pattern that matches nothing, with the nearest names.
+    Args:
+        model: The graph.
+        patterns: Shell wildcards on node names.
+        key: The profile's key of the patterns, such as `quantize.exclude`, for the message.
+
+    Raises:
+        UsageError: If a pattern matches nothing; the hint lists the nearest names.
     """
     names = [node.name for node in model.graph.node]
     chosen: set[str] = set()
     for pattern in patterns:
         matched = fnmatch.filter(names, pattern)
         if not matched:
-            raise _matches_nothing(model, names, pattern, key)
+            raise _no_match(model, names, pattern, key)
         chosen.update(matched)
     return chosen
 
 
-def _matches_nothing(model: onnx.ModelProto, names: list[str], pattern: str, key: str) -> UsageError:
+def _no_match(model: onnx.ModelProto, names: list[str], pattern: str, key: str) -> UsageError:
     weighted = [node.name for node in model.graph.node if node.op_type in WEIGHTED]
     near = difflib.get_close_matches(pattern.strip("*?"), names, n=5, cutoff=0.4) or weighted[:5]
     return UsageError(
         f"{key}: no node of the student matches {pattern!r}.",
         where=f"stage {key.partition('.')[0]}, profile key {key}",
         why=f"the student has {len(names)} nodes, named after its modules",
-        hint=f"name one of them, e.g. {', '.join(near)}; wildcards are *, ? and […]",
+        hint=f"use one of them, e.g. {', '.join(near)}; wildcards are *, ? and […]",
     )

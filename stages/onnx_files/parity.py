@@ -1,6 +1,6 @@
-"""Whether a file computes what the network computes: on real images, at several batches.
+"""Compare an ONNX file with the PyTorch network on real images, at several batches.
 
-PyTorch is imported only where it is asked: comparing two files needs none.
+PyTorch is imported only in the functions that run it: comparing two files does not need it.
 """
 
 from __future__ import annotations
@@ -19,24 +19,29 @@ if TYPE_CHECKING:
     from torch import nn
 
 SINGLES = 8
-"""Images compared with PyTorch one at a time, beside all of them at once."""
+"""Images compared with PyTorch one at a time, in addition to all of them at once."""
 
 BATCHES = (1, 2, 7)
 ROWS = 14
-"""A file's rows at these batches are held against those of all images at once, for so many images."""
+"""The first `ROWS` images' logits at these batches are compared with those of one large batch."""
 
 SPREAD = 1e-6
-"""Logits that differ less than this from image to image prove nothing."""
+"""Logits with a smaller standard deviation from image to image prove nothing."""
 
 
 @dataclass(frozen=True)
 class Parity:
     """One comparison of an ONNX file with PyTorch.
 
-    batch: images a run. images: images compared. max_abs: largest difference of a logit.
-    reference_std: standard deviation of all the reference's logits. max_relative_to_std: max_abs
-    over it. reference_spread: standard deviation of a logit from image to image, root mean square
-    over the classes. top1_agreement: per cent of the images with the same predicted class.
+    Attributes:
+        batch: Images in a run.
+        images: Number of images compared.
+        max_abs: Largest difference of a logit.
+        max_relative_to_std: `max_abs` over `reference_std`.
+        top1_agreement: Share of the images with the same predicted class, in per cent.
+        reference_std: Standard deviation of all the reference's logits.
+        reference_spread: Standard deviation of a logit from image to image, root mean square over the
+            classes.
     """
 
     batch: int
@@ -48,16 +53,24 @@ class Parity:
     reference_spread: float
 
     def as_json(self) -> dict[str, Any]:
-        """Three digits of what is measured: more would tell of the machine's rounding."""
+        """Return the figures, rounded to three digits: further digits depend on the machine's rounding."""
         figures = {name: _rounded(value) for name, value in asdict(self).items()}
         return {**figures, "top1_agreement": round(self.top1_agreement, 4)}
 
 
 def reference_logits(network: nn.Module, images: np.ndarray, card: Mapping[str, Any]) -> np.ndarray:
-    """What PyTorch says of these images: uint8 (n,H,W,C) -> float32 (n, classes).
+    """Compute the logits in PyTorch.
 
-    The images are normalised and resized as in training, outside any graph, so that the preprocessing
-    inside a file is proven too.
+    The images are normalised and resized the way training does, outside of any graph. A comparison therefore
+    also proves the preprocessing inside a file.
+
+    Args:
+        network: The network; it is set to eval mode.
+        images: uint8 (n, H, W, C).
+        card: The network's card.
+
+    Returns:
+        float32 (n, classes).
     """
     import torch
 
@@ -66,16 +79,25 @@ def reference_logits(network: nn.Module, images: np.ndarray, card: Mapping[str, 
     normalised = torch.from_numpy(feed(images, {**card, "input": "float32_nchw"}))
     side = card["preprocessing"].get("network_size")
     with torch.inference_mode():
-        shown = normalised if side is None else resize_to(normalised, side)
-        found: np.ndarray = network.eval()(shown).float().numpy()
-    return found
+        inputs = normalised if side is None else resize_to(normalised, side)
+        logits: np.ndarray = network.eval()(inputs).float().numpy()
+    return logits
 
 
-def compare(reference: np.ndarray, found: np.ndarray, *, batch: int) -> Parity:
-    """Both float32 (n, classes). Raises ValueError if the shapes differ."""
-    if reference.shape != found.shape:
-        raise ValueError(f"logits of shape {found.shape} against a reference of shape {reference.shape}")
-    wide, other = reference.astype(np.float64), found.astype(np.float64)
+def compare(reference: np.ndarray, logits: np.ndarray, *, batch: int) -> Parity:
+    """Compare logits with reference logits.
+
+    Args:
+        reference: float32 (n, classes).
+        logits: float32 (n, classes).
+        batch: Images in a run, for the result.
+
+    Raises:
+        ValueError: If the shapes differ.
+    """
+    if reference.shape != logits.shape:
+        raise ValueError(f"logits of shape {logits.shape} against a reference of shape {reference.shape}")
+    wide, other = reference.astype(np.float64), logits.astype(np.float64)
     std = float(wide.std())
     largest = float(np.abs(wide - other).max())
     return Parity(
@@ -89,15 +111,24 @@ def compare(reference: np.ndarray, found: np.ndarray, *, batch: int) -> Parity:
     )
 
 
-def find_parity(
+def measure_parity(
     network: nn.Module, content: bytes, images: np.ndarray, card: Mapping[str, Any], *, role: str
 ) -> tuple[list[Parity], dict[str, Any]]:
-    """Compares the file with the network, and with itself at other batches.
+    """Compare the file with the network, and with itself at other batches.
 
-    images: uint8 (n,H,W,C), real ones. Returns the comparisons with PyTorch at batch 1 and with all
-    images at once, and `row_by_row`: how far the rows that the file gives at the batches of `BATCHES` are
-    from the rows that it gives all at once. Raises StageError if the reference does not tell images
-    apart: then equality proves nothing.
+    Args:
+        network: The network.
+        content: The ONNX file's bytes.
+        images: uint8 (n, H, W, C), real images.
+        card: The network's card, with `input`.
+        role: "teacher" or "student", for messages.
+
+    Returns:
+        The comparisons with PyTorch at batch 1 and at one large batch, and the JSON-ready `row_by_row`: the
+        largest difference between the file's logits at the batches of `BATCHES` and at one large batch.
+
+    Raises:
+        StageError: If the reference gives the same logits for every image: equality would prove nothing.
     """
     reference = reference_logits(network, images, card)
     require_spread(reference, f"The {role} {card.get('model', '')}", "stage export, PyTorch on test images")
@@ -110,14 +141,14 @@ def find_parity(
         ]
         return np.concatenate(parts)
 
-    together = run(len(images), len(images))
+    whole_batch = run(len(images), len(images))
     checks = [
-        # The singles are measured by the spread of all images: eight may be of one class.
-        _against(reference, run(1, min(SINGLES, len(images))), batch=1),
-        compare(reference, together, batch=len(images)),
+        # The single images are compared relative to the spread of all images: eight may be of one class.
+        _compare_part(reference, run(1, min(SINGLES, len(images))), batch=1),
+        compare(reference, whole_batch, batch=len(images)),
     ]
     rows = [
-        _against(together, run(batch, min(ROWS, len(images))), batch=batch)
+        _compare_part(whole_batch, run(batch, min(ROWS, len(images))), batch=batch)
         for batch in BATCHES
         if batch < len(images)
     ]
@@ -137,10 +168,16 @@ def parity_fault(
     tolerance: float,
     agreement: float,
 ) -> StageError | None:
-    """What of the comparisons exceeds its limit, or None.
+    """Return an error for the first comparison that exceeds its limit, or None.
 
-    tolerance: in standard deviations of the reference's logits; rows of one file may differ as much.
-    agreement: per cent; one image may always differ, for it may stand between two classes.
+    Args:
+        checks: The comparisons with PyTorch.
+        rows: The `row_by_row` of `measure_parity`.
+        role: "teacher" or "student", for messages.
+        tolerance: Largest difference of a logit, in standard deviations of the reference's logits; also the
+            limit for one file at several batches.
+        agreement: Least share of equal predictions, in per cent. One image may always differ: it may be on
+            the border between two classes.
     """
     for check in checks:
         if not check.max_relative_to_std <= tolerance:
@@ -170,7 +207,7 @@ def parity_fault(
             why=f"found a logit off by {rows['max_abs']:.3g}, {rows['max_relative_to_std']:.3g} of the "
             f"logits' standard deviation, at most {tolerance:g} is tolerated: images of a batch influence "
             "one another",
-            hint="take out what normalises over the batch; "
+            hint="remove the layers that normalise over the batch; "
             f"kdpipe debug PROFILE --model {role} compares the layers",
         )
     return None
@@ -180,28 +217,37 @@ def _rounded(value: float) -> float:
     return value if isinstance(value, int) else float(f"{value:.3g}")
 
 
-def _against(reference: np.ndarray, found: np.ndarray, *, batch: int) -> Parity:
-    whole = compare(reference, reference, batch=batch)
-    part = compare(reference[: len(found)], found, batch=batch)
+def _compare_part(reference: np.ndarray, logits: np.ndarray, *, batch: int) -> Parity:
+    """Compare the first images' logits, relative to the spread of all reference logits."""
+    overall = compare(reference, reference, batch=batch)
+    part = compare(reference[: len(logits)], logits, batch=batch)
     return Parity(
         batch=batch,
-        images=len(found),
+        images=len(logits),
         max_abs=part.max_abs,
-        max_relative_to_std=part.max_abs / whole.reference_std,
+        max_relative_to_std=part.max_abs / overall.reference_std,
         top1_agreement=part.top1_agreement,
-        reference_std=whole.reference_std,
-        reference_spread=whole.reference_spread,
+        reference_std=overall.reference_std,
+        reference_spread=overall.reference_spread,
     )
 
 
-def require_spread(logits: np.ndarray, whose: str, where: str) -> None:
-    """Raises StageError unless logits (n, classes) are finite and differ from image to image.
+def require_spread(logits: np.ndarray, subject: str, where: str) -> None:
+    """Raise an error unless the logits are finite and differ from image to image.
 
-    Whatever agrees with one answer for everything is not proved by that. whose: begins the sentence.
+    Agreement with constant logits proves nothing.
+
+    Args:
+        logits: (n, classes).
+        subject: The subject of the message, such as "The student resnet18".
+        where: The message's location.
+
+    Raises:
+        StageError: If the logits are not finite or are the same for every image.
     """
     if not np.isfinite(logits).all():
         raise StageError(
-            f"{whose} gives logits that are not finite.",
+            f"{subject} gives logits that are not finite.",
             where=where,
             why="found NaN or infinity: training diverged, the preprocessing is wrong, or a value overflows",
             hint="lower the learning rate, or set clip_grad, and train again; "
@@ -210,11 +256,11 @@ def require_spread(logits: np.ndarray, whose: str, where: str) -> None:
     spread = compare(logits, logits, batch=len(logits)).reference_spread
     if spread <= SPREAD:
         raise StageError(
-            f"{whose} gives the same logits for every image, so parity would prove nothing.",
+            f"{subject} gives the same logits for every image, so parity would prove nothing.",
             where=where,
             why=f"the logits' spread over {len(logits)} images is {spread:.3g}, "
             f"expected above {SPREAD:g}: the network is untrained, its last layer is all zeros, or a "
             "conversion lost the image",
-            hint="train it (epochs above 0), or give a checkpoint; "
+            hint="train it (epochs above 0), or set a checkpoint; "
             "kdpipe debug PROFILE finds the layer of a converted file",
         )

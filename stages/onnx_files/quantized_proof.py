@@ -1,4 +1,4 @@
-"""Whether an INT8 file is fit to go on with: it tells images apart, and it minds its batches."""
+"""Prove that an INT8 file is usable: logits differ between images and do not depend on the batch."""
 
 from __future__ import annotations
 
@@ -15,38 +15,57 @@ from stages.onnx_files.sessions import Batches, open_session
 from stages.statistics.intervals import paired_difference
 
 ROWS_LIMIT = 0.1
-"""Rows of one file may differ from batch to batch by so many standard deviations of the logits: a
-rounding that falls to the other side."""
+"""Largest difference of one file's logits between batches, in standard deviations of the logits.
+
+A value near a rounding boundary may round to the other side.
+"""
 
 COLLAPSED = 1e-3
-"""Share of the float file's spread under which an INT8 file has lost the image."""
+"""Share of the float file's spread below which the INT8 file's logits no longer depend on the image."""
 
 
-def paired_accuracy(found: np.ndarray, reference: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
-    """What a conversion cost in top-1 accuracy, image by image.
+def paired_accuracy(logits: np.ndarray, reference: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
+    """Return the change in top-1 accuracy of a conversion, paired by image.
 
-    found, reference: logits (n, classes) of the converted file and of the one before. Points of
-    per cent, the 95 % paired bootstrap interval over the images, and the exact McNemar test.
+    Args:
+        logits: (n, classes), of the converted file.
+        reference: (n, classes), of the file before the conversion.
+        labels: int64 (n,).
+
+    Returns:
+        The difference in percentage points, its 95 % paired bootstrap interval over the images, and the exact
+        McNemar test.
     """
-    return paired_difference(found.argmax(axis=1) == labels, reference.argmax(axis=1) == labels)
+    return paired_difference(logits.argmax(axis=1) == labels, reference.argmax(axis=1) == labels)
 
 
 def row_by_row(
-    model: bytes | Path, images: Batches, together: np.ndarray, card: Mapping[str, Any], *, optimise: bool
+    model: bytes | Path, images: Batches, logits: np.ndarray, card: Mapping[str, Any], *, optimise: bool
 ) -> dict[str, Any]:
-    """How far the file's rows at the batches of `BATCHES` are from `together`, the logits (n, classes) of
-    the same images in larger batches."""
+    """Compare the file's logits at the batches of `BATCHES` with those of larger batches.
+
+    Args:
+        model: The INT8 file, or its bytes.
+        images: The images.
+        logits: (n, classes), of the first n images in larger batches.
+        card: The network's card, with `input`.
+        optimise: False runs the graph node by node as it is written.
+
+    Returns:
+        A JSON-ready mapping with `batches`, `images`, `max_abs` (largest difference of a logit) and
+        `max_relative_to_std` (the same over the logits' standard deviation).
+    """
     session = open_session(model, optimise=optimise)
-    count = min(ROWS, len(together))
-    shown = feed(images.batch(np.arange(count)), card)
-    std = max(float(together.std()), 1e-12)
+    count = min(ROWS, len(logits))
+    inputs = feed(images.batch(np.arange(count)), card)
+    std = max(float(logits.std()), 1e-12)
     largest = 0.0
     for batch in BATCHES:
         rows = [
-            session.run([LOGITS], {INPUT: shown[start : start + batch]})[0]
+            session.run([LOGITS], {INPUT: inputs[start : start + batch]})[0]
             for start in range(0, count, batch)
         ]
-        largest = max(largest, compare(together[:count], np.concatenate(rows), batch=batch).max_abs)
+        largest = max(largest, compare(logits[:count], np.concatenate(rows), batch=batch).max_abs)
     return {
         "batches": list(BATCHES),
         "images": count,
@@ -58,7 +77,15 @@ def row_by_row(
 def quantization_fault(
     file: str, logits: np.ndarray, reference: np.ndarray, figures: Mapping[str, Any], *, agreement: float
 ) -> StageError | None:
-    """What of an INT8 file's figures exceeds its limit, or None. agreement: least, per cent."""
+    """Return an error for the first of an INT8 file's figures that exceeds its limit, or None.
+
+    Args:
+        file: The file's name.
+        logits: (n, classes), of the INT8 file on validation images.
+        reference: (n, classes), of the float file on the same images.
+        figures: `agreement` (per cent) and `row_by_row` of the INT8 file.
+        agreement: Least share of equal predictions, in per cent.
+    """
     where = f"stage quantize, {file}, {len(logits)} validation images"
     hint = (
         "kdpipe debug PROFILE finds the layer; leave it in float with quantize.exclude, "
@@ -66,15 +93,15 @@ def quantization_fault(
     )
     if not np.isfinite(logits).all():
         return StageError(f"{file} gives logits that are not finite.", where=where, hint=hint)
-    found, before = (
+    spread, float_spread = (
         compare(values, values, batch=len(values)).reference_spread for values in (logits, reference)
     )
-    if found <= COLLAPSED * before:
+    if spread <= COLLAPSED * float_spread:
         return StageError(
             f"{file} gives the same logits for every image.",
             where=where,
-            why=f"they spread by {found:.3g} from image to image, the float file's by {before:.3g}; at least "
-            f"{COLLAPSED:g} of that is expected",
+            why=f"their spread from image to image is {spread:.3g}, the float file's {float_spread:.3g}; "
+            f"expected at least {COLLAPSED:g} of that",
             hint=hint,
         )
     if figures["agreement"] < agreement:

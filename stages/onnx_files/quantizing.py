@@ -1,6 +1,6 @@
-"""Writes Q/DQ nodes into a float graph: one recipe for x86 processors, one for TensorRT and OpenVINO.
+"""Insert Q/DQ nodes into a float graph: one recipe for x86 processors, one for TensorRT and OpenVINO.
 
-What is quantized, and why, is told with figures in docs/concepts/quantization.md.
+docs/concepts/quantization.md explains what is quantized and why, with figures.
 """
 
 from __future__ import annotations
@@ -39,9 +39,9 @@ PASSED_THROUGH = (
     "Transpose",
     "Unsqueeze",
 )
-"""What takes INT8 as it comes, so that no conversion stands between two weighted nodes."""
+"""Operators that pass INT8 through, so no conversion is needed between two weighted nodes."""
 
-_SHIPPED_FLOAT = ("preprocessing/", "probabilities/")
+_FLOAT_PREFIXES = ("preprocessing/", "probabilities/")
 """kdpipe's own nodes around the network: pixels and probabilities lose too much in 8 bits."""
 
 _Q, _DQ = "QuantizeLinear", "DequantizeLinear"
@@ -49,11 +49,18 @@ _Q, _DQ = "QuantizeLinear", "DequantizeLinear"
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a family of runtimes wants its INT8 file. Both keep the weights to 7 bits: without VNNI,
-    x86 processors add two 8-bit products in 16 bits, which saturates with full weights.
+    """The form of the INT8 file for a family of runtimes.
 
-    activations, symmetric: type and form of the activations. quantize_bias: biases become int32.
-    op_types: what is quantized. outputs: whether the results of weighted nodes are, too.
+    Both recipes limit the weights to 7 bits: without VNNI, x86 processors add two 8-bit products in 16 bits,
+    which saturates with full weights.
+
+    Attributes:
+        name: The recipe's name, part of the file's name.
+        activations: Type of the activations.
+        symmetric: Whether the activations' zero point is 0.
+        quantize_bias: Whether biases become int32.
+        op_types: Operators that are quantized.
+        outputs: Whether the results of weighted nodes are quantized too.
     """
 
     name: str
@@ -65,6 +72,7 @@ class Recipe:
 
     @property
     def file(self) -> str:
+        """Return the file's name."""
         return f"student.int8.{self.name}.onnx"
 
 
@@ -89,26 +97,31 @@ RECIPES = {
 
 
 def prepare(model: onnx.ModelProto) -> onnx.ModelProto:
-    """The graph with the shapes of all its values, which the quantizer needs.
+    """Return the graph with the shapes of all its values, which the quantizer needs.
 
-    ONNX Runtime's graph optimiser stays out of it: the exporter has folded the normalisations
-    already, and it would split HardSwish in two and leave private operator sets behind.
+    ONNX Runtime's graph optimiser is not used: the exporter has folded the normalisations already, and the
+    optimiser would split HardSwish in two and add private operator sets.
     """
     with quiet(), tempfile.TemporaryDirectory(prefix="kdpipe-") as folder:
         path = Path(folder) / "prepared.onnx"
         try:
             quant_pre_process(model, path, skip_optimization=True)
-        except Exception:  # the symbolic inference raises plain Exception for operators it does not know
+        except Exception:  # the symbolic inference raises plain Exception for unknown operators
             quant_pre_process(model, path, skip_optimization=True, skip_symbolic_shape=True)
         return onnx.load(path)
 
 
 def float_nodes(model: onnx.ModelProto, patterns: Sequence[str]) -> set[str]:
-    """Names of the nodes that stay float: kdpipe's own around the network, and those the patterns match.
+    """Return the names of the nodes that stay float: kdpipe's own around the network, and matching ones.
 
-    patterns: shell wildcards on node names. Raises UsageError for one that matches nothing.
+    Args:
+        model: The graph.
+        patterns: Shell wildcards on node names.
+
+    Raises:
+        UsageError: If a pattern matches nothing.
     """
-    own = {node.name for node in model.graph.node if node.name.startswith(_SHIPPED_FLOAT)}
+    own = {node.name for node in model.graph.node if node.name.startswith(_FLOAT_PREFIXES)}
     return own | matching_nodes(model, patterns, "quantize.exclude")
 
 
@@ -121,15 +134,24 @@ def quantized(
     skipped: set[str],
     card: Mapping[str, Any],
 ) -> onnx.ModelProto:
-    """The INT8 form of a prepared float graph; the given graph is left as it is.
+    """Return the INT8 form of a prepared float graph.
 
-    ranges: of every activation at the recipe's nodes. per_channel: a weight scale for each output
-    channel. skipped: names of nodes that stay float. card: goes into the metadata, as in the float
-    file. Logits, and what goes into a softmax, are not quantized.
+    Logits and the inputs of a softmax are not quantized.
+
+    Args:
+        model: The float graph from `prepare`; it stays unchanged.
+        ranges: The range of every activation at the recipe's nodes.
+        recipe: The form of the INT8 file.
+        per_channel: Whether each output channel has its own weight scale.
+        skipped: Names of nodes that stay float.
+        card: Its facts become the file's metadata, equal to the float file's.
+
+    Raises:
+        StageError: If no node was quantized.
     """
     source = onnx.ModelProto()
     source.CopyFrom(model)
-    found = {
+    tensor_ranges = {
         name: (np.array(low, dtype=np.float32), np.array(high, dtype=np.float32))
         for name, low, high in zip(ranges.tensors, ranges.low, ranges.high, strict=True)
     }
@@ -146,7 +168,7 @@ def quantized(
             True,  # reduce_range, see Recipe
             QuantType.QInt8,
             recipe.activations,
-            TensorsData(CalibrationMethod.MinMax, found),
+            TensorsData(CalibrationMethod.MinMax, tensor_ranges),
             [],
             sorted(skipped | _with_constant(model)),
             list(recipe.op_types),
@@ -163,7 +185,7 @@ def quantized(
 
 
 def count_nodes(model: onnx.ModelProto) -> dict[str, int]:
-    """How many nodes quantize, dequantize, and compute."""
+    """Count the nodes that quantize, dequantize, and compute."""
     kinds = [node.op_type for node in model.graph.node]
     return {
         "quantize_nodes": kinds.count(_Q),
@@ -173,8 +195,10 @@ def count_nodes(model: onnx.ModelProto) -> dict[str, int]:
 
 
 def _with_constant(model: onnx.ModelProto) -> set[str]:
-    """Elementwise nodes with a constant operand: a linear layer's bias, a layer's scale. As an
-    activation of 8 bits for the whole tensor it would lose what it is there for."""
+    """Return the elementwise nodes with a constant operand, such as a linear layer's bias or a layer's scale.
+
+    As an activation with one 8-bit scale for the whole tensor, the constant would lose its precision.
+    """
     constants = {tensor.name for tensor in model.graph.initializer}
     return {
         node.name
@@ -184,7 +208,7 @@ def _with_constant(model: onnx.ModelProto) -> set[str]:
 
 
 def _keep_logits_float(graph: onnx.GraphProto) -> None:
-    """Takes away a Q/DQ pair at the very end: it would only coarsen the answer."""
+    """Remove a Q/DQ pair at the end of the graph: it would only coarsen the logits."""
     producers = {name: node for node in graph.node for name in node.output}
     last = producers[LOGITS]
     if last.op_type != _DQ or last.input[0] not in producers:
@@ -201,10 +225,10 @@ def _keep_logits_float(graph: onnx.GraphProto) -> None:
 
 
 def _keep_scores_float(graph: onnx.GraphProto) -> None:
-    """Takes away the Q/DQ pair between attention's scores and their softmax.
+    """Remove the Q/DQ pair between attention's scores and their softmax.
 
-    Between two conversions ONNX Runtime makes it a QLinearSoftmax, which is true to its output only
-    at a scale of 1/256: with any other, a transformer's logits went wrong by 0.4 of their deviation.
+    Between two conversions ONNX Runtime replaces the softmax by a QLinearSoftmax, which is correct only at an
+    output scale of 1/256. With other scales, a transformer's logits differed by 0.4 of their deviation.
     """
     producers = {name: node for node in graph.node for name in node.output}
     for softmax in [node for node in graph.node if node.op_type == "Softmax"]:
@@ -219,7 +243,7 @@ def _keep_scores_float(graph: onnx.GraphProto) -> None:
 
 
 def _sort(graph: onnx.GraphProto) -> None:
-    """Puts every node after what it reads, and each conversion right before its first use."""
+    """Sort the nodes topologically, with each conversion directly before its first use."""
     producers = {name: node for node in graph.node for name in node.output}
     ordered: list[onnx.NodeProto] = []
     placed: set[str] = set()
@@ -244,21 +268,21 @@ def _require_quantized(model: onnx.ModelProto) -> None:
         raise StageError(
             "Nothing of the student was quantized.",
             where="stage quantize",
-            why="no node that can be quantized is left: quantize.exclude takes them all, or the network "
+            why="no node that can be quantized is left: quantize.exclude matches them all, or the network "
             f"has none of {', '.join(WEIGHTED)}",
             hint="shorten quantize.exclude, or drop the int8 targets",
         )
 
 
 def _clean(result: onnx.ModelProto, source: onnx.ModelProto, card: Mapping[str, Any]) -> None:
-    """Leaves the operator sets in use, the card, and no initialiser that nothing reads."""
+    """Remove unused operator sets and initialisers, and write the card into the metadata."""
     used = {node.domain for node in result.graph.node}
     for entry in [entry for entry in result.opset_import if entry.domain not in used]:
         result.opset_import.remove(entry)
     read = {name for node in result.graph.node for name in node.input}
     for tensor in [tensor for tensor in result.graph.initializer if tensor.name not in read]:
         result.graph.initializer.remove(tensor)
-    # Shapes of values that are no more; every runtime infers its own.
+    # The shapes are those of removed values; every runtime infers its own.
     del result.graph.value_info[:]
     result.producer_name, result.producer_version = source.producer_name, source.producer_version
     write_metadata(result, card)

@@ -1,4 +1,4 @@
-"""Keeps what libraries print while they work off the terminal."""
+"""Keep the output of libraries off the terminal."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ _LOGGERS = ("torch", "torch.onnx", "torch.export", "onnxscript", "onnx_ir", "onn
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Swallows prints, warnings and log lines of the exporter and the quantizer.
+    """Suppress prints, warnings and log lines of the exporter and the quantizer.
 
-    Does nothing when kdpipe logs in detail (its logger `kdpipe` at DEBUG): then they are wanted.
-    The standard library's root logger is silenced too, since the quantizer warns through it.
+    Has no effect when the logger `kdpipe` is at DEBUG: they are part of a detailed log. The root logger is
+    silenced too, since the quantizer warns through it.
     """
     if logging.getLogger("kdpipe").isEnabledFor(logging.DEBUG):
         yield
@@ -24,24 +24,25 @@ def quiet() -> Iterator[None]:
     loggers = [logging.getLogger(name) for name in _LOGGERS]
     levels = [logger.level for logger in loggers]
     root = logging.getLogger()
-    swallow = _Swallow()
+    reject = _RejectAll()
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
         warnings.simplefilter("ignore")
         for logger in loggers:
             logger.setLevel(logging.CRITICAL)
         for handler in root.handlers:
-            handler.addFilter(swallow)
+            handler.addFilter(reject)
         if not root.handlers:
             root.addHandler(logging.NullHandler())
         try:
             yield
         finally:
             for handler in root.handlers:
-                handler.removeFilter(swallow)
+                handler.removeFilter(reject)
             for logger, level in zip(loggers, levels, strict=True):
                 logger.setLevel(level)
 
 
-class _Swallow(logging.Filter):
-    def filter(self, record: logging.LogRecord) -> bool:
+class _RejectAll(logging.Filter):
+    def filter(self, record: logging.LogRecord) -> bool:  # noqa: ARG002 - the interface passes it
+        """Reject every record."""
         return False

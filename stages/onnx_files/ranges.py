@@ -1,8 +1,8 @@
-"""The range of every activation of a graph, found by running calibration images through it.
+"""Measure the range of every activation of a graph on calibration images.
 
-One image at a time: what is found does not depend on a batch size, and memory holds the
-activations of one image, however many images there are. Extremes are taken inside the graph;
-the histogram methods pass over the images a second time, now that the extremes are known.
+Images are run one at a time: the ranges do not depend on a batch size, and memory holds the activations of
+only one image. Extremes are computed inside the graph; the histogram methods need them and run the images a
+second time.
 """
 
 from __future__ import annotations
@@ -20,23 +20,24 @@ from stages.onnx_files.metadata import INPUT
 from stages.onnx_files.sessions import open_session
 
 GROUP = 16
-"""Images whose extremes are taken together by moving_average, before the mean over the groups."""
+"""Images in a group of moving_average; it averages the groups' extremes."""
 
-ALIKE = 1e-3
-"""Of a range: a quarter of one of its 255 steps."""
+EQUAL_TOLERANCE = 1e-3
+"""Share of a range: a quarter of one of its 255 steps."""
 
 _LOW, _HIGH = ":min", ":max"
 
 
 @dataclass(frozen=True)
 class Method:
-    """A way to find the range of an activation.
+    """A calibration method: a way to choose the range of an activation.
 
-    minmax: the lowest and the highest value of all. moving_average: the mean over groups of 16
-    images of the groups' extremes, which one odd image moves little. percentile: the range that
-    holds `percentile` per cent of the values, as much cut off at either end. entropy: the range
-    whose 8-bit form loses least information (Kullback-Leibler divergence; S. Migacz, "8-bit
-    inference with TensorRT", GTC 2017).
+    * `minmax`: the lowest and the highest value.
+    * `moving_average`: the mean of the extremes of groups of 16 images; one outlier changes it little.
+    * `percentile`: the range that holds `percentile` per cent of the values, with equal shares cut off at
+      both ends.
+    * `entropy`: the range whose 8-bit form has the least Kullback-Leibler divergence (S. Migacz, "8-bit
+      inference with TensorRT", GTC 2017).
     """
 
     name: str
@@ -48,7 +49,14 @@ class Method:
 
 @dataclass(frozen=True)
 class Ranges:
-    """low, high: float64 (tensors,) in the order of `tensors`. method: how they were found."""
+    """The ranges of a graph's activations.
+
+    Attributes:
+        tensors: The tensors' names.
+        low: float64 (tensors,), the low ends.
+        high: float64 (tensors,), the high ends.
+        method: The calibration method.
+    """
 
     tensors: tuple[str, ...]
     low: np.ndarray
@@ -56,49 +64,61 @@ class Ranges:
     method: Method
 
     def constant(self) -> list[str]:
-        """Tensors that are the same number for every image: they carry nothing."""
+        """Return the names of the tensors that hold one number for every image: they carry no information."""
         return [
             name for name, low, high in zip(self.tensors, self.low, self.high, strict=True) if low == high
         ]
 
     def alike(self, other: Ranges) -> bool:
-        """Whether no end differs by more than `ALIKE` of its range: INT8 files made of both are the same,
-        but for a rounding here and there."""
+        """Return whether no end differs by more than `EQUAL_TOLERANCE` of its range.
+
+        INT8 files with such ranges are equal apart from a few roundings.
+        """
         width = np.maximum(self.high - self.low, other.high - other.low)
-        moved = np.maximum(np.abs(self.low - other.low), np.abs(self.high - other.high))
-        return bool((moved <= ALIKE * width).all())
+        shift = np.maximum(np.abs(self.low - other.low), np.abs(self.high - other.high))
+        return bool((shift <= EQUAL_TOLERANCE * width).all())
 
 
 Feeds = Callable[[], Iterable[np.ndarray]]
-"""Gives the calibration images anew each time: one array a run, batch 1, as the input takes it."""
+"""Iterates over the calibration images from the start: one array a run, batch 1, in the input's format."""
 
 
 def float_activations(model: onnx.ModelProto, op_types: Sequence[str], skipped: set[str]) -> tuple[str, ...]:
-    """Names of the float tensors at the nodes of these types, in graph order, without weights.
+    """Return the names of the float activations at the nodes of these types, in graph order.
 
-    model: with shapes inferred. skipped: names of nodes that do not count.
+    Args:
+        model: The graph with shapes inferred.
+        op_types: Operators.
+        skipped: Names of nodes to ignore.
     """
     values = (*model.graph.input, *model.graph.value_info, *model.graph.output)
     floats = {value.name for value in values if value.type.tensor_type.elem_type == TensorProto.FLOAT}
     floats -= {tensor.name for tensor in model.graph.initializer}
-    found = dict.fromkeys(
+    names = dict.fromkeys(
         name
         for node in model.graph.node
         if node.op_type in op_types and node.name not in skipped
         for name in (*node.input, *node.output)
         if name in floats
     )
-    return tuple(found)
+    return tuple(names)
 
 
 def find_ranges(
     model: onnx.ModelProto, tensors: Sequence[str], feeds: Feeds, methods: Sequence[Method]
 ) -> dict[Method, Ranges]:
-    """The range of each tensor over the images by each of the methods, in the order of `methods`.
+    """Return the ranges of the tensors over the images by each method, in the order of `methods`.
 
-    The images are run once for extremes, and once more if a method needs histograms, however many do.
+    The images are run once for extremes, and once more if any method needs histograms.
 
-    Raises StageError if a tensor takes a value that is not finite, or the input never changes.
+    Args:
+        model: The float graph.
+        tensors: Names of float tensors.
+        feeds: The calibration images.
+        methods: The calibration methods.
+
+    Raises:
+        StageError: If a tensor has a value that is not finite, or no tensor ever changes.
     """
     lows, highs = _extremes(model, tensors, feeds)
     _require_usable(tensors, lows, highs)
@@ -108,7 +128,7 @@ def find_ranges(
         for values in _activations(model, tensors, feeds):
             for index, value in enumerate(values):
                 histograms.add(index, value)
-    found = {}
+    ranges = {}
     for method in methods:
         if method.name == "minmax":
             span = low, high
@@ -121,32 +141,32 @@ def find_ranges(
         else:
             raise ValueError(f"no calibration method is called {method.name!r}")
         low_ends, high_ends = (side.astype(np.float64) for side in span)
-        found[method] = Ranges(tuple(tensors), low_ends, high_ends, method)
-    return found
+        ranges[method] = Ranges(tuple(tensors), low_ends, high_ends, method)
+    return ranges
 
 
 def _grouped(extremes: np.ndarray, extreme: Callable[..., np.ndarray]) -> np.ndarray:
-    """float32 (tensors,): the mean over groups of images of the groups' extremes."""
+    """Return the mean of the extremes of groups of images: float32 (tensors,)."""
     starts = range(0, len(extremes), GROUP)
     return np.mean([extreme(extremes[start : start + GROUP], axis=0) for start in starts], axis=0)
 
 
 def _extremes(model: onnx.ModelProto, tensors: Sequence[str], feeds: Feeds) -> tuple[np.ndarray, np.ndarray]:
-    """float32 (images, tensors): the lowest and the highest value of each tensor in each image."""
-    probed = onnx.ModelProto()
-    probed.CopyFrom(model)
-    del probed.graph.output[:]
+    """Return the lowest and the highest value of each tensor in each image: float32 (images, tensors)."""
+    probe = onnx.ModelProto()
+    probe.CopyFrom(model)
+    del probe.graph.output[:]
     for name in tensors:
         for suffix, reduction in ((_LOW, "ReduceMin"), (_HIGH, "ReduceMax")):
-            probed.graph.node.append(
+            probe.graph.node.append(
                 helper.make_node(reduction, [name], [name + suffix], name=name + suffix, keepdims=0)
             )
-            probed.graph.output.append(helper.make_tensor_value_info(name + suffix, TensorProto.FLOAT, []))
-    session = open_session(probed.SerializeToString(), optimise=False)
+            probe.graph.output.append(helper.make_tensor_value_info(name + suffix, TensorProto.FLOAT, []))
+    session = open_session(probe.SerializeToString(), optimise=False)
     outputs = [name + suffix for suffix in (_LOW, _HIGH) for name in tensors]
     rows = [np.array(session.run(outputs, {INPUT: image}), dtype=np.float32) for image in feeds()]
-    found = np.stack(rows)
-    return found[:, : len(tensors)], found[:, len(tensors) :]
+    extremes = np.stack(rows)
+    return extremes[:, : len(tensors)], extremes[:, len(tensors) :]
 
 
 def _require_usable(tensors: Sequence[str], lows: np.ndarray, highs: np.ndarray) -> None:
@@ -154,7 +174,7 @@ def _require_usable(tensors: Sequence[str], lows: np.ndarray, highs: np.ndarray)
     if not finite.all():
         bad = [name for name, good in zip(tensors, finite, strict=True) if not good]
         raise StageError(
-            "Calibration met values that are not finite.",
+            "Calibration measured values that are not finite.",
             where=f"stage quantize, tensor {bad[0]}" + (f" and {len(bad) - 1} more" if len(bad) > 1 else ""),
             why="found NaN or infinity in the float file on training images",
             hint="the network overflows: lower the learning rate, or set clip_grad, and train again",
@@ -169,15 +189,15 @@ def _require_usable(tensors: Sequence[str], lows: np.ndarray, highs: np.ndarray)
 
 
 def _activations(model: onnx.ModelProto, tensors: Sequence[str], feeds: Feeds) -> Iterable[list[np.ndarray]]:
-    """For each image the values of every tensor."""
-    probed = onnx.ModelProto()
-    probed.CopyFrom(model)
-    del probed.graph.output[:]
+    """Yield the values of every tensor for each image."""
+    probe = onnx.ModelProto()
+    probe.CopyFrom(model)
+    del probe.graph.output[:]
     for name in tensors:
-        # A fresh name, since a graph's input cannot be its output too.
-        probed.graph.node.append(helper.make_node("Identity", [name], [name + _HIGH], name=name + _HIGH))
-        probed.graph.output.append(helper.make_tensor_value_info(name + _HIGH, TensorProto.FLOAT, None))
-    session = open_session(probed.SerializeToString(), optimise=False)
+        # A new name, since a graph's input cannot be its output too.
+        probe.graph.node.append(helper.make_node("Identity", [name], [name + _HIGH], name=name + _HIGH))
+        probe.graph.output.append(helper.make_tensor_value_info(name + _HIGH, TensorProto.FLOAT, None))
+    session = open_session(probe.SerializeToString(), optimise=False)
     outputs = [name + _HIGH for name in tensors]
     for image in feeds():
         yield session.run(outputs, {INPUT: image})

@@ -1,4 +1,4 @@
-"""Running an ONNX file on the CPU, to prove it and to judge it (never to time it)."""
+"""Run an ONNX file on the CPU, to prove it and to measure its accuracy (never its latency)."""
 
 from __future__ import annotations
 
@@ -13,20 +13,26 @@ from stages.onnx_files.metadata import INPUT, LOGITS, feed
 from stages.onnx_files.session_options import CPU, session_options
 
 RUN_BATCH = 64
-"""Images a step; results do not depend on it."""
+"""Images in a run; results do not depend on it."""
 
 
 class Batches(Protocol):
-    """Images by index, as a split of the data set holds them."""
+    """Images by index, such as a split of the data set."""
 
-    def batch(self, indices: np.ndarray) -> np.ndarray: ...
+    def batch(self, indices: np.ndarray) -> np.ndarray:
+        """Return the images at `indices`: uint8 (n, H, W, C)."""
+        ...
 
 
 def open_session(model: bytes | Path, *, optimise: bool = True) -> ort.InferenceSession:
-    """A session on the CPU provider alone, on all cores this process may use.
+    """Create a session with only the CPU provider, on all cores that this process may use.
 
-    optimise: False runs the graph node by node as it is written.
-    Raises onnxruntime's own exceptions if the file is refused.
+    Args:
+        model: An ONNX file, or its bytes.
+        optimise: False runs the graph node by node as it is written.
+
+    Raises:
+        Exception: ONNX Runtime's own exceptions, if it cannot load the file.
     """
     options = session_options(optimization="all" if optimise else "none")
     source = model if isinstance(model, bytes) else str(model)
@@ -40,15 +46,25 @@ def run_logits(
     card: Mapping[str, Any],
     *,
     batch: int = RUN_BATCH,
-    told: Callable[[int], None] = lambda done: None,
+    on_progress: Callable[[int], None] | None = None,
 ) -> np.ndarray:
-    """The logits of the images at `indices`, in that order: float32 (n, classes).
+    """Compute the logits of the images at `indices`, in that order.
 
-    Images are read and run `batch` at a time. told: called with the number of images done.
+    Args:
+        session: The file's session.
+        images: The images.
+        indices: int64 (n,).
+        card: The network's card, with `input`.
+        batch: Images that are read and run at a time.
+        on_progress: Called with the number of images done.
+
+    Returns:
+        float32 (n, classes).
     """
-    found: list[np.ndarray] = []
+    parts: list[np.ndarray] = []
     for start in range(0, len(indices), batch):
         chosen = indices[start : start + batch]
-        found.append(session.run([LOGITS], {INPUT: feed(images.batch(chosen), card)})[0])
-        told(start + len(chosen))
-    return np.concatenate(found) if found else np.zeros((0, len(card["classes"])), dtype=np.float32)
+        parts.append(session.run([LOGITS], {INPUT: feed(images.batch(chosen), card)})[0])
+        if on_progress is not None:
+            on_progress(start + len(chosen))
+    return np.concatenate(parts) if parts else np.zeros((0, len(card["classes"])), dtype=np.float32)

@@ -1,8 +1,8 @@
-"""Makes an exported graph fit to ship: names that a person can read, and nothing of the machine.
+"""Give an exported graph readable names, and remove the machine's paths.
 
-The exporter numbers nodes and values as it goes and writes stack traces (paths of the machine)
-into the file. Here every node is named after the module it comes from, `layer1.0.conv1/Conv`, so
-that a pattern can choose nodes and equal weights give equal bytes.
+The exporter numbers nodes and values and writes stack traces (paths of the machine) into the file. `tidy`
+names every node after its module, `layer1.0.conv1/Conv`. Patterns can then select nodes, and equal weights
+give equal bytes.
 """
 
 from __future__ import annotations
@@ -17,16 +17,19 @@ from onnx import AttributeProto, NodeProto
 _SCOPES = "pkg.torch.onnx.name_scopes"
 _NO_SCOPE = "_empty_nn_module_stack_from_metadata_hook"
 _FOLDED_BIAS = ".weight_bias"
-"""How the exporter names the bias that a folded normalisation left: `conv1.weight_bias`."""
+"""Suffix of the bias of a folded normalisation in the exporter: `conv1.weight_bias`."""
 
 _WEIGHT_INPUT = 1
 
 
 def tidy(model: onnx.ModelProto, *, strip_prefix: str) -> None:
-    """Renames nodes, values and initialisers after the network's modules, and drops all notes.
+    """Rename nodes, values and initialisers after the network's modules, and drop all notes, in place.
 
-    strip_prefix: the part of every module path that kdpipe's own wrapper added (`network.`).
-    Works in place. The graph's inputs and outputs keep their names.
+    The graph's inputs and outputs keep their names.
+
+    Args:
+        model: The exported graph.
+        strip_prefix: The part of every module path that kdpipe's own wrapper added (`network.`).
     """
     graph = model.graph
     initialisers = {
@@ -35,7 +38,7 @@ def tidy(model: onnx.ModelProto, *, strip_prefix: str) -> None:
     }
     used: Counter[str] = Counter()
     renamed = dict(initialisers)
-    kept = {value.name for value in (*graph.input, *graph.output)}
+    interface = {value.name for value in (*graph.input, *graph.output)}
     for node in graph.node:
         path = _module_path(node, initialisers, strip_prefix)
         node.name = _unique(f"{path}/{node.op_type}" if path else node.op_type, used)
@@ -43,16 +46,18 @@ def tidy(model: onnx.ModelProto, *, strip_prefix: str) -> None:
             if name in initialisers and "." not in name and renamed[name] == name:
                 renamed[name] = f"{node.name}:{position}"
         for position, name in enumerate(node.output):
-            if name and name not in kept:
+            if name and name not in interface:
                 renamed[name] = node.name if position == 0 else f"{node.name}:out{position}"
     if not any(_has_subgraph(node) for node in graph.node):
-        _rename_values(graph, {old: new for old, new in renamed.items() if old not in kept})
+        _rename_values(graph, {old: new for old, new in renamed.items() if old not in interface})
     _drop_notes(model)
 
 
 def _module_path(node: NodeProto, initialisers: Mapping[str, str], prefix: str) -> str:
-    """The module a node comes from. A convolution that swallowed its normalisation would carry the
-    normalisation's path; its weight tells the truth."""
+    """Return the path of the module that a node comes from.
+
+    A convolution with a folded normalisation has the normalisation's path; its weight has the right one.
+    """
     if len(node.input) > _WEIGHT_INPUT:
         weight = initialisers.get(node.input[_WEIGHT_INPUT], "")
         if weight.endswith(".weight"):

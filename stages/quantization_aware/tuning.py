@@ -20,8 +20,8 @@ from pipeline.stage import Context, Metrics
 from stages.data.load import DataSet, load
 from stages.data.preprocessing import Preprocessing
 from stages.models import card as cards
-from stages.onnx_files.checks import prove_graph
 from stages.onnx_files.exporting import export_network
+from stages.onnx_files.graph_proof import prove_graph
 from stages.onnx_files.metadata import feed
 from stages.quantization_aware.folding import Folded, folded
 from stages.quantization_aware.placing import Places, find_places

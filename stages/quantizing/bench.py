@@ -88,7 +88,7 @@ def _all_logits(
         split.images,
         np.arange(count),
         card,
-        told=lambda done: progress.update(done, count, "images", checking=name),
+        on_progress=lambda done: progress.update(done, count, "images", checking=name),
     )
 
 

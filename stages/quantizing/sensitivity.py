@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from stages.onnx_files.float_layers import quantized_layers
+from stages.onnx_files.macs import macs_by_node
 from stages.onnx_files.quantizing import quantized
 from stages.onnx_files.sessions import open_session, run_logits
-from stages.onnx_files.work import macs_by_node
 from stages.quantizing.bench import Bench, content
 from stages.quantizing.making import Made, likeness
 

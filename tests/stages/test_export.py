@@ -234,7 +234,7 @@ def test_more_parameters_than_the_card_says_are_refused(tmp_path: Path) -> None:
     card = json.loads((changed / "model.json").read_text())
     card["parameters"] -= 45
     (changed / "model.json").write_text(json.dumps(card))
-    with raises(StageError, what="something beside its network"):
+    with raises(StageError, what="does not have the parameters that its card lists"):
         export.run(export_context(tmp_path / "out", artefact(TINY), changed))
 
 

@@ -139,7 +139,7 @@ def test_the_signed_file_is_fit_for_tensorrt_and_the_other_is_not() -> None:
     assert tensorrt_ready(_files() / SIGNED) == []
     findings = tensorrt_ready(_files() / X86)
     assert any("int32 bias" in finding for finding in findings)
-    assert any("uint8, int8 is wanted" in finding for finding in findings)
+    assert any("uint8, expected int8" in finding for finding in findings)
 
 
 @pytest.mark.parametrize("network", list(NETWORKS))

@@ -12,8 +12,8 @@ import pytest
 from onnx import numpy_helper
 
 from stages import quantize
+from stages.onnx_files.macs import macs_by_node
 from stages.onnx_files.quantizing import prepare
-from stages.onnx_files.work import macs_by_node
 from stages.quantizing.sensitivity import grouped
 from tests.stages.onnx_files.trained_files import Notes, exported_cnn, folder, quantize_context
 

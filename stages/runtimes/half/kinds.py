@@ -1,4 +1,7 @@
-"""The two 16-bit floats that a graph can be converted to. Light until numbers are rounded."""
+"""The two 16-bit floats that a graph can be converted to.
+
+Imports numpy and onnx only when they are needed.
+"""
 
 from __future__ import annotations
 
@@ -11,9 +14,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Half:
-    """name: as in targets. largest, smallest_normal: its range; below the latter digits are lost.
-    tensor_type: as ONNX schemas write it. least_opset: the first whose convolutions and poolings take it.
-    refused: operators that ONNX allows in it and the parser of TensorRT for RTX 1.7.1 does not.
+    """A 16-bit floating-point type.
+
+    Attributes:
+        name: The precision's name in targets, "fp16" or "bf16".
+        largest: The largest finite number.
+        smallest_normal: The smallest normal number; smaller ones lose digits.
+        tensor_type: The type's name in ONNX operator schemas.
+        least_opset: The first operator set whose convolutions and poolings take the type.
+        refused: Operators that ONNX allows in this type and the parser of TensorRT for RTX 1.7.1 does not.
     """
 
     name: str
@@ -25,14 +34,14 @@ class Half:
 
     @property
     def elem_type(self) -> int:
-        """ONNX's number of the type."""
+        """Return the type's number in ONNX's `TensorProto.DataType`."""
         import onnx
 
         names = {"fp16": "FLOAT16", "bf16": "BFLOAT16"}
         return int(onnx.TensorProto.DataType.Value(names[self.name]))
 
     def rounded(self, values: np.ndarray) -> np.ndarray:
-        """float32 values in this type, ties to even."""
+        """Return the float32 values in this type, rounded to nearest, ties to even."""
         import ml_dtypes
         import numpy as np
 
@@ -41,8 +50,10 @@ class Half:
 
 
 ROUNDED = "__rounded"
-"""Ends the name of a 16-bit value in a graph whose roundings are written out; the float behind it has the
-bare name."""
+"""Suffix of a 16-bit value's name in a graph whose roundings are explicit casts.
+
+The float that follows it has the name without the suffix.
+"""
 
 HALVES = {
     "fp16": Half("fp16", 65504.0, 2.0**-14, "tensor(float16)", 13, frozenset({"Celu"})),

@@ -1,4 +1,4 @@
-"""Gives the nodes of a float graph a 16-bit type, with a cast where a value is wanted in the other one."""
+"""Convert the nodes of a float graph to a 16-bit type, with a cast where a node takes the other type."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from stages.runtimes.half.kinds import Half
-from stages.runtimes.half.ranges import elem_type, float_initialisers
+from stages.runtimes.half.magnitudes import elem_type, float_initialisers
 
 if TYPE_CHECKING:
     import onnx
 
-KEPT_FLOAT = frozenset(
+FP32_OPERATORS = frozenset(
     {
         "LayerNormalization", "InstanceNormalization", "GroupNormalization", "BatchNormalization",
         "RMSNormalization", "LpNormalization", "MeanVarianceNormalization",
@@ -25,44 +25,58 @@ KEPT_FLOAT = frozenset(
         "RandomUniform", "RandomNormalLike", "RandomUniformLike", "EyeLike", "If", "Loop", "Scan",
     }
 )  # fmt: skip
-"""Normalisations, exponentials and sums, and operators whose result type an attribute fixes."""
+"""Operators that stay in fp32.
+
+Normalisations, exponentials and sums, and operators whose result type an attribute fixes.
+"""
 
 
 @dataclass
-class Weights:
-    """What became of the numbers: how many there are in the 16-bit type, how many of them became zero,
-    and how many fell below its smallest normal number and so lost digits."""
+class WeightCounts:
+    """Counts of the weights in the 16-bit type.
+
+    Attributes:
+        total: Number of weights in the type.
+        flushed: Number of nonzero weights that became zero.
+        subnormal: Number of weights below the type's smallest normal number: they lost digits.
+    """
 
     total: int = 0
     flushed: int = 0
     subnormal: int = 0
 
 
-def give_types(
+def convert_nodes(
     model: onnx.ModelProto, float_nodes: set[int], half: Half
-) -> tuple[onnx.ModelProto, set[int], Weights]:
-    """The graph with every node but `float_nodes` (by index) in the 16-bit type, as far as the operator
-    takes it; the file's inputs and outputs keep their types.
+) -> tuple[onnx.ModelProto, set[int], WeightCounts]:
+    """Convert every node but `float_nodes` to the 16-bit type where its operator takes the type.
 
-    model: with the types of all its values. Returns the new graph, the indices of the nodes that were
-    converted, and what became of the weights.
+    The file's inputs and outputs keep their types.
+
+    Args:
+        model: The float model, with the types of all its values.
+        float_nodes: Indices of the nodes that stay in fp32.
+        half: The 16-bit type.
+
+    Returns:
+        The new model, the indices of the converted nodes, and the counts of the weights.
     """
     import onnx
 
-    typer = _Typer(model, half)
+    builder = _GraphBuilder(model, half)
     for index, node in enumerate(model.graph.node):
-        typer.add(index, node, kept=index in float_nodes)
+        builder.add(index, node, stays_float=index in float_nodes)
     result = onnx.ModelProto()
     result.CopyFrom(model)
     for part in (result.graph.node, result.graph.initializer, result.graph.value_info):
         del part[:]
-    result.graph.node.extend(typer.nodes)
-    result.graph.initializer.extend(typer.initialisers())
-    return result, typer.converted, typer.weights
+    result.graph.node.extend(builder.nodes)
+    result.graph.initializer.extend(builder.initialisers())
+    return result, builder.converted, builder.weights
 
 
 def captured_names(graph: onnx.GraphProto) -> set[str]:
-    """Values that the bodies of If, Loop and Scan take from outside: nothing there is converted."""
+    """Return the values that the bodies of If, Loop and Scan take from outside: they are not converted."""
     bodies = [
         body
         for node in graph.node
@@ -74,14 +88,14 @@ def captured_names(graph: onnx.GraphProto) -> set[str]:
 
 
 @dataclass
-class _Typer:
-    """The new graph as it grows, node by node."""
+class _GraphBuilder:
+    """The new graph, built node by node."""
 
     model: onnx.ModelProto
     half: Half
     nodes: list[onnx.NodeProto] = field(default_factory=list)
     converted: set[int] = field(default_factory=set)
-    weights: Weights = field(default_factory=Weights)
+    weights: WeightCounts = field(default_factory=WeightCounts)
 
     def __post_init__(self) -> None:
         import onnx
@@ -96,28 +110,32 @@ class _Typer:
         captured = captured_names(graph)
         self._used = {name: tensor for name, tensor in self._float_weights.items() if name in captured}
 
-    def add(self, index: int, original: onnx.NodeProto, *, kept: bool) -> None:
+    def add(self, index: int, original: onnx.NodeProto, *, stays_float: bool) -> None:
+        """Append a node, in the 16-bit type unless it stays float, and the casts that it needs."""
         import onnx
 
         node = onnx.NodeProto()
         node.CopyFrom(original)
-        inputs, outputs = (set[int](), set[int]()) if kept else _half_places(node, self.model, self.half)
-        inputs = {place for place in inputs if node.input[place] in self._floats}
-        outputs = {place for place in outputs if node.output[place] in self._floats}
-        for place, name in enumerate(node.input):
+        inputs, outputs = (
+            (set[int](), set[int]()) if stays_float else _half_positions(node, self.model, self.half)
+        )
+        inputs = {position for position in inputs if node.input[position] in self._floats}
+        outputs = {position for position in outputs if node.output[position] in self._floats}
+        for position, name in enumerate(node.input):
             if name in self._floats:
-                node.input[place] = self._wanted(name, half=place in inputs)
+                node.input[position] = self._typed_name(name, half=position in inputs)
         self.nodes.append(node)
         if inputs or outputs:
             self.converted.add(index)
-        for place in outputs:
-            name = node.output[place]
+        for position in outputs:
+            name = node.output[position]
             self._halves.add(name)
             if name in self._outputs:
-                node.output[place] = self._name(name, half=True)
-                self._cast(node.output[place], name, onnx.TensorProto.FLOAT)
+                node.output[position] = self._name(name, half=True)
+                self._cast(node.output[position], name, onnx.TensorProto.FLOAT)
 
     def initialisers(self) -> list[onnx.TensorProto]:
+        """Return the initialisers that the new graph reads."""
         graph = self.model.graph
         others = [tensor for tensor in graph.initializer if tensor.name not in self._float_weights]
         return [*others, *self._used.values()]
@@ -125,8 +143,8 @@ class _Typer:
     def _name(self, name: str, *, half: bool) -> str:
         return f"{name}__{self.half.name if half else 'fp32'}"
 
-    def _wanted(self, name: str, *, half: bool) -> str:
-        """The name under which the float value `name` is to be had in this type."""
+    def _typed_name(self, name: str, *, half: bool) -> str:
+        """Return the name of the float value `name` in this type; add the cast or the weight it needs."""
         import onnx
 
         if name in self._float_weights:
@@ -166,12 +184,14 @@ class _Typer:
         return short
 
 
-def _half_places(node: onnx.NodeProto, model: onnx.ModelProto, half: Half) -> tuple[set[int], set[int]]:
-    """Places of a node's inputs and outputs that its operator takes in the 16-bit type; none if it has
-    to stay in fp32."""
+def _half_positions(node: onnx.NodeProto, model: onnx.ModelProto, half: Half) -> tuple[set[int], set[int]]:
+    """Return the positions of the inputs and outputs that the operator takes in the 16-bit type.
+
+    Both sets are empty if the node has to stay in fp32.
+    """
     import onnx
 
-    if node.domain not in ("", "ai.onnx") or node.op_type in KEPT_FLOAT | half.refused:
+    if node.domain not in ("", "ai.onnx") or node.op_type in FP32_OPERATORS | half.refused:
         return set(), set()
     opset = next(entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx"))
     try:
@@ -180,12 +200,12 @@ def _half_places(node: onnx.NodeProto, model: onnx.ModelProto, half: Half) -> tu
         return set(), set()
     allowed = {rule.type_param_str: set(rule.allowed_type_strs) for rule in schema.type_constraints}
 
-    def places(count: int, formals: Iterable[Any]) -> set[int]:
-        known = [half.tensor_type in allowed.get(one.type_str, {one.type_str}) for one in formals]
-        return {place for place in range(count) if known and known[min(place, len(known) - 1)]}
+    def positions(count: int, formals: Iterable[Any]) -> set[int]:
+        known = [half.tensor_type in allowed.get(formal.type_str, {formal.type_str}) for formal in formals]
+        return {position for position in range(count) if known and known[min(position, len(known) - 1)]}
 
-    inputs = places(len(node.input), schema.inputs)
-    outputs = places(len(node.output), schema.outputs)
+    inputs = positions(len(node.input), schema.inputs)
+    outputs = positions(len(node.output), schema.outputs)
     if node.op_type == "Resize":
         inputs -= {1, 2}  # the region and the scales are positions, not values
     return inputs, outputs

@@ -1,8 +1,8 @@
-"""Whether a graph converted to a 16-bit type computes what it computed before.
+"""Prove that a graph converted to a 16-bit type computes what it computed before.
 
-ONNX Runtime has hardly a 16-bit kernel for CPUs, and where it puts casts around a node itself it drops
-the rounding between two such nodes, so that no overflow shows. Here every rounding is written into the
-graph: values are computed in fp32 and rounded, as tensor cores do it, which add up in fp32.
+ONNX Runtime has few 16-bit kernels for CPUs. Where it inserts casts around a node itself, it drops the
+rounding between two such nodes, which hides overflows. Therefore every rounding becomes explicit casts in the
+graph: values are computed in fp32 and rounded, the way tensor cores do, which accumulate in fp32.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import numpy as np
 from pipeline.errors import StageError
 from stages.runtimes.base import Source
 from stages.runtimes.half.kinds import HALVES, ROUNDED, Half
-from stages.runtimes.half.ranges import activation_magnitudes, elem_type
+from stages.runtimes.half.magnitudes import activation_magnitudes, elem_type
 from stages.runtimes.parity import compare, source_logits
 
 if TYPE_CHECKING:
@@ -23,22 +23,32 @@ if TYPE_CHECKING:
 
 
 def prove(
-    whole: onnx.ModelProto,
+    float_model: onnx.ModelProto,
     converted: onnx.ModelProto,
     half: Half,
     source: Source,
     images: np.ndarray,
-    known: Mapping[str, float],
+    magnitudes: Mapping[str, float],
     limit: float,
 ) -> None:
-    """Raises StageError if a value of the converted graph is not finite on the images where it is in the
-    float graph, or if the logits differ by more than `limit` of their spread (root mean square).
+    """Raise an error unless the converted graph agrees with the float graph on the images.
 
-    images: uint8 (n, H, W, C). known: by name, the largest absolute values of the float graph on them.
+    Args:
+        float_model: The float model.
+        converted: The model in the 16-bit type.
+        half: The 16-bit type.
+        source: The file's description.
+        images: uint8 (n, H, W, C).
+        magnitudes: Largest absolute values of the float graph on these images, by value name.
+        limit: Largest root mean square difference of the logits, as a share of their spread.
+
+    Raises:
+        StageError: If a value is finite in the float graph and not in the converted one, or if the logits
+            differ by more than `limit`.
     """
     computed = as_computed(converted)
-    _require_finite(computed, half, source, images, known)
-    reference = source_logits(whole.SerializeToString(), source, images)
+    _require_finite(computed, half, source, images, magnitudes)
+    reference = source_logits(float_model.SerializeToString(), source, images)
     agreement = compare(source_logits(computed.SerializeToString(), source, images), reference)
     if agreement.relative > limit and agreement.max_abs > 1e-3:
         raise StageError(
@@ -51,15 +61,18 @@ def prove(
 
 
 def remedy(half: Half) -> str:
-    keep = "name the nodes that cannot bear it in build.keep_float (kdpipe debug PROFILE finds them)"
+    """Return the hint for a model that does not work in this type."""
+    keep = "list the nodes that need fp32 in build.keep_float (kdpipe debug PROFILE finds them)"
     if half.name == "fp16":
-        return f"take the bf16 target, which has fp32's range, or {keep}"
-    return f"take the fp16 target, which has three more binary digits, or {keep}"
+        return f"use the bf16 target, which has fp32's range, or {keep}"
+    return f"use the fp16 target, which has three more binary digits, or {keep}"
 
 
 def as_computed(converted: onnx.ModelProto) -> onnx.ModelProto:
-    """The same graph for ONNX Runtime on a CPU: each node computes in fp32, and what had a 16-bit type is
-    rounded to it. Values keep their names; every one of them is float32, so all of them can be looked at.
+    """Return an equivalent fp32 graph with explicit roundings, for ONNX Runtime on a CPU.
+
+    Each node computes in fp32; every value that had a 16-bit type is rounded to it. Values keep their names,
+    and all of them are float32, so each can be an output.
     """
     import onnx
 
@@ -78,21 +91,21 @@ def as_computed(converted: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def _rounding(original: onnx.NodeProto, narrow: Mapping[str, int]) -> list[onnx.NodeProto]:
-    """A node, and behind it the casts that round what it gives."""
+    """Return the node, followed by the casts that round its outputs."""
     import onnx
 
     node = onnx.NodeProto()
     node.CopyFrom(original)
     nodes = [node]
-    for place, name in enumerate(original.output):
+    for position, name in enumerate(original.output):
         if name not in narrow:
             continue
         rounded = f"{name}{ROUNDED}"
         if node.op_type == "Cast":
-            node.output[place] = rounded
+            node.output[position] = rounded
         else:
-            node.output[place] = f"{name}__unrounded"
-            nodes.append(onnx.helper.make_node("Cast", [node.output[place]], [rounded], to=narrow[name]))
+            node.output[position] = f"{name}__unrounded"
+            nodes.append(onnx.helper.make_node("Cast", [node.output[position]], [rounded], to=narrow[name]))
         nodes.append(onnx.helper.make_node("Cast", [rounded], [name], to=onnx.TensorProto.FLOAT))
     return nodes
 
@@ -106,26 +119,30 @@ def _widened(tensor: onnx.TensorProto, types: set[int]) -> onnx.TensorProto:
 
 
 def _require_finite(
-    computed: onnx.ModelProto, half: Half, source: Source, images: np.ndarray, known: Mapping[str, float]
+    computed: onnx.ModelProto, half: Half, source: Source, images: np.ndarray, magnitudes: Mapping[str, float]
 ) -> None:
-    found = activation_magnitudes(computed, source, images)
+    rounded = activation_magnitudes(computed, source, images)
     for node in computed.graph.node:
         for name in node.output:
-            lost = name in known and np.isfinite(known[name]) and not np.isfinite(found.get(name, 0.0))
+            lost = (
+                name in magnitudes
+                and np.isfinite(magnitudes[name])
+                and not np.isfinite(rounded.get(name, 0.0))
+            )
             if lost:
                 raise StageError(
                     f"the {half.name} form of the model gives numbers that are not finite",
-                    where=f"{source.onnx.name}, node {_real_name(computed, name)}",
-                    why=f"{name} reaches {known[name]:.4g} in fp32 on {len(images)} images, "
+                    where=f"{source.onnx.name}, node {_computing_node(computed, name)}",
+                    why=f"{name} reaches {magnitudes[name]:.4g} in fp32 on {len(images)} images, "
                     f"and {half.name} ends at {half.largest:.4g}; it is the first to become infinite or NaN",
                     hint=remedy(half),
                 )
 
 
-def _real_name(computed: onnx.ModelProto, value: str) -> str:
-    """The node that computes a value, not the casts that round it."""
+def _computing_node(computed: onnx.ModelProto, value: str) -> str:
+    """Return the name of the node that computes a value, not of the casts that round it."""
     producers = {name: node for node in computed.graph.node for name in node.output}
     node = producers[value]
     while node.op_type == "Cast" and not node.name and node.input[0] in producers:
         node = producers[node.input[0]]
-    return node.name or f"{node.op_type} that gives {value}"
+    return node.name or f"{node.op_type} that computes {value}"

@@ -16,24 +16,23 @@ class Messages:
 
     def __init__(self, trt: Any) -> None:
         """Make a logger of the module `tensorrt` or `tensorrt_rtx`."""
-        self._severity = trt.ILogger.Severity
+        self._base = trt.ILogger
         self._lines: list[tuple[int, str]] = []
-        lines, lowest = self._lines, int(self._severity.WARNING)
 
         def log(_logger: Any, severity: Any, message: str) -> None:
-            if int(severity) <= lowest:
-                lines.append((int(severity), message))
+            if int(severity) <= int(self._base.Severity.WARNING):
+                self._lines.append((int(severity), message))
 
-        methods = {"__init__": lambda logger: trt.ILogger.__init__(logger), "log": log}
-        self.logger: Any = type("Log", (trt.ILogger,), methods)()
+        methods = {"__init__": lambda logger: self._base.__init__(logger), "log": log}
+        self.logger: Any = type("Log", (self._base,), methods)()
 
     def errors(self) -> list[str]:
         """Return the messages of severity ERROR and above, in order."""
-        worst = int(self._severity.ERROR)
+        worst = int(self._base.Severity.ERROR)
         return [message for severity, message in self._lines if severity <= worst]
 
     def warnings(self) -> list[str]:
         """Return the first different warnings."""
-        warning = int(self._severity.WARNING)
+        warning = int(self._base.Severity.WARNING)
         lines = [message for severity, message in self._lines if severity == warning]
         return list(dict.fromkeys(lines))[:MOST_WARNINGS]

@@ -14,9 +14,9 @@ from timm.models.mlp_mixer import MlpMixer
 from torch import Tensor, nn
 
 from pipeline.errors import StageError
-from stages.onnx_files.checks import prove_graph
 from stages.onnx_files.exporting import Exported, export_network
-from stages.onnx_files.parity import find_parity, parity_fault
+from stages.onnx_files.graph_proof import prove_graph
+from stages.onnx_files.parity import measure_parity, parity_fault
 from tests.errors import raises
 
 SIDE = 32
@@ -90,7 +90,7 @@ def test_every_family_is_exported_whole(name: str, options: dict[str, Any]) -> N
     images = np.random.default_rng(0).integers(0, 256, (5, side, side, 3), dtype=np.uint8)
     exported = export_network(network, card, role="student", opset=20, batch_max=64)
     content = prove_graph(exported.model, card, role="student", opset=20)
-    checks, rows = find_parity(network, content, images, card, role="student")
+    checks, rows = measure_parity(network, content, images, card, role="student")
     assert parity_fault(checks, rows, role="student", tolerance=1e-3, agreement=95.0) is None
     assert [check.batch for check in checks] == [1, 5]
     assert exported.unread == ()
@@ -104,7 +104,7 @@ def test_every_operator_set_a_profile_may_ask_for(opset: int) -> None:
     network = _small()
     exported = _export(network, opset)
     content = prove_graph(exported.model, _card("small"), role="student", opset=opset)
-    checks, rows = find_parity(network, content, _images(5), _card("small"), role="student")
+    checks, rows = measure_parity(network, content, _images(5), _card("small"), role="student")
     assert parity_fault(checks, rows, role="student", tolerance=1e-3, agreement=95.0) is None
     assert onnx.load_from_string(content).ir_version == exported.model.ir_version
 
@@ -187,7 +187,7 @@ def test_a_file_that_computes_something_else_is_found_out() -> None:
     content = prove_graph(_export(other).model, _card("small"), role="student", opset=20)
     with torch.no_grad():
         list(network.parameters())[-1][0] += 0.5
-    checks, rows = find_parity(network, content, _images(9), _card("small"), role="student")
+    checks, rows = measure_parity(network, content, _images(9), _card("small"), role="student")
     fault = parity_fault(checks, rows, role="student", tolerance=1e-3, agreement=95.0)
     assert fault is not None
     assert "does not compute what PyTorch computes" in fault.what
@@ -199,7 +199,7 @@ def test_other_predictions_are_found_out_where_a_wide_tolerance_lets_the_logits_
     content = prove_graph(_export(other).model, _card("small"), role="student", opset=20)
     with torch.no_grad():
         list(network.parameters())[-1][0] += 50.0
-    checks, rows = find_parity(network, content, _images(9), _card("small"), role="student")
+    checks, rows = measure_parity(network, content, _images(9), _card("small"), role="student")
     fault = parity_fault(checks, rows, role="student", tolerance=1e9, agreement=95.0)
     assert fault is not None
     assert "predicts other classes" in fault.what
@@ -222,7 +222,7 @@ def test_images_that_influence_one_another_are_found_out() -> None:
     network = _Mixing().eval()
     exported = export_network(network, _card("small"), role="student", opset=20, batch_max=64)
     content = prove_graph(exported.model, _card("small"), role="student", opset=20)
-    checks, rows = find_parity(network, content, _images(16), _card("small"), role="student")
+    checks, rows = measure_parity(network, content, _images(16), _card("small"), role="student")
     assert rows["batches"] == [1, 2, 7]
     fault = parity_fault(checks[1:], rows, role="student", tolerance=1e-3, agreement=95.0)
     assert fault is not None

@@ -11,7 +11,7 @@ from stages.reporting.int8 import calibration_doubts, int8_rows
 
 def _calibration(layers: list[dict[str, str]]) -> dict[str, Any]:
     return {
-        "images": {"doubts": ["2 of 64 calibration images are blank: they tell nothing of ranges."]},
+        "images": {"doubts": ["2 of 64 calibration images are blank: they add nothing to the ranges."]},
         "files": {
             "x86": {
                 "file": "student.int8.x86.onnx",

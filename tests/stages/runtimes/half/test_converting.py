@@ -43,7 +43,7 @@ def test_converted_file_agrees_with_the_float_file(name: str) -> None:
     assert compare(found, source_logits(source.onnx, source, images)).relative < 0.01
     assert half.ByteSize() < 0.65 * model.ByteSize()
     assert report.half_nodes >= report.nodes / 3
-    assert not report.kept_for_range
+    assert not report.fp32_for_range
 
 
 def test_inputs_and_outputs_keep_their_types() -> None:
@@ -79,7 +79,7 @@ def test_a_weight_beyond_fp16_keeps_its_layer_in_fp32() -> None:
     name = _scale_weight(model, 1, 1e7)
     expected = source_logits(model.SerializeToString(), source, natural_images(source.image_shape, 4, seed=2))
     half, report = to_half(model, source)
-    assert report.kept_for_range
+    assert report.fp32_for_range
     assert name in {tensor.name for tensor in _weights(half, TensorProto.FLOAT)}
     found = source_logits(half.SerializeToString(), source, natural_images(source.image_shape, 4, seed=2))
     assert np.isfinite(found).all()
@@ -91,7 +91,7 @@ def test_an_activation_beyond_fp16_keeps_its_layers_in_fp32() -> None:
     model = onnx.load(str(source.onnx))
     _scale_weight(model, 0, 3e4)  # the weights fit, what they make of an image does not
     half, report = to_half(model, source)
-    assert report.kept_for_range
+    assert report.fp32_for_range
     images = natural_images(source.image_shape, 4, seed=2)
     found = source_logits(half.SerializeToString(), source, images)
     assert compare(found, source_logits(model.SerializeToString(), source, images)).relative < 0.05
@@ -193,7 +193,7 @@ def test_the_report_tells_which_value_keeps_a_node_in_fp32() -> None:
         assert kept["magnitude"] > 65504 / 4
     assert {kept["tensor"] for kept in facts["fp32_for_range"]} >= {facts["largest_activation"]["tensor"]}
     assert facts["largest_activation"]["magnitude"] > 65504
-    assert "a bf16 target needs none of that" in facts["advice"]
+    assert "a bf16 target needs none of these" in facts["advice"]
     in_bf16 = to_half(model, replace(source, precision="bf16"))[1].facts()
     assert in_bf16["fp32_for_range"] == []
     assert in_bf16["advice"] == ""
@@ -204,7 +204,7 @@ def test_an_overflow_is_refused_by_the_name_of_the_first_node(monkeypatch: pytes
     source = source_of("cnn", "fp16")
     model = onnx.load(str(source.onnx))
     _scale_weight(model, 0, 3e4)
-    monkeypatch.setattr(precision, "IN_HAND", 1e-9)
+    monkeypatch.setattr(precision, "HEADROOM", 1e-9)
     with raises(StageError, what="not finite") as caught:
         to_half(model, source)
     first = next(node for node in model.graph.node if node.op_type == "Conv")
@@ -260,7 +260,7 @@ def test_without_proofs_an_overflow_is_kept_and_noted_too(monkeypatch: pytest.Mo
     source = source_of("cnn", "fp16")
     model = onnx.load(str(source.onnx))
     _scale_weight(model, 0, 3e4)
-    monkeypatch.setattr(precision, "IN_HAND", 1e-9)
+    monkeypatch.setattr(precision, "HEADROOM", 1e-9)
     notes: list[str] = []
     to_half(model, source, note=notes.append)
     assert "not finite" in notes[0]

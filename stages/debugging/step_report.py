@@ -1,4 +1,4 @@
-"""What is told of one step: figures for the table and the document, and the minimal model."""
+"""Report one step: figures for the table and the document, and the minimal model."""
 
 from __future__ import annotations
 
@@ -6,12 +6,17 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from stages.debugging.minimal import Case, differing_weights, write_minimal
+from stages.debugging.minimal_model import Case, differing_weights, write_minimal
 
 
 def conclude(case: Case, output: Path) -> dict[str, Any]:
-    """The JSON-ready report of one step; writes the minimal model into `output` if there is a
-    divergence, whole or not at all."""
+    """Report one step, and write the minimal model into `output` if there is a divergence.
+
+    The folder is replaced as a whole: a failure leaves no partial model.
+
+    Returns:
+        The JSON-ready report.
+    """
     finding, first = case.finding, case.finding.first
     if first is not None:
         output.parent.mkdir(parents=True, exist_ok=True)
@@ -38,5 +43,5 @@ def conclude(case: Case, output: Path) -> dict[str, Any]:
 
 
 def skipped(title: str, why: str) -> dict[str, Any]:
-    """A step that could not be looked at, which is no fault of the files."""
+    """Report a step that could not be compared; it counts as healthy, because the files are not the cause."""
     return {"step": title, "status": "skipped", "healthy": True, "why": why}

@@ -1,4 +1,4 @@
-"""Whether an exported file is what was asked for: looked at, and run at several batches."""
+"""Prove that an exported file has the requested form and runs at several batches."""
 
 from __future__ import annotations
 
@@ -16,26 +16,34 @@ from stages.onnx_files.metadata import BATCH, INPUT, LOGITS, PROBABILITIES, feed
 from stages.onnx_files.sessions import open_session
 
 BATCHES = (1, 2, 7)
-"""Batches a file is run at: 1, the exporter's example, and a prime that no shape divides by accident."""
+"""Batches of the test runs: 1, the exporter's example, and a prime that no shape divides by accident."""
 
-_EXPORT_AGAIN = "export another architecture, or report this one: the exporter lost what was asked of it"
+_UNSUPPORTED = "choose another architecture, or report this one: the exporter does not support it"
 
 
 def prove_graph(model: onnx.ModelProto, card: Mapping[str, Any], *, role: str, opset: int) -> bytes:
-    """The file's bytes, once it is proven to be what was asked for.
+    """Check an exported graph and return the file's bytes.
 
-    Checks the graph with onnx's full checker, its dimensions, operator set and weights, that the
-    installed ONNX Runtime takes it, and that it runs at the batches of `BATCHES` with the shapes
-    that it declares and finite results. Raises StageError naming what is wrong.
+    Checks the dimensions, the operator set and the weights, runs onnx's full checker, and runs the graph in
+    the installed ONNX Runtime at the batches of `BATCHES`: results have the declared shapes and are finite.
+
+    Args:
+        model: The exported graph.
+        card: The network's card, with `input`.
+        role: "teacher" or "student", for messages.
+        opset: The requested operator set.
+
+    Raises:
+        StageError: If a check fails.
     """
     name = f"The {role}'s ONNX file"
-    _require_asked(model, card, name, opset)
+    _require_requested(model, card, name, opset)
     content = serialised(model)
     if len(content) > SINGLE_FILE_LIMIT:
         raise StageError(
             f"{name} is too large.",
             where="stage export",
-            why=f"found {len(content) / 1e9:.2f} GB, at most {SINGLE_FILE_LIMIT / 1e9:.1f} GB fit one file",
+            why=f"found {len(content) / 1e9:.2f} GB, expected at most {SINGLE_FILE_LIMIT / 1e9:.1f} GB",
             hint=f"choose a smaller {role}.model",
         )
     try:
@@ -51,33 +59,33 @@ def prove_graph(model: onnx.ModelProto, card: Mapping[str, Any], *, role: str, o
     return content
 
 
-def _require_asked(model: onnx.ModelProto, card: Mapping[str, Any], name: str, opset: int) -> None:
+def _require_requested(model: onnx.ModelProto, card: Mapping[str, Any], name: str, opset: int) -> None:
     height, width, channels = image_shape(card)
     classes = len(card["classes"])
     uint8 = card["input"] == "uint8_nhwc"
-    asked: dict[str, tuple[object, ...]] = {
+    expected: dict[str, tuple[object, ...]] = {
         INPUT: (BATCH, height, width, channels) if uint8 else (BATCH, channels, height, width),
         LOGITS: (BATCH, classes),
     }
     if uint8:
-        asked[PROBABILITIES] = (BATCH, classes)
-    found = {value.name: _shape(value) for value in (*model.graph.input, *model.graph.output)}
-    if found != asked:
+        expected[PROBABILITIES] = (BATCH, classes)
+    shapes = {value.name: _shape(value) for value in (*model.graph.input, *model.graph.output)}
+    if shapes != expected:
         raise StageError(
-            f"{name} does not have the inputs and outputs that were asked for.",
+            f"{name} does not have the requested inputs and outputs.",
             where="stage export",
-            why=f"found {_told(found)}; expected {_told(asked)}"
+            why=f"found {_shapes_text(shapes)}; expected {_shapes_text(expected)}"
             + (
                 ": the network fixes the batch in its code (a view or reshape with a number)"
-                if found.get(INPUT, ("",))[0] != BATCH
+                if shapes.get(INPUT, ("",))[0] != BATCH
                 else ""
             ),
-            hint=_EXPORT_AGAIN,
+            hint=_UNSUPPORTED,
         )
     opsets = {entry.domain: entry.version for entry in model.opset_import}
     if opsets != {"": opset}:
         raise StageError(
-            f"{name} has another operator set than was asked for.",
+            f"{name} has another operator set than requested.",
             where="stage export",
             why=f"found {opsets}, expected {{'': {opset}}}",
             hint="set export.opset: 20",
@@ -85,7 +93,7 @@ def _require_asked(model: onnx.ModelProto, card: Mapping[str, Any], name: str, o
     for tensor in model.graph.initializer:
         if tensor.data_type == TensorProto.FLOAT and not np.isfinite(numpy_helper.to_array(tensor)).all():
             raise StageError(
-                f"{name} holds weights that are not finite.",
+                f"{name} contains weights that are not finite.",
                 where=f"stage export, initialiser {tensor.name}",
                 why="found NaN or infinity: a normalisation with variance near zero was folded",
                 hint="train longer, or choose another architecture",
@@ -97,7 +105,7 @@ def _require_running(content: bytes, card: Mapping[str, Any], name: str, opset: 
         session = open_session(content)
     except Exception as error:  # onnxruntime's exceptions share no base class
         raise StageError(
-            f"{name} is refused by the installed ONNX Runtime {ort.__version__}.",
+            f"{name} cannot be loaded by the installed ONNX Runtime {ort.__version__}.",
             where="stage export",
             why=first_line(error),
             hint=f"set export.opset below {opset}, or update onnxruntime",
@@ -107,15 +115,15 @@ def _require_running(content: bytes, card: Mapping[str, Any], name: str, opset: 
     for batch in BATCHES:
         images = generator.integers(0, 256, (batch, *image_shape(card)), dtype=np.uint8)
         try:
-            found = session.run(outputs, {INPUT: feed(images, card)})
-        except Exception as error:  # see above
+            results = session.run(outputs, {INPUT: feed(images, card)})
+        except Exception as error:  # onnxruntime's exceptions share no base class
             raise StageError(
                 f"{name} declares a dynamic batch but does not run at batch {batch}.",
                 where="stage export",
                 why=first_line(error),
-                hint=_EXPORT_AGAIN,
+                hint=_UNSUPPORTED,
             ) from error
-        for output, value in zip(outputs, found, strict=True):
+        for output, value in zip(outputs, results, strict=True):
             expected = (batch, len(card["classes"]))
             if value.shape != expected or not np.isfinite(value).all():
                 raise StageError(
@@ -124,7 +132,7 @@ def _require_running(content: bytes, card: Mapping[str, Any], name: str, opset: 
                     why=f"found shape {value.shape}, expected {expected}"
                     if value.shape != expected
                     else "found values that are not finite",
-                    hint=_EXPORT_AGAIN,
+                    hint=_UNSUPPORTED,
                 )
 
 
@@ -135,5 +143,5 @@ def _shape(value: onnx.ValueInfoProto) -> tuple[object, ...]:
     )
 
 
-def _told(shapes: Mapping[str, tuple[object, ...]]) -> str:
+def _shapes_text(shapes: Mapping[str, tuple[object, ...]]) -> str:
     return ", ".join(f"{name} ({', '.join(str(dim) for dim in shape)})" for name, shape in shapes.items())

@@ -1,4 +1,4 @@
-"""How large a network's values become: its weights as they are, its activations on images."""
+"""The largest absolute values of a network's weights, and of its activations on images."""
 
 from __future__ import annotations
 
@@ -15,10 +15,14 @@ if TYPE_CHECKING:
 
 
 def weight_magnitudes(model: onnx.ModelProto) -> dict[str, float]:
-    """By name of a float weight its largest absolute value; raises StageError for one that is no number."""
+    """Return the largest absolute value of each float weight, by name.
+
+    Raises:
+        StageError: If a weight holds NaN or infinity.
+    """
     from onnx import numpy_helper
 
-    found = {}
+    magnitudes = {}
     for tensor in float_initialisers(model.graph):
         values = numpy_helper.to_array(tensor)
         if not np.isfinite(values).all():
@@ -28,16 +32,19 @@ def weight_magnitudes(model: onnx.ModelProto) -> dict[str, float]:
                 why="found NaN or infinity: the training diverged",
                 hint="train with a lower learning rate or with clip_grad: 1.0",
             )
-        found[tensor.name] = magnitude(values)
-    return found
+        magnitudes[tensor.name] = magnitude(values)
+    return magnitudes
 
 
 def activation_magnitudes(model: onnx.ModelProto, source: Source, images: np.ndarray) -> dict[str, float]:
-    """By name of a float activation its largest absolute value on the images; infinite if any is
-    infinite or NaN.
+    """Return the largest absolute value of each float activation on the images, by name.
 
-    model: with the types of all its values. images: uint8 (n, H, W, C). Executed by ONNX Runtime, node
-    by node.
+    ONNX Runtime runs the graph node by node. The value is infinite if any number is infinite or NaN.
+
+    Args:
+        model: The model, with the types of all its values.
+        source: The file's description.
+        images: uint8 (n, H, W, C).
     """
     import onnx
 
@@ -54,18 +61,18 @@ def activation_magnitudes(model: onnx.ModelProto, source: Source, images: np.nda
         onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None) for name in names
     )
     session = open_session(probe.SerializeToString(), optimise=False)
-    given = session.get_inputs()[0].name
+    input_name = session.get_inputs()[0].name
     largest = dict.fromkeys(names, 0.0)
-    # One image at a time: all activations of a large network are a lot already.
+    # One image at a time: the activations of a large network take much memory.
     for index in range(len(images)):
-        values = session.run(names, {given: as_input(images[index : index + 1], source)})
+        values = session.run(names, {input_name: as_input(images[index : index + 1], source)})
         for name, value in zip(names, values, strict=True):
             largest[name] = max(largest[name], magnitude(value))
     return largest
 
 
 def magnitude(values: np.ndarray) -> float:
-    """The largest absolute value; infinite if any value is infinite or NaN, 0 if there is none."""
+    """Return the largest absolute value: infinite if any value is infinite or NaN, 0 for an empty array."""
     if not values.size:
         return 0.0
     largest = max(float(values.max()), -float(values.min()))
@@ -73,10 +80,12 @@ def magnitude(values: np.ndarray) -> float:
 
 
 def elem_type(info: onnx.ValueInfoProto) -> int:
+    """Return the value's element type, a number of `TensorProto.DataType`."""
     return int(info.type.tensor_type.elem_type)
 
 
 def float_initialisers(graph: onnx.GraphProto) -> list[onnx.TensorProto]:
+    """Return the float32 initialisers of a graph."""
     import onnx
 
     return [tensor for tensor in graph.initializer if tensor.data_type == onnx.TensorProto.FLOAT]

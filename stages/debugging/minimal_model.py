@@ -1,4 +1,4 @@
-"""The smallest model that shows a divergence: cut out, with its inputs and what is expected of it."""
+"""Write the smallest model that shows a divergence, with its inputs and the expected results."""
 
 from __future__ import annotations
 
@@ -18,7 +18,17 @@ SUSPECT, REFERENCE, README = "suspect.onnx", "reference.onnx", "README.md"
 
 @dataclass(frozen=True)
 class Case:
-    """What is written of one divergence. reference_graph: None where the reference is no ONNX file."""
+    """Two compared graphs.
+
+    Attributes:
+        title: The step's name, "reference -> suspect".
+        finding: The comparison's result.
+        graph: The suspect's graph.
+        reference_graph: The reference's graph; None if the reference is no ONNX file.
+        suspect: Computes values of the suspect.
+        reference: Computes values of the reference.
+        tolerance: The comparison's tolerance.
+    """
 
     title: str
     finding: Finding
@@ -30,23 +40,27 @@ class Case:
 
 
 def write_minimal(case: Case, folder: Path) -> None:
-    """Fills an empty folder: the model cut out of the suspect, its inputs as the suspect had them,
-    what it gave (`found.npy`) and what the reference gave (`expected.npy`), and a README.
+    """Write the minimal model of a divergence into an empty folder.
 
-    `reference.onnx` is the reference's own cut, where it has one that takes the same inputs.
+    The folder contains the part of the suspect's graph (`suspect.onnx`), the suspect's values of its inputs,
+    the results of the suspect (`found.npy`) and of the reference (`expected.npy`), and a README. If the same
+    part of the reference takes the same inputs, it contains `reference.onnx` too.
+
+    Args:
+        case: The comparison, with a divergence.
+        folder: The folder; it need not exist.
     """
     first = case.finding.first
     assert first is not None
     compared = {layer.value: layer for layer in case.finding.layers}
     boundary = nearest_compared(case.graph, first.value, compared)
-    inputs = [*boundary, *_given(case.graph, first.value, set(boundary))]
+    inputs = [*boundary, *_graph_inputs(case.graph, first.value, set(boundary))]
     values = case.suspect([*inputs, first.value])
     (folder / "inputs").mkdir(parents=True)
-    for place, name in enumerate(inputs):
-        np.save(folder / "inputs" / f"{place}.npy", values[name])
-    found = values[first.value]
+    for position, name in enumerate(inputs):
+        np.save(folder / "inputs" / f"{position}.npy", values[name])
     expected = case.reference([first.reference])[first.reference]
-    np.save(folder / "found.npy", found)
+    np.save(folder / "found.npy", values[first.value])
     np.save(folder / "expected.npy", expected)
     onnx.save(cut(case.graph, inputs, first.value, values), str(folder / SUSPECT))
     counterparts = [compared[name].reference if name in compared else name for name in inputs]
@@ -59,8 +73,15 @@ def write_minimal(case: Case, folder: Path) -> None:
 def cut(
     graph: Graph, inputs: Sequence[str], output: str, values: Mapping[str, np.ndarray]
 ) -> onnx.ModelProto:
-    """The part of a graph from `inputs` to `output`. values: of all of them, for types and ranks."""
-    nodes = sorted(_needed(graph, output, set(inputs)))
+    """Return the part of a graph from `inputs` to `output`.
+
+    Args:
+        graph: The graph.
+        inputs: Names of the part's inputs.
+        output: Name of the part's output.
+        values: The values of the inputs and the output, for their types and shapes.
+    """
+    nodes = sorted(_needed_nodes(graph, output, set(inputs)))
     read = {name for position in nodes for name in graph.nodes[position].input} - set(inputs)
     result = onnx.ModelProto()
     result.CopyFrom(graph.model)
@@ -78,7 +99,7 @@ def _info(name: str, value: np.ndarray) -> onnx.ValueInfoProto:
     return helper.make_tensor_value_info(name, kind, list(value.shape))
 
 
-def _needed(graph: Graph, output: str, inputs: set[str]) -> set[int]:
+def _needed_nodes(graph: Graph, output: str, inputs: set[str]) -> set[int]:
     needed: set[int] = set()
     open_ends = [output]
     while open_ends:
@@ -90,21 +111,23 @@ def _needed(graph: Graph, output: str, inputs: set[str]) -> set[int]:
     return needed
 
 
-def _given(graph: Graph, output: str, boundary: set[str]) -> list[str]:
-    """The graph's own inputs that the cut reads."""
-    read = {name for position in _needed(graph, output, boundary) for name in graph.nodes[position].input}
+def _graph_inputs(graph: Graph, output: str, boundary: set[str]) -> list[str]:
+    """Return the graph's own inputs that the part reads."""
+    read = {
+        name for position in _needed_nodes(graph, output, boundary) for name in graph.nodes[position].input
+    }
     return [name for name in graph.inputs if name in read]
 
 
 def _write_reference(
     graph: Graph, inputs: Sequence[str], output: str, reference: Values, folder: Path
 ) -> bool:
-    nodes = _needed(graph, output, set(inputs))
+    nodes = _needed_nodes(graph, output, set(inputs))
     read = {name for position in nodes for name in graph.nodes[position].input}
     if not nodes or output in inputs or not set(inputs) <= {*graph.producers, *graph.inputs}:
         return False
     if any(name in graph.inputs and name not in inputs for name in read):
-        return False  # it would need more than the suspect's part does
+        return False  # it would need more inputs than the suspect's part
     if len(set(inputs)) < len(inputs):
         return False
     onnx.save(cut(graph, inputs, output, reference([*inputs, output])), str(folder / REFERENCE))
@@ -114,7 +137,7 @@ def _write_reference(
 def _readme(case: Case, inputs: Sequence[str], has_reference: bool) -> str:
     first = case.finding.first
     assert first is not None
-    arrays = " ".join(f"--inputs inputs/{place}.npy" for place in range(len(inputs)))
+    arrays = " ".join(f"--inputs inputs/{position}.npy" for position in range(len(inputs)))
     lines = [
         f"# {first.node}: the first layer that diverges",
         "",
@@ -127,16 +150,16 @@ def _readme(case: Case, inputs: Sequence[str], has_reference: bool) -> str:
         "| --- | --- |",
         f"| `{SUSPECT}` | the part of the suspect from the last values that agree to these |",
         *([f"| `{REFERENCE}` | the same part of the reference |"] if has_reference else []),
-        *(f"| `inputs/{place}.npy` | `{name}`, as the suspect had it |" for place, name in enumerate(inputs)),
-        "| `found.npy` | what the suspect gave |",
-        f"| `expected.npy` | what the reference gave (`{first.reference}`) |",
+        *(f"| `inputs/{position}.npy` | the suspect's `{name}` |" for position, name in enumerate(inputs)),
+        "| `found.npy` | the suspect's result |",
+        f"| `expected.npy` | the reference's result (`{first.reference}`) |",
         "",
-        "## To see it again",
+        "## Reproduce it",
         "",
     ]
     if has_reference:
         lines += ["    kdpipe debug --onnx suspect.onnx --against reference.onnx " + arrays, ""]
-    fed = ", ".join(f"{name!r}: np.load('inputs/{place}.npy')" for place, name in enumerate(inputs))
+    feeds = ", ".join(f"{name!r}: np.load('inputs/{position}.npy')" for position, name in enumerate(inputs))
     lines += [
         "In Python, with ONNX Runtime:",
         "",
@@ -144,7 +167,7 @@ def _readme(case: Case, inputs: Sequence[str], has_reference: bool) -> str:
         "    options = ort.SessionOptions()",
         "    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL",
         f"    session = ort.InferenceSession('{SUSPECT}', options, providers=['CPUExecutionProvider'])",
-        f"    found = session.run(None, {{{fed}}})[0]",
+        f"    found = session.run(None, {{{feeds}}})[0]",
         "    print(np.abs(found.astype('f8') - np.load('expected.npy')).max())",
         "",
     ]
@@ -152,17 +175,20 @@ def _readme(case: Case, inputs: Sequence[str], has_reference: bool) -> str:
 
 
 def differing_weights(case: Case) -> list[tuple[str, float]]:
-    """Weights of the first diverging node, by name, that the reference holds otherwise, and by how much."""
+    """Return the first diverging node's weights that differ in the reference: name and largest difference."""
     first = case.finding.first
     if first is None or case.reference_graph is None:
         return []
-    found = []
+    differences = []
     for name in case.graph.nodes[first.position].input:
-        ours, theirs = case.graph.constants.get(name), case.reference_graph.constants.get(name)
-        if ours is None or theirs is None:
+        suspect_tensor, reference_tensor = (
+            case.graph.constants.get(name),
+            case.reference_graph.constants.get(name),
+        )
+        if suspect_tensor is None or reference_tensor is None:
             continue
-        one, other = numpy_helper.to_array(ours), numpy_helper.to_array(theirs)
-        if one.shape == other.shape and one.size and not np.array_equal(one, other):
-            difference = np.abs(one.astype(np.float64) - other.astype(np.float64)).max()
-            found.append((name, float(difference)))
-    return found
+        own, other = numpy_helper.to_array(suspect_tensor), numpy_helper.to_array(reference_tensor)
+        if own.shape == other.shape and own.size and not np.array_equal(own, other):
+            difference = np.abs(own.astype(np.float64) - other.astype(np.float64)).max()
+            differences.append((name, float(difference)))
+    return differences

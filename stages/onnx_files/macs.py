@@ -1,4 +1,4 @@
-"""How much each weighted node of a graph computes."""
+"""Count the multiply-accumulates of each weighted node of a graph."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ from stages.onnx_files.quantizing import WEIGHTED
 
 
 def macs_by_node(model: onnx.ModelProto) -> dict[str, int]:
-    """Multiply-accumulates of one image in each weighted node, by name.
+    """Return the multiply-accumulates of one image in each weighted node, by name.
 
-    model: with shapes inferred. A dimension without a number, such as the batch, counts as 1.
+    Args:
+        model: The graph with shapes inferred; a dimension without a number, such as the batch, counts as 1.
     """
     values = (*model.graph.input, *model.graph.value_info, *model.graph.output)
     shapes = {
