@@ -214,7 +214,10 @@ def _entries(
 
     if isinstance(methods, Mapping):
         entries = [
-            MethodSpec(label, tuple({"name": one} if isinstance(one, str) else dict(one) for one in listed))
+            MethodSpec(
+                label,
+                tuple({"name": method} if isinstance(method, str) else dict(method) for method in listed),
+            )
             for label, listed in methods.items()
         ]
     else:

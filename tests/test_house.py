@@ -92,7 +92,7 @@ RUNTIME_WORDS = re.compile(
 """Runtimes by name, and what only they need: the engine is to know neither."""
 
 TARGETS_IN_HELP = (
-    ("pipeline/commands/debug.py", "This target"),
+    ("pipeline/commands/debug.py", "Examine only this target"),
     ("pipeline/commands/debug.py", "kdpipe debug"),
     ("pipeline/commands/show.py", "kdpipe show"),
     ("pipeline/profile/reference.py", "--set targets"),
