@@ -149,5 +149,5 @@ def _row(row: Mapping[str, Any]) -> list[str]:
         figure(row["throughput_ips"], 1),
         "-" if row["size_bytes"] is None else size(row["size_bytes"]),
         "-" if memory is None else size(memory),
-        "no golden outputs" if golden is None else f"{golden['agreement']:.0f} % alike",
+        "none" if golden is None else f"{golden['agreement']:.0f} % alike",
     ]

@@ -153,7 +153,7 @@ class Ssh:
         settings = self._settings
         files = {key: _file(self._name, settings, key) for key in ("config", "identity") if settings[key]}
         if self._sockets is None:
-            # A socket's path must be short. The folder is new, so no master connection of the user is affected.
+            # A socket's path must be short. The folder is new, so the user's own connections are unaffected.
             self._sockets = tempfile.mkdtemp(prefix="kdpipe-ssh-")
         options = {
             **settings["options"],
@@ -234,8 +234,8 @@ class Adb:
             return "The device does not trust this machine yet", "unlock its screen and allow USB debugging"
         return (
             "The device cannot be reached, or the link broke",
-            "`adb devices` lists the connected devices; then run the same command again: it continues where it "
-            "stopped",
+            "`adb devices` lists the connected devices; then run the same command again: it continues "
+            "where it stopped",
         )
 
     def close(self) -> None:
