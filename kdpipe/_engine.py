@@ -1,7 +1,7 @@
-"""Call the engine: the only module of this package that knows how a run is started.
+"""Call the engine. No other module of this package starts runs.
 
-The command line calls the same functions. What a library does otherwise is here: no signal handler, nothing
-on standard output, and one run at a time in a process, because stages set torch's global state.
+The command line calls the same functions. A library differs in three ways: it sets no signal handler, prints
+nothing on standard output, and has one run at a time in a process, because stages set torch's global state.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from pipeline.profile.loading import LoadedProfile
     from pipeline.store.store import Store
 
-_ONE_AT_A_TIME = threading.RLock()
+_RUN_LOCK = threading.RLock()
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ def _as_yaml(key: str, value: Any) -> str:
             return os.fspath(other)
         if hasattr(other, "item") and getattr(other, "ndim", None) == 0:  # a scalar of numpy or torch
             return other.item()
-        raise TypeError(f"{type(other).__name__} is no value of a profile")
+        raise TypeError(f"{type(other).__name__} is not a valid value for a profile")
 
     try:
         return json.dumps(value, ensure_ascii=False, allow_nan=False, default=plain)
@@ -110,7 +110,7 @@ def bring_up_to_date(
     strict: bool,
     progress: bool,
 ) -> Outcome:
-    """Run what has to run.
+    """Bring the stages of a profile up to date.
 
     Args:
         loaded: The profile.
@@ -161,10 +161,23 @@ def compared(
     jobs: int,
     progress: bool,
 ) -> tuple[dict[str, Any], KdpipeError | None]:
-    """Make a comparison.
+    """Run a comparison of methods.
+
+    Args:
+        loaded: The profile.
+        store: Its store.
+        methods: The methods: names or terms like `kd+rkd`, or lists of method settings by label.
+        seeds: How many seeds, or the seeds themselves.
+        split: The split that is compared: `test` or `validation`.
+        baseline: Whether to compare with the student trained without a teacher.
+        jobs: How many runs at once.
+        progress: Whether to print on standard error.
 
     Returns:
         The fields of the JSON document, and an error if a run failed.
+
+    Raises:
+        UsageError: The split, the seeds or the methods are invalid.
     """
     from pipeline.commands.profiles import memo_folder, remember_profile
     from pipeline.comparing.comparison import plan_runs
@@ -215,10 +228,9 @@ def _entries(
     if isinstance(methods, Mapping):
         entries = [
             MethodSpec(
-                label,
-                tuple({"name": method} if isinstance(method, str) else dict(method) for method in listed),
+                label, tuple({"name": term} if isinstance(term, str) else dict(term) for term in terms)
             )
-            for label, listed in methods.items()
+            for label, terms in methods.items()
         ]
     else:
         entries = read_specs(methods or DEFAULT)
@@ -226,7 +238,7 @@ def _entries(
         raise UsageError(
             "There is nothing to compare",
             where="arguments methods and baseline",
-            why="without the student alone the first method is the reference; it is the only one",
+            why="without the baseline the first method is the reference, and there is no other method",
             hint="leave out baseline=False, or give two methods",
         )
     return entries
@@ -242,10 +254,10 @@ def _remote(url: str | None) -> Any:
 
 @contextmanager
 def _quiet_output() -> Iterator[None]:
-    """Send to standard error what libraries print on standard output; let one run at a time go on."""
+    """Send to standard error what libraries print on standard output; allow one run at a time."""
     from pipeline.console.console import guarded_output
 
-    with _ONE_AT_A_TIME, guarded_output(), contextlib.redirect_stdout(sys.stderr):
+    with _RUN_LOCK, guarded_output(), contextlib.redirect_stdout(sys.stderr):
         yield
 
 

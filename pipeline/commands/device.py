@@ -24,7 +24,7 @@ from pipeline.errors import (
 )
 
 if TYPE_CHECKING:
-    from pipeline.devices.measuring import Measured
+    from pipeline.devices.measuring import DeviceMeasurement
 
 
 def names_argument() -> click.Argument:
@@ -33,7 +33,7 @@ def names_argument() -> click.Argument:
 
 
 def _check(names: tuple[str, ...], profile: str, overrides: tuple[str, ...]) -> int:
-    from pipeline.devices.jobs import targets_of
+    from pipeline.devices.jobs import device_targets
     from pipeline.devices.measuring import open_link, why_unable
     from pipeline.devices.text import device_in_words, error_entry
 
@@ -55,7 +55,7 @@ def _check(names: tuple[str, ...], profile: str, overrides: tuple[str, ...]) -> 
                 failed.append(error)
                 entries.append({"name": link.name, "url": link.settings["url"], "error": error_entry(error)})
                 continue
-            reasons = why_unable(facts, targets_of(link.name, loaded))
+            reasons = why_unable(facts, device_targets(link.name, loaded))
             targets = [{"target": name, "can": why is None, "why_not": why} for name, why in reasons.items()]
             entries.append({"name": link.name, "url": link.settings["url"], **facts, "targets": targets})
     reached = [entry for entry in entries if "error" not in entry]
@@ -80,14 +80,14 @@ def _measure(
     names: tuple[str, ...], profile: str, force: bool, overrides: tuple[str, ...], store: str | None
 ) -> int:
     from pipeline.devices.images import TestImages
-    from pipeline.devices.jobs import Line
-    from pipeline.devices.measuring import measure, open_link, prepare_sources, reach
+    from pipeline.devices.jobs import MeasurementInputs
+    from pipeline.devices.measuring import connect_devices, measure, open_link, prepare_sources
     from pipeline.devices.text import measured_entry, measured_in_words
 
     session = click.get_current_context().ensure_object(Session)
     loaded, opened = open_profile(session, profile, overrides, store)
     call_fields = {name: value for name, value in session.so_far().items() if name != "stages"}
-    measurements: list[Measured] = []
+    measurements: list[DeviceMeasurement] = []
     session.so_far = lambda: {
         **call_fields,
         "devices": [measured_entry(measurement) for measurement in measurements],
@@ -98,7 +98,7 @@ def _measure(
         for link in links:
             stack.enter_context(link)
         # Fail before hours of training if no device answers.
-        links, unreached = reach(links, session.console.warn)
+        links, unreached = connect_devices(links, session.console.warn)
         measurements += unreached
         if not links:
             _raise_first(
@@ -111,8 +111,8 @@ def _measure(
         results = {result.name: result for result in outcome.results}
         sources = stack.enter_context(opened.scratch())
         prepare_sources([link.name for link in links], results, sources, loaded)
-        line = Line(loaded, opened, results, sources, TestImages(loaded, sources))
-        measurements += measure(links, line, force=force, tell=session.console.line)
+        inputs = MeasurementInputs(loaded, opened, results, sources, TestImages(loaded, sources))
+        measurements += measure(links, inputs, force=force, report=session.console.line)
         measurements.sort(key=lambda measurement: names.index(measurement.name))
         opened.digests.save()
     measured = [measurement for measurement in measurements if measurement.error is None]

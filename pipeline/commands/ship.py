@@ -62,7 +62,7 @@ def _install(
     """Bring the bundle up to date, verify it here, and install it as the device's current release."""
     from pipeline.devices.shipping import may_ship, ship, verified_bundle
 
-    link.reach()  # fails before hours of training if the device does not answer
+    link.connect()  # fails before hours of training if the device does not answer
     outcome = bring_up_to_date(session, loaded, opened, only="package")
     outcome.raise_if_incomplete()
     if outcome.error is not None:
@@ -72,7 +72,7 @@ def _install(
     packed = outcome.results[-1]
     bundle = verified_bundle(opened, packed)
     keep_count = int(link.settings["keep"] if keep is None else keep)
-    return ship(link, bundle, str(packed.digest), keep=keep_count, tell=session.console.line)
+    return ship(link, bundle, str(packed.digest), keep=keep_count, report=session.console.line)
 
 
 ship = Command(

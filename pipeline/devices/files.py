@@ -1,4 +1,7 @@
-"""Files to and from a device, by content digest: what lies there is not sent, what broke off goes on."""
+"""Copy files to and from a device by content digest.
+
+A file that the device already has is not sent. A transfer that broke off continues where it ended.
+"""
 
 from __future__ import annotations
 
@@ -9,91 +12,121 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.devices.link import PAUSE_S, TRIES, Link, LinkLost
+from pipeline.devices.link import ATTEMPTS, RETRY_PAUSE_S, Link, LinkLost
 from pipeline.errors import StageError
 from pipeline.hashing import hash_file
 
-DAMAGED = "A file arrived damaged"
-"""What `stages.devices.there.files.receive` calls the fault that sending once more fixes."""
+DAMAGED_FILE = "A file arrived damaged"
+"""The error of `stages.devices.there.files.receive` that is fixed by sending the file again."""
 
-PIECE = 4 << 20
-"""Bytes asked for at once when a file is fetched."""
+CHUNK_BYTES = 4 << 20
+"""Size of one request when a file is fetched, in bytes."""
+
+Report = Callable[[str], None]
+"""Prints one line about the progress of the work."""
 
 
 @dataclass(frozen=True)
-class Item:
-    """A file to deliver: where it lies here, its SHA-256 and its size."""
+class LocalFile:
+    """A file on this machine to deliver.
+
+    Attributes:
+        path: Its path on this machine.
+        sha256: The SHA-256 of its content, in hex.
+        size_bytes: Its size.
+    """
 
     path: Path
     sha256: str
     size_bytes: int
 
 
-def items_of(folder: Path) -> dict[str, Item]:
-    """Every file below a folder, by relative path; digests are taken now."""
+def local_files(folder: Path) -> dict[str, LocalFile]:
+    """Return every file below a folder by its relative path; the digests are computed now."""
     files = sorted(path for path in folder.rglob("*") if path.is_file())
-    return {path.relative_to(folder).as_posix(): item_of(path) for path in files}
+    return {path.relative_to(folder).as_posix(): local_file(path) for path in files}
 
 
-def item_of(path: Path) -> Item:
-    return Item(path, hash_file(path), path.stat().st_size)
+def local_file(path: Path) -> LocalFile:
+    """Return a file with its digest, which is computed now, and its size."""
+    return LocalFile(path, hash_file(path), path.stat().st_size)
 
 
-def deliver(link: Link, items: Mapping[str, Item], place: str, tell: Callable[[str], None]) -> int:
-    """Makes the folder `place` of these files on the device; returns how many bytes were sent.
+def deliver(link: Link, files: Mapping[str, LocalFile], device_folder: str, report: Report) -> int:
+    """Create a folder of these files on the device.
 
-    A file has its name only when its digest was verified there, the folder only when all its files have.
-    Raises StageError if a file arrives damaged again and again, LinkLost if the link stays broken.
+    A file gets its name on the device only after its digest was verified there. The folder gets its name
+    only when it has all files.
+
+    Args:
+        link: The link to the device.
+        files: The files by their path relative to the new folder.
+        device_folder: The new folder, relative to the device's folder.
+        report: Prints a line when a transfer continues or is repeated.
+
+    Returns:
+        How many bytes were sent.
+
+    Raises:
+        StageError: A file arrives damaged again and again.
+        LinkLost: The link stays broken.
     """
-    wanted = {item.sha256: item for item in items.values()}
-    sizes = {sha256: item.size_bytes for sha256, item in wanted.items()}
-    there = link.ask("have", files=sizes)
-    sent = 0
-    for sha256, item in wanted.items():
-        if sha256 not in there["present"]:
-            offset = there["partial"].get(sha256, 0)
-            sent += _send(link, item, offset, tell)
-    link.ask("assemble", place=place, files={path: item.sha256 for path, item in items.items()})
-    return sent
+    contents = {file.sha256: file for file in files.values()}
+    sizes = {sha256: file.size_bytes for sha256, file in contents.items()}
+    received = link.call("have", files=sizes)
+    sent_bytes = 0
+    for sha256, file in contents.items():
+        if sha256 not in received["present"]:
+            offset = received["partial"].get(sha256, 0)
+            sent_bytes += _send(link, file, offset, report)
+    link.call("assemble", place=device_folder, files={path: file.sha256 for path, file in files.items()})
+    return sent_bytes
 
 
-def _send(link: Link, item: Item, offset: int, tell: Callable[[str], None]) -> int:
-    begun, why = offset, ""
-    for attempt in range(TRIES):
+def _send(link: Link, file: LocalFile, offset: int, report: Report) -> int:
+    start, why = offset, ""
+    for attempt in range(ATTEMPTS):
         if offset:
-            tell(f"{link.name}: {item.path.name} goes on at {offset} of {item.size_bytes} bytes")
+            report(f"{link.name}: {file.path.name} continues at byte {offset} of {file.size_bytes}")
         try:
-            told = link.send(item.path, item.sha256, item.size_bytes, offset)
+            answer = link.send(file.path, file.sha256, file.size_bytes, offset)
         except LinkLost:
-            if attempt + 1 == TRIES:
+            if attempt + 1 == ATTEMPTS:
                 raise
-            time.sleep(PAUSE_S)
-            there = link.ask("have", files={item.sha256: item.size_bytes})
-            if item.sha256 in there["present"]:
-                return item.size_bytes - begun
-            offset = there["partial"].get(item.sha256, 0)
+            time.sleep(RETRY_PAUSE_S)
+            received = link.call("have", files={file.sha256: file.size_bytes})
+            if file.sha256 in received["present"]:
+                return file.size_bytes - start
+            offset = received["partial"].get(file.sha256, 0)
             continue
         except StageError as error:
-            if error.what != DAMAGED:
-                raise  # e.g. a full disk, which sending once more does not fix
-            begun, offset, why = 0, 0, error.why or error.what
-            tell(f"{link.name}: {item.path.name} arrived damaged: once more")
+            if error.what != DAMAGED_FILE:
+                raise  # for example a full disk, which sending again does not fix
+            start, offset, why = 0, 0, error.why or error.what
+            report(f"{link.name}: {file.path.name} arrived damaged: sending it again")
             continue
-        if told["whole"]:
-            return item.size_bytes - begun
-        offset, why = told["received"], "the link ended early"
+        if answer["whole"]:
+            return file.size_bytes - start
+        offset, why = answer["received"], "the link ended early"
     raise StageError(
-        "A file does not arrive whole on the device",
-        where=f"{link.where}, {item.path.name}",
+        "A file does not arrive complete on the device",
+        where=f"{link.where}, {file.path.name}",
         why=why,
         hint="check the device's disk and the link, then run the same command again",
     )
 
 
-def fetch(link: Link, place: str, files: Mapping[str, Mapping[str, Any]], folder: Path) -> None:
-    """Brings files of a folder on the device into `folder` here, each verified before it has its name.
+def fetch(link: Link, device_folder: str, files: Mapping[str, Mapping[str, Any]], folder: Path) -> None:
+    """Copy files of a folder on the device to this machine; each is verified before it gets its name.
 
-    files: `sha256` and `size` by relative path. Raises StageError for one that arrives damaged.
+    Args:
+        link: The link to the device.
+        device_folder: The folder there, relative to the device's folder.
+        files: `sha256` and `size` (bytes) of each file by its relative path.
+        folder: The folder on this machine.
+
+    Raises:
+        StageError: A file arrives damaged.
     """
     for path, entry in files.items():
         target = folder / path
@@ -101,19 +134,22 @@ def fetch(link: Link, place: str, files: Mapping[str, Mapping[str, Any]], folder
             continue
         target.parent.mkdir(parents=True, exist_ok=True)
         part = target.with_name(f"{target.name}.part")
-        with part.open("wb") as file:
-            while file.tell() < entry["size"]:
-                told = link.ask("fetch", path=f"{place}/{path}", offset=file.tell(), length=PIECE)
-                piece = base64.b64decode(told["bytes"])
-                if not piece:
+        received_bytes = 0
+        with part.open("wb") as stream:
+            while received_bytes < entry["size"]:
+                answer = link.call(
+                    "fetch", path=f"{device_folder}/{path}", offset=received_bytes, length=CHUNK_BYTES
+                )
+                chunk = base64.b64decode(answer["bytes"])
+                if not chunk:
                     break
-                file.write(piece)
+                received_bytes += stream.write(chunk)
         if hash_file(part) != entry["sha256"]:
             part.unlink()
             raise StageError(
                 "A result arrived damaged from the device",
                 where=f"{link.where}, {path}",
-                why="its SHA-256 is not the one that the device told",
+                why="its SHA-256 differs from the one that the device reported",
                 hint="run the same command again",
             )
         part.replace(target)

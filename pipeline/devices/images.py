@@ -1,63 +1,82 @@
-"""The test images for devices: written once a command, and only if a device is to measure with them."""
+"""The test images for devices: written once in a call, and only if a device measures with them."""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.devices.files import Item, deliver, item_of
+from pipeline.devices.files import LocalFile, Report, deliver, local_file
 from pipeline.devices.link import Link
 from pipeline.errors import StageError
 from pipeline.profile.loading import LoadedProfile
 from pipeline.running.plan import resolve
 from stages import DEVICE_IMAGES
 
-KEPT_THERE = 3
+IMAGE_SETS_PER_DEVICE = 3
 """Sets of test images that stay on a device for the next measurement."""
 
 
 @dataclass(frozen=True)
-class Sent:
-    """Test images on a device: where they lie below its folder, and how many they are."""
+class DeliveredImages:
+    """Test images on a device.
 
-    place: str
+    Attributes:
+        device_path: Their file, relative to the device's folder.
+        count: How many images the file has.
+    """
+
+    device_path: str
     count: int
 
 
 class TestImages:
-    """The profile's test images, as many as each device wants; several threads may ask at once."""
+    """The profile's test images, as many as each device needs. Several threads may deliver at once.
+
+    Args:
+        profile: The profile.
+        folder: The folder that the files are written to.
+    """
 
     def __init__(self, profile: LoadedProfile, folder: Path) -> None:
-        """folder: where the files are written."""
         self._profile, self._folder = profile, folder
-        self._made: dict[int | None, tuple[Item, int]] = {}
+        self._files: dict[int | None, tuple[LocalFile, int]] = {}
         self._lock = threading.Lock()
 
-    def deliver(self, link: Link, tell: Callable[[str], None]) -> Sent | None:
-        """Brings the images to the device; None if it wants none.
+    def deliver(self, link: Link, report: Report) -> DeliveredImages | None:
+        """Copy the images to a device.
 
-        Raises StageError if the device cannot take them, DataError if they cannot be read here.
+        Args:
+            link: The link to the device.
+            report: Prints a line when the images are on the device.
+
+        Returns:
+            The images there; None if the device's `accuracy_images` is 0.
+
+        Raises:
+            StageError: The device cannot store them.
+            DataError: They cannot be read on this machine.
         """
-        asked = link.settings["accuracy_images"]
-        if asked == 0:
+        limit = link.settings["accuracy_images"]
+        if limit == 0:
             return None
-        item, count = self._item(asked)
-        place = f"images/{item.sha256}"
+        file, count = self._file(limit)
+        device_folder = f"images/{file.sha256}"
         try:
-            sent = deliver(link, {"images.npy": item}, place, tell)
-            link.ask("keep_newest", place=place, keep=KEPT_THERE)
+            sent_bytes = deliver(link, {"images.npy": file}, device_folder, report)
+            link.call("keep_newest", place=device_folder, keep=IMAGE_SETS_PER_DEVICE)
         except StageError as error:
-            error.hint = error.hint or f"make room there, or set devices.{link.name}.accuracy_images lower"
+            error.hint = (
+                error.hint or f"free disk space on the device, or lower devices.{link.name}.accuracy_images"
+            )
             raise
-        tell(f"{link.name}: {count} test images are there ({sent} bytes sent)")
-        return Sent(f"{place}/images.npy", count)
+        report(f"{link.name}: {count} test images are on the device ({sent_bytes} bytes sent)")
+        return DeliveredImages(f"{device_folder}/images.npy", count)
 
-    def _item(self, asked: int | None) -> tuple[Item, int]:
+    def _file(self, limit: int | None) -> tuple[LocalFile, int]:
         with self._lock:
-            if asked not in self._made:
-                file = self._folder / f"images-{'all' if asked is None else asked}.npy"
-                count = resolve(DEVICE_IMAGES)(self._profile.settings(("data",)), asked, file)
-                self._made[asked] = item_of(file), count
-            return self._made[asked]
+            if limit not in self._files:
+                path = self._folder / f"images-{'all' if limit is None else limit}.npy"
+                count = resolve(DEVICE_IMAGES)(self._profile.settings(("data",)), limit, path)
+                self._files[limit] = local_file(path), count
+            return self._files[limit]

@@ -1,6 +1,6 @@
-"""The link to a device: its program called there, over whatever the device's address names.
+"""The link to a device: each call runs the program there, over the transport that the device's URL selects.
 
-Every call is one process that is asked and answers in JSON.
+Every call is one process. It reads the request as JSON and writes the answer as JSON.
 """
 
 from __future__ import annotations
@@ -19,19 +19,30 @@ from pipeline.hashing import hash_bytes
 from pipeline.heartbeat import Beat, Heartbeat, Hung, Silence, beat_of, follow
 
 ANSWER = b"\n\x1ekdpipe "
+"""What precedes the answer in the program's output."""
+
 BEAT = b"\x1ekdpipe-beat "
-TRIES = 3
-PAUSE_S = 1.0
-TOO_OLD, DAMAGED = 8, 9
-INSTALL = {
+"""What precedes a beat in the program's output."""
+
+ATTEMPTS = 3
+"""How often a call is tried when the link breaks."""
+
+RETRY_PAUSE_S = 1.0
+"""The pause before the next attempt, in seconds."""
+
+EXIT_OLD_PYTHON, EXIT_DAMAGED_PROGRAM = 8, 9
+"""Exit codes of `_BOOTSTRAP`."""
+
+INSTALL_HINTS = {
     "ssh": "install OpenSSH's client, e.g. apt-get install openssh-client",
     "adb": "install Android's platform tools, e.g. apt-get install adb",
 }
+"""How to install a program of this machine that a transport starts."""
 
-_BOOT = """
+_BOOTSTRAP = """
 import sys
 if "" in sys.path:
-    sys.path.remove("")  # the home folder: a json.py there is not Python's own
+    sys.path.remove("")  # the home folder may have a json.py of its own
 import hashlib, os, subprocess, sys, tempfile
 if sys.version_info < (3, 10):
     sys.stderr.write("Python %d.%d" % sys.version_info[:2]); sys.exit(8)
@@ -52,14 +63,25 @@ with tempfile.TemporaryDirectory() as folder:
     else:
         sys.exit(subprocess.run([sys.executable, "-B", path, verb], input=sys.argv[5].encode()).returncode)
 """
+"""The script that checks the program's digest there, then saves the program (verb `keep`) or runs it once."""
 
 
 class LinkLost(DeviceCannot):
-    """The connection could not be made, or broke on the way."""
+    """The connection failed, or broke during the call."""
 
 
 class Link:
-    """One device. `settings`: its entry under `devices` in the profile. Close it in the end."""
+    """A connection to one device; close it after use.
+
+    Args:
+        name: The device's name in the profile.
+        settings: Its entry under `devices` in the profile.
+        program: The bytes of the program that runs on the device.
+
+    Attributes:
+        name: The device's name.
+        settings: Its entry in the profile.
+    """
 
     def __init__(self, name: str, settings: Mapping[str, Any], program: bytes) -> None:
         self.name = name
@@ -75,83 +97,107 @@ class Link:
     def __enter__(self) -> Link:
         return self
 
-    def __exit__(self, *ending: object) -> None:
+    def __exit__(self, *_exception: object) -> None:
         self.close()
 
     @property
     def where(self) -> str:
+        """Return the device's name and URL, for error messages."""
         return f"device {self.name} ({self.settings['url']})"
 
     def facts(self) -> dict[str, Any]:
-        """What the device is and has; nothing is left there. Raises DeviceCannot."""
+        """Return the device's hardware and software; no files stay on the device.
+
+        Raises:
+            DeviceCannot: The device does not answer, or has no Python that can run the program.
+        """
         request = json.dumps({"folder": self.settings["folder"]})
         command = [
             self._python,
             "-c",
-            _BOOT,
+            _BOOTSTRAP,
             self.settings["folder"],
             self._file,
             self._sha256,
             "facts",
             request,
         ]
-        return self._answer(*self._run(command, self._program))
+        return self._parse_answer(*self._run(command, self._program))
 
-    def reach(self) -> None:
-        """Raises DeviceCannot if the device does not answer, or has no such Python."""
-        self._deliver()
+    def connect(self) -> None:
+        """Connect to the device and install the program there.
 
-    def ask(
+        Raises:
+            DeviceCannot: The device does not answer, or has no Python that can run the program.
+        """
+        self._deliver_program()
+
+    def call(
         self,
         verb: str,
         *,
-        heard: Callable[[Beat], object] | None = None,
+        on_beat: Callable[[Beat], object] | None = None,
         silence: Silence | None = None,
         **request: Any,
     ) -> dict[str, Any]:
-        """Ask the program on the device; a broken link is tried anew.
+        """Call the program on the device; if the link breaks, try again.
 
         Args:
-            verb: what to ask for.
-            heard: takes the beats of a verb that sends them: then the device may take as long as it beats.
-            silence: how long it may be silent then.
-            request: what the verb needs.
+            verb: The function of the program.
+            on_beat: Takes the beats of a verb that sends them. While beats come, the call has no time limit.
+            silence: How long the device may be silent, if `on_beat` is given.
+            request: The arguments of the verb.
 
         Returns:
             The answer.
 
         Raises:
-            LinkLost: the link broke again and again.
-            StageError: a fault on the device, or it fell silent.
+            LinkLost: The link broke in every attempt.
+            StageError: The program on the device failed, or the device fell silent.
         """
-        asked = json.dumps({"folder": self.settings["folder"], **request}).encode()
-        for attempt in range(TRIES):
+        content = json.dumps({"folder": self.settings["folder"], **request}).encode()
+        for attempt in range(ATTEMPTS):
             try:
-                self._deliver()
-                return self._answer(*self._run([*self._agent, verb], asked, heard, silence or Silence()))
+                self._deliver_program()
+                output = self._run([*self._agent, verb], content, on_beat, silence or Silence())
+                return self._parse_answer(*output)
             except LinkLost:
-                if attempt + 1 == TRIES or self._stopped:
+                if attempt + 1 == ATTEMPTS or self._stopped:
                     raise
                 self._delivered = False
-                time.sleep(PAUSE_S)
+                time.sleep(RETRY_PAUSE_S)
         raise AssertionError  # the last attempt returned or raised
 
     def send(self, file: Path, sha256: str, size_bytes: int, offset: int) -> dict[str, Any]:
-        """Sends a file from `offset` on: `whole`, or how much of it was `received`. Raises LinkLost."""
-        self._deliver()
+        """Send a file.
+
+        Args:
+            file: The file on this machine.
+            sha256: The SHA-256 of the whole file, in hex.
+            size_bytes: The size of the whole file.
+            offset: The first byte to send.
+
+        Returns:
+            `whole` (whether the device has the whole file) and `received` (how many bytes it has).
+
+        Raises:
+            LinkLost: The link broke.
+            StageError: The file arrived damaged, or the device cannot store it.
+        """
+        self._deliver_program()
         request = {"folder": self.settings["folder"], "sha256": sha256, "size": size_bytes, "offset": offset}
         with file.open("rb", buffering=0) as stream:
             stream.seek(offset)
-            return self._answer(*self._run([*self._agent, "receive", json.dumps(request)], stream))
+            return self._parse_answer(*self._run([*self._agent, "receive", json.dumps(request)], stream))
 
     def stop(self) -> None:
-        """Ends what is being asked now, from another thread."""
+        """End the calls that are running; another thread may call this."""
         self._stopped = True
         for child in list(self._running):
             child.kill()
 
     def close(self) -> None:
-        """Ends the shared connection."""
+        """End the calls that are running and the shared connection."""
         self.stop()
         self._transport.close()
 
@@ -163,91 +209,112 @@ class Link:
     def _agent(self) -> list[str]:
         return [self._python, "-B", str(PurePosixPath(self.settings["folder"]) / self._file)]
 
-    def _deliver(self) -> None:
-        """Puts the program into the device's folder, where it is not there in this very form."""
+    def _deliver_program(self) -> None:
+        """Save the program in the device's folder, once for each connection."""
         if self._delivered:
             return
-        command = [self._python, "-c", _BOOT, self.settings["folder"], self._file, self._sha256, "keep"]
-        self._answer(*self._run(command, self._program))  # adb may end with 0 although the link broke
+        command = [self._python, "-c", _BOOTSTRAP, self.settings["folder"], self._file, self._sha256, "keep"]
+        # The answer is checked because adb may exit with 0 although the link broke.
+        self._parse_answer(*self._run(command, self._program))
         self._delivered = True
 
     def _run(
         self,
         command: list[str],
-        feed: bytes | IO[bytes],
-        heard: Callable[[Beat], object] | None = None,
+        stdin: bytes | IO[bytes],
+        on_beat: Callable[[Beat], object] | None = None,
         silence: Silence | None = None,
     ) -> tuple[int, bytes, str]:
-        """Exit code, standard output and standard error of a command in the device's home folder.
+        """Run a command in the device's home folder.
 
-        heard: takes the beats among the output; then Raises StageError if the device falls silent.
+        Args:
+            command: The command's words.
+            stdin: Its standard input.
+            on_beat: Takes the beats among the output.
+            silence: How long the device may be silent, if `on_beat` is given.
+
+        Returns:
+            Exit code, standard output without beats, and standard error.
+
+        Raises:
+            DeviceCannot: The transport's program cannot be started on this machine.
+            StageError: The device fell silent.
         """
-        whole = self._transport.command(command)
+        process_command = self._transport.command(command)
         local = self.settings["url"] == "local"
-        with tempfile.TemporaryFile() as given, tempfile.TemporaryFile() as errors:
-            stream: IO[bytes] = given
-            if isinstance(feed, bytes):  # from a file: adb does not always see that a pipe has ended
-                given.write(feed)
-                given.seek(0)
+        with tempfile.TemporaryFile() as stdin_file, tempfile.TemporaryFile() as stderr_file:
+            stream: IO[bytes] = stdin_file
+            if isinstance(stdin, bytes):  # through a file: adb does not always notice the end of a pipe
+                stdin_file.write(stdin)
+                stdin_file.seek(0)
             else:
-                stream = feed
+                stream = stdin
             try:
                 child = subprocess.Popen(
-                    whole,
+                    process_command,
                     stdin=stream,
                     stdout=subprocess.PIPE,
-                    stderr=errors,
+                    stderr=stderr_file,
                     cwd=Path.home() if local else None,
                 )
             except OSError as error:
-                raise self._absent(whole[0], error) from error
+                raise self._start_error(process_command[0], error) from error
             self._running.add(child)
             try:
-                out = self._followed(child, heard, silence) if heard and silence else child.communicate()[0]
+                if on_beat and silence:
+                    stdout = self._read_with_beats(child, on_beat, silence)
+                else:
+                    stdout = child.communicate()[0]
                 child.wait()
             finally:
                 if child.poll() is None:
                     child.kill()
                     child.wait()
                 self._running.discard(child)
-            errors.seek(0)
-            said = errors.read().decode(errors="replace").strip()
-        return child.returncode, out, said
+            stderr_file.seek(0)
+            stderr = stderr_file.read().decode(errors="replace").strip()
+        return child.returncode, stdout, stderr
 
-    def _followed(
-        self, child: subprocess.Popen[bytes], heard: Callable[[Beat], object], silence: Silence
+    def _read_with_beats(
+        self, child: subprocess.Popen[bytes], on_beat: Callable[[Beat], object], silence: Silence
     ) -> bytes:
-        """Standard output without the beats. The program on the device judges the measurement; each of its
-        beats proves that it still does, so here it is judged itself. Raises StageError if it falls silent."""
+        """Return standard output without the beats.
+
+        The program on the device applies the heartbeat rule to the measurement. Each of its beats proves
+        that it still does so, and this machine applies the rule to the program.
+
+        Raises:
+            StageError: The device fell silent.
+        """
         assert child.stdout is not None
-        heartbeat, beats, out = Heartbeat(silence, time.monotonic()), 0, b""
+        heartbeat, beats, output = Heartbeat(silence, time.monotonic()), 0, b""
         with child.stdout:
             try:
                 for line in follow(child, heartbeat):
                     beat = beat_of(line.removeprefix(BEAT)) if line.startswith(BEAT) else None
                     if beat is None:
-                        out += line + b"\n"
+                        output += line + b"\n"
                         continue
                     beats += 1
                     heartbeat.beat(Beat("the device", beats, detail=beat.words()), time.monotonic())
-                    heard(beat)
-            except Hung as why:
+                    on_beat(beat)
+            except Hung as error:
                 raise StageError(
                     "The device fell silent",
                     where=self.where,
-                    why=str(why),
-                    hint="run the same command again: it goes on where it was",
+                    why=str(error),
+                    hint="run the same command again: it continues where it stopped",
                 ) from None
-        return out
+        return output
 
-    def _answer(self, code: int, out: bytes, said: str) -> dict[str, Any]:
-        self._checked(code, out, said)
-        _, found, line = out.rpartition(ANSWER)
-        if not found:
+    def _parse_answer(self, exit_code: int, stdout: bytes, stderr: str) -> dict[str, Any]:
+        self._raise_for_exit_code(exit_code, stderr)
+        _, marker, line = stdout.rpartition(ANSWER)
+        if not marker:
             raise LinkLost(
                 "The device's answer is missing",
                 where=self.where,
-                why=said or "the link broke before it came",
+                why=stderr or "the link broke before the answer came",
             )
         answer: dict[str, Any] = json.loads(line)
         fault = answer.get("fault")
@@ -256,39 +323,42 @@ class Link:
             raise StageError(fault["what"], where=where, why=fault.get("why", ""), hint=fault.get("hint", ""))
         return answer
 
-    def _checked(self, code: int, out: bytes, said: str) -> None:
-        if code == 0:
+    def _raise_for_exit_code(self, exit_code: int, stderr: str) -> None:
+        if exit_code == 0:
             return
-        broke = self._transport.broke(code, said)
-        if broke:
-            lines = [line for line in said.splitlines() if line.strip()]
-            why = "\n".join(lines[-3:]) or "no reason was given"
-            raise LinkLost(broke[0], where=self.where, why=why, hint=broke[1])
-        if code == TOO_OLD and "Python" in said:
+        link_fault = self._transport.link_fault(exit_code, stderr)
+        if link_fault:
+            what, hint = link_fault
+            lines = [line for line in stderr.splitlines() if line.strip()]
+            why = "\n".join(lines[-3:]) or "the connection gave no reason"
+            raise LinkLost(what, where=self.where, why=why, hint=hint)
+        if exit_code == EXIT_OLD_PYTHON and "Python" in stderr:
             raise DeviceCannot(
                 "The device's Python is too old",
                 where=self.where,
-                why=f"found {said[said.rfind('Python') :]}, expected Python 3.10 or later",
-                hint=f"name another with devices.{self.name}.python",
+                why=f"found {stderr[stderr.rfind('Python') :]}, expected Python 3.10 or later",
+                hint=f"set another Python with devices.{self.name}.python",
             )
-        if code == DAMAGED:
+        if exit_code == EXIT_DAMAGED_PROGRAM:
             raise LinkLost("The program arrived damaged on the device", where=self.where)
-        if code in (126, 127):
+        if exit_code in (126, 127):
             raise DeviceCannot(
                 "The device has no such Python",
                 where=self.where,
-                why=said or f"exit code {code} for {self._python}",
+                why=stderr or f"exit code {exit_code} for {self._python}",
                 hint=self._transport.python_hint % self.name,
             )
-        if code < 0:
-            raise LinkLost("The call of the device was ended", where=self.where, why=f"signal {-code}")
+        if exit_code < 0:
+            raise LinkLost(
+                "The call of the device was ended by a signal", where=self.where, why=f"signal {-exit_code}"
+            )
         raise StageError(
             "The program on the device failed",
             where=self.where,
-            why="\n".join(said.splitlines()[-5:]) or f"exit code {code}",
-            hint="if its disk is full, make room; else run with -v and report it",
+            why="\n".join(stderr.splitlines()[-5:]) or f"exit code {exit_code}",
+            hint="if the device's disk is full, free space there; otherwise run with -v and report the error",
         )
 
-    def _absent(self, program: str, error: OSError) -> DeviceCannot:
-        hint = INSTALL.get(program, f"name a Python with devices.{self.name}.python")
+    def _start_error(self, program: str, error: OSError) -> DeviceCannot:
+        hint = INSTALL_HINTS.get(program, f"set a Python with devices.{self.name}.python")
         return DeviceCannot(f"{program} cannot be started", where=self.where, why=str(error), hint=hint)

@@ -1,14 +1,17 @@
-"""`kdpipe ship`: releases on a device, each a bundle in a folder by its digest, one of them current."""
+"""`kdpipe ship`: install releases on a device.
+
+A release is a bundle in a folder that is named by its digest. One release is the current one.
+"""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from pipeline.console.gates_text import read_gates
-from pipeline.devices.files import deliver, items_of
+from pipeline.devices.files import Report, deliver, local_files
 from pipeline.devices.jobs import self_test
 from pipeline.devices.link import Link, LinkLost
 from pipeline.errors import DeviceCannot, KdpipeError, StageError, UsageError
@@ -16,72 +19,113 @@ from pipeline.running.run_state import StageResult
 from pipeline.store.store import Store
 
 
-def verified_bundle(store: Store, packed: StageResult) -> Path:
-    """The bundle's folder, every file of its artefact read anew. Raises StageError if it is damaged."""
-    damage = store.verify(packed.name, str(packed.key))
-    if damage or packed.path is None:
+def verified_bundle(store: Store, package: StageResult) -> Path:
+    """Return the bundle's folder after every file of its artefact was read and checked.
+
+    Args:
+        store: The store with the artefact.
+        package: The result of the stage package.
+
+    Raises:
+        StageError: The artefact is damaged.
+    """
+    damage = store.verify(package.name, str(package.key))
+    if damage or package.path is None:
         raise StageError(
             "The bundle is damaged and was not shipped",
-            where=str(packed.path),
+            where=str(package.path),
             why=str(damage),
-            hint="run the same command again: the bundle is packed anew",
+            hint="run the same command again: it packs the bundle again",
         )
-    return packed.path / "bundle"
+    return package.path / "bundle"
 
 
 def may_ship(results: Sequence[StageResult]) -> bool:
-    """Whether there is a target to ship, and the one that the bundle takes by default misses no gate."""
-    made = {result.name: result for result in results}
-    gate = made["gate"]
+    """Return whether there is a target to ship and the bundle's default target misses no gate."""
+    by_stage = {result.name: result for result in results}
+    gate = by_stage["gate"]
     assert gate.path is not None
-    found = read_gates(gate.path)
-    default = made["package"].metrics["default_target"]
-    missed = [one["target"] for one in found["judgements"] if one["status"] == "missed"]
-    return found["pick"]["target"] is not None and default not in missed
+    gates_document = read_gates(gate.path)
+    default = by_stage["package"].metrics["default_target"]
+    missed = [
+        judgement["target"] for judgement in gates_document["judgements"] if judgement["status"] == "missed"
+    ]
+    return gates_document["pick"]["target"] is not None and default not in missed
 
 
-def ship(link: Link, bundle: Path, digest: str, *, keep: int, tell: Callable[[str], None]) -> dict[str, Any]:
-    """Installs a bundle as the release `digest` and makes it the current one once its self-test passed there.
+def ship(link: Link, bundle: Path, digest: str, *, keep: int, report: Report) -> dict[str, Any]:
+    """Install a bundle as a release, and make it the current one after its self-test passed on the device.
 
-    Returns `current`, `previous`, `removed` (digests), `sent_bytes` and `self_test` (lines).
-    Raises StageError or DeviceCannot; then the release in use stays in use, and a new one that failed its
-    self-test is taken away again.
+    If an error is raised, the current release does not change. A new release that failed its self-test is
+    removed.
+
+    Args:
+        link: The link to the device.
+        bundle: The bundle's folder on this machine.
+        digest: The digest of the bundle, which names the release.
+        keep: How many releases stay on the device.
+        report: Prints the progress.
+
+    Returns:
+        `current`, `previous`, `removed` (digests), `sent_bytes` and `self_test` (lines).
+
+    Raises:
+        StageError: The delivery or the self-test failed.
+        DeviceCannot: No target of the bundle can run there, or the link broke.
     """
-    place = f"releases/{digest}"
-    sent = deliver(link, items_of(bundle), place, tell)
-    tell(f"{link.name}: the release is there ({sent} bytes sent)")
+    release_folder = f"releases/{digest}"
+    sent_bytes = deliver(link, local_files(bundle), release_folder, report)
+    report(f"{link.name}: the release is on the device ({sent_bytes} bytes sent)")
     try:
-        said = self_test(link, place)
+        self_test_lines = self_test(link, release_folder)
     except LinkLost:
-        raise  # nothing is wrong with the release: the next call goes on with it
+        raise  # the release is valid: the next call continues with it
     except (StageError, DeviceCannot):
         with contextlib.suppress(KdpipeError):
-            link.ask("discard", digest=digest)
+            link.call("discard", digest=digest)
         raise
-    switched = link.ask("switch", digest=digest, ship=True, keep=keep)
-    return {**switched, "sent_bytes": sent, "self_test": said}
+    switched = link.call("switch", digest=digest, ship=True, keep=keep)
+    return {**switched, "sent_bytes": sent_bytes, "self_test": self_test_lines}
 
 
 def roll_back(link: Link) -> dict[str, Any]:
-    """Makes the release before the current one current again, once its self-test passed there.
+    """Make the previous release the current one again, after its self-test passed on the device.
 
-    Returns `current`, `previous`, `removed`. Raises UsageError if there is none before it.
+    Args:
+        link: The link to the device.
+
+    Returns:
+        `current`, `previous` and `removed` (digests).
+
+    Raises:
+        UsageError: There is no previous release.
+        StageError: The self-test failed.
+        DeviceCannot: No target of the release can run there, or the link broke.
     """
-    told = link.ask("releases")
-    before = told["before"]
-    if before is None:
-        count = len(told["releases"])
+    document = link.call("releases")
+    previous = document["before"]
+    if previous is None:
+        count = len(document["releases"])
         raise UsageError(
             "There is no earlier release on the device",
             where=link.where,
-            why=f"{count} release{'s' * (count != 1)} there" if count else "nothing was shipped there",
-            hint=f"kdpipe ship {link.name} PROFILE --list shows what there is",
+            why=f"the device has {count} release{'s' * (count != 1)}"
+            if count
+            else "nothing was shipped there",
+            hint=f"kdpipe ship {link.name} PROFILE --list lists the releases",
         )
-    self_test(link, f"releases/{before}")
-    return link.ask("switch", digest=before, ship=False, keep=0)
+    self_test(link, f"releases/{previous}")
+    return link.call("switch", digest=previous, ship=False, keep=0)
 
 
 def releases(link: Link) -> dict[str, Any]:
-    """`releases` (the newest first; `digest`, `name`, `default_target`, `current`, `size_bytes`), `current`
-    and `before`, what a rollback would go to."""
-    return link.ask("releases")
+    """Return the releases on the device.
+
+    Args:
+        link: The link to the device.
+
+    Returns:
+        `releases` (the newest first; `digest`, `name`, `default_target`, `current`, `size_bytes`),
+        `current` and `before` (the release that a rollback goes to).
+    """
+    return link.call("releases")

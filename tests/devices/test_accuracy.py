@@ -42,7 +42,7 @@ def test_top1_is_that_of_the_test_images_there_and_they_are_sent_once(lab: Devic
     assert row["agreement_with_host"] > 99
     assert row["accuracy_why_not"] is None
     again = measured(lab, profile, "--force")
-    assert f"{len(labels)} test images are there (0 bytes sent)" in again["stderr"]
+    assert f"{len(labels)} test images are on the device (0 bytes sent)" in again["stderr"]
     assert again["rows"][0]["top1"] == row["top1"]
 
 

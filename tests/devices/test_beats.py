@@ -68,11 +68,11 @@ def settings(home: Path) -> Mapping[str, Any]:
 
 def test_the_beats_of_a_measurement_come_to_the_host(home: Path) -> None:
     slow = MeasureSettings(**{**QUICK, "duration_s": 3.0, "max_duration_s": 3.0}).model_dump(mode="json")
-    heard: list[Beat] = []
+    beats: list[Beat] = []
     with Link("board", settings(home), program()) as link:
-        result = link.ask("measure", heard=heard.append, **{**REQUEST, "settings": slow})
+        result = link.call("measure", on_beat=beats.append, **{**REQUEST, "settings": slow})
     assert {"result.json", "predictions.npy", "log.txt"} <= set(result["files"])
-    assert "sampling" in {beat.phase for beat in heard}
+    assert "sampling" in {beat.phase for beat in beats}
     assert not list((home / "measured/x").glob("*.beats"))
 
 
@@ -123,10 +123,10 @@ def test_a_device_that_falls_silent_is_told_with_what_it_was_doing(home: Path) -
     packed = io.BytesIO()
     with zipfile.ZipFile(packed, "w") as archive:
         archive.writestr("__main__.py", SILENT)
-    heard: list[Beat] = []
+    beats: list[Beat] = []
     link = Link("board", settings(home), packed.getvalue())
     with link, raises(StageError, what="The device fell silent") as caught:
-        link.ask("measure", heard=heard.append, silence=Silence(3.0, 60.0), **REQUEST)
-    assert heard == [Beat("accuracy", 3, 9, "images")]
+        link.call("measure", on_beat=beats.append, silence=Silence(3.0, 60.0), **REQUEST)
+    assert beats == [Beat("accuracy", 3, 9, "images")]
     assert "accuracy, 3 of 9 images: silent for" in caught.value.why
     assert "run the same command again" in caught.value.hint

@@ -89,7 +89,7 @@ def test_two_devices_on_one_board_and_one_that_does_not_answer(lab: DeviceLab) -
     assert [row["target"] for row in devices_by_name["one"]["rows"]] == PACKED[:1]
     assert [row["target"] for row in devices_by_name["two"]["rows"]] == PACKED
     log = ran.stderr
-    assert log.index("one: onnxruntime-fp32 done") < log.index("two: the bundle is there"), "in turns"
+    assert log.index("one: onnxruntime-fp32 done") < log.index("two: the bundle is on the device"), "in turns"
     assert not list((home / "measured").iterdir())
     seen = kdpipe("device", "check", "gone", "one", profile, "--json")
     assert seen.returncode == 4

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipeline.devices.files import deliver, items_of
+from pipeline.devices.files import deliver, local_files
 from pipeline.devices.link import ANSWER, Link
 from pipeline.errors import StageError
 from stages.devices.program import program
@@ -94,7 +94,7 @@ def test_a_fault_of_the_disk_is_told_and_not_taken_for_damage(tmp_path: Path) ->
     answered: list[str] = []
     settings = {"url": "local", "python": sys.executable, "folder": str(home)}
     with Link("board", settings, program()) as link, pytest.raises(StageError) as caught:
-        deliver(link, items_of(sources), "releases/x", answered.append)
+        deliver(link, local_files(sources), "releases/x", answered.append)
     assert "cannot read or write" in caught.value.what
     assert answered == []
 
@@ -118,7 +118,7 @@ def test_nothing_in_the_home_folder_is_imported(
     monkeypatch.delenv("PYTHONPATH", raising=False)
     settings = {"url": "local", "python": python, "folder": "kdpipe"}
     with Link("board", settings, program()) as link:
-        link.reach()
+        link.connect()
         answered = link.facts()
     assert "of the working folder" not in json.dumps(answered)
     if python == sys.executable:
