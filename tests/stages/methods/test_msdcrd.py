@@ -361,7 +361,7 @@ def test_a_selection_without_a_linear_head_is_refused() -> None:
     student, teacher = pair("alike")
     bent = made.spec(teacher).__class__(**{**vars(made.spec(teacher)), "head_is_linear_on_pooled": False})
     for selection in ("sdd", "topk"):
-        with raises(ModelError, what="selection: dedup"):
+        with raises(ModelError, hint="selection: dedup"):
             Msdcrd(made.spec(student), bent, selection=selection)
 
 
