@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 import warnings
@@ -209,7 +208,12 @@ def test_a_converter_that_hangs_is_ended_and_one_that_works_on_is_not(
     assert worked.exists()
 
 
-def test_a_target_that_hangs_when_it_is_loaded_is_told(tmp_path: Path) -> None:
-    os.mkfifo(tmp_path / "model.param")  # whoever opens it waits for ever
+def test_a_target_that_hangs_when_it_is_loaded_is_reported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "ncnn.py").write_text("import time\ntime.sleep(1e6)\n", encoding="utf-8")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    for name in ("model.param", "model.bin"):
+        (tmp_path / name).write_bytes(b"")
     why_not = run_once(tmp_path, source_of("cnn"), Silence(load_s=2.0))
     assert why_not.startswith("ncnn hung: running it once: no progress and no CPU time used for")
