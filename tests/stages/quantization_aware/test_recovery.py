@@ -224,7 +224,8 @@ from stages.settings import profile_model
 profile = profile_model()(
     data={{"name": "digits", "image_size": 16, "validation": 0.2}},
     teacher={{"model": "a"}}, student={{"model": "b"}}, targets=["openvino-int8"],
-    quantize={{"images": 32, "holdout": 32, "per_channel": False, "distill": {{"when": "never"}}}},
+    # How well so coarse a file agrees depends on the arithmetic of the machine, and is not the point.
+    quantize={{"images": 32, "holdout": 32, "prove": False, "distill": {{"when": "never"}}}},
 )
 reads = ("seed", "compute", "data", "distill", "quantize", "targets")
 output = Path({str(tmp_path)!r}) / "output"
