@@ -191,7 +191,7 @@ def test_a_reference_that_is_no_bundle_is_refused_and_a_gate_without_one_is_told
     assert "Traceback" not in done.stderr
     without = call(place, "gate", "gated.yaml", "--set", SLOWDOWN.replace("LIMIT", "5"))
     assert without.returncode == 2
-    assert "name it in measure.reference" in without.stderr
+    assert "set measure.reference" in without.stderr
     absent = call(place, "gate", "gated.yaml", "--set", "measure.reference=nowhere.tar.zst")
     assert absent.returncode == 2
     assert "nowhere.tar.zst" in absent.stderr
