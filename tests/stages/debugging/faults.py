@@ -65,13 +65,17 @@ def healed(model: onnx.ModelProto) -> str:
 
 
 def bad_scale(model: onnx.ModelProto) -> str:
-    """The scale of one activation's Q/DQ pair, half way, is a hundredth of what it was."""
-    pairs = [
-        node
+    """The scale of the Q/DQ pair before the last convolution is a hundredth of what it was.
+
+    Half way the fault may be in a gate of a squeeze-and-excite block that saturates anyway, and heal.
+    """
+    pairs = {
+        node.output[0]: node
         for node in model.graph.node
         if node.op_type == "DequantizeLinear" and node.input[0].endswith("_QuantizeLinear_Output")
-    ]
-    node = pairs[len(pairs) // 2]
+    }
+    convolutions = [node for node in model.graph.node if node.op_type == "Conv" and node.input[0] in pairs]
+    node = pairs[convolutions[-1].input[0]]
     tensor = next(tensor for tensor in model.graph.initializer if tensor.name == node.input[1])
     small = numpy_helper.to_array(tensor) / np.float32(100.0)
     tensor.CopyFrom(numpy_helper.from_array(small.astype(np.float32), tensor.name))
