@@ -18,6 +18,7 @@ import pytest
 import kdpipe
 from tests.command import environment, write_profile
 from tests.command import kdpipe as command_line
+from tests.errors import raises
 from tests.processes import starts_processes
 from tests.stages.line import TINY
 
@@ -173,9 +174,9 @@ def test_images_of_any_size_are_preprocessed(run: kdpipe.Run, tmp_path: Path) ->
     assert from_file.shape == (1, 16, 16)
     assert from_file.equal(from_array)
     assert run.preprocess([]).shape == (0, 1, 16, 16)
-    with pytest.raises(kdpipe.DataError, match=r"missing\.png"):
+    with raises(kdpipe.DataError, where=r"missing\.png"):
         run.preprocess([tmp_path / "missing.png"])
-    with pytest.raises(kdpipe.DataError, match="float64"):
+    with raises(kdpipe.DataError, why="float64"):
         run.preprocess([np.zeros((16, 16))])
 
 
@@ -204,9 +205,9 @@ def test_values_of_every_type_can_be_set(profile: Path, store: Path) -> None:
         },
     )
     assert planned["train"].reasons == (kdpipe.Reason("profile", "train.epochs", 1, 3),)
-    with pytest.raises(kdpipe.UsageError, match=r"train\.epochs"):
+    with raises(kdpipe.UsageError, what=r"train\.epochs"):
         kdpipe.plan(profile, store=store, set={"train.epochs": object()})
-    with pytest.raises(kdpipe.UsageError, match="force"):
+    with raises(kdpipe.UsageError, what="force"):
         kdpipe.run(profile, store=store, force="train")
 
 
@@ -244,7 +245,7 @@ def test_a_failed_stage_carries_the_stages_so_far(profile: Path, tmp_path: Path)
     run = error.run
     assert [stage.status for stage in run.stages] == ["failed", *["skipped"] * 9]
     assert not run.is_complete
-    with pytest.raises(kdpipe.UsageError, match="no artefact of stage measure"):
+    with raises(kdpipe.UsageError, what="no artefact of stage measure"):
         _ = run.scorecard
 
 
@@ -303,9 +304,9 @@ def test_methods_are_compared(profile: Path, store: Path) -> None:
     assert comparison.page.is_file()
     assert comparison.answer in repr(comparison)
     assert_is_a_table(comparison._repr_html_(), "soft")
-    with pytest.raises(kdpipe.UsageError, match="nothing to compare"):
+    with raises(kdpipe.UsageError, what="nothing to compare"):
         kdpipe.compare(profile, methods=["kd"], baseline=False, store=store)
-    with pytest.raises(kdpipe.UsageError, match="seed"):
+    with raises(kdpipe.UsageError, what="seed"):
         kdpipe.compare(profile, methods=["kd"], seeds=0, store=store)
 
 

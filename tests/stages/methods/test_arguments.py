@@ -16,6 +16,7 @@ from stages.methods import observed, registry
 from stages.methods.base import Method
 from stages.methods.settings import BUILT_IN, MethodSettings
 from stages.models.features import FeatureSpec
+from tests.errors import raises
 from tests.stages.methods import made
 from tests.stages.methods.test_every_method import ALIKE, name_of, settings_of
 
@@ -194,7 +195,7 @@ class OldSettings(MethodSettings):
 
 def test_a_plug_in_that_does_not_take_its_fields_is_an_error_with_the_reason() -> None:
     for use in (lambda: registry.make(OldSettings(), *specs("kd")), lambda: registry.needs(OldSettings())):
-        with pytest.raises(ModelError, match="does not take the fields of its settings class") as caught:
+        with raises(ModelError, what="does not take the fields of its settings class") as caught:
             use()
         assert "strength" in str(caught.value) or "settings" in str(caught.value)
 

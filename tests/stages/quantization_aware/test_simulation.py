@@ -99,8 +99,8 @@ def test_simulated_logits_are_those_of_the_file(network: str, recipe: str) -> No
     (expected,) = open_session(file, optimise=False).run(["logits"], {"input": shown})
     off, rounding = (np.sqrt(np.mean((logits - expected) ** 2)) for logits in (simulated, before))
     assert off < 0.1 * expected.std()
-    # The float network is further from the file than the simulated one; by how much, 0.2 to 0.6 times, depends on
-    # the processor: its kernels and the weights that training gives on it.
+    # The float network is further from the file than the simulated one. By how much, 0.2 to 0.6 times,
+    # depends on the processor: its kernels, and the weights that training gives on it.
     assert off < 0.8 * rounding
     assert (simulated.argmax(1) == expected.argmax(1)).mean() > 0.98
     simulation.remove()

@@ -8,10 +8,10 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
-import pytest
 
 from pipeline.errors import StageError
 from stages.runtimes.tensorrt.loaded_engine import LoadedEngine
+from tests.errors import raises
 
 
 class _Severity(enum.IntEnum):
@@ -115,18 +115,18 @@ def test_two_bindings_of_one_engine_run_in_turns() -> None:
 def test_an_engine_that_does_not_run_is_an_error() -> None:
     engine = LoadedEngine(sdk(), b"engine", "tensorrt-fp32", host_code=False)
     call = engine.bind((1, 2, 2, 1), _Memory())
-    with pytest.raises(StageError, match="could not run the engine"):
+    with raises(StageError, what="could not run the engine"):
         call(-1)
 
 
 def test_a_refused_engine_is_an_error_with_the_messages_of_the_sdk() -> None:
-    with pytest.raises(StageError, match="cannot load the engine") as caught:
+    with raises(StageError, what="cannot load the engine") as caught:
         LoadedEngine(sdk(refuses=True), b"engine", "tensorrt-fp32", host_code=False)
     assert caught.value.where == "tensorrt-fp32"
     assert caught.value.why == "the serialized engine is of another version"
 
 
 def test_host_code_runs_only_if_it_is_allowed() -> None:
-    with pytest.raises(StageError, match="cannot load the engine"):
+    with raises(StageError, what="cannot load the engine"):
         LoadedEngine(sdk(host_code=True), b"engine", "tensorrt-fp32", host_code=False)
     LoadedEngine(sdk(host_code=True), b"engine", "tensorrt-fp32", host_code=True)
