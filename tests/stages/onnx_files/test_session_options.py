@@ -62,7 +62,7 @@ import numpy as np, onnx, onnxruntime
 from pipeline.stage import Silent
 from stages.onnx_files.sessions import open_session
 from stages.runtimes import parity, registry
-from stages.runtimes.half import ranges
+from stages.runtimes.half import magnitudes
 from stages.runtimes.images import natural_images
 from stages.runtimes.settings import BuildSettings
 from tests.stages.runtimes.networks import source_of
@@ -77,7 +77,7 @@ source, output = source_of("cnn"), Path(sys.argv[1])
 open_session(source.onnx)
 parity.source_logits(source.onnx, source, natural_images(source.image_shape, 2))
 registry.get("onnxruntime").build(source, output, BuildSettings(), Silent(), output)
-ranges.activation_magnitudes(onnx.load(str(source.onnx)), source, natural_images(source.image_shape, 1))
+magnitudes.activation_magnitudes(onnx.load(str(source.onnx)), source, natural_images(source.image_shape, 1))
 print(json.dumps(counts))
 """
 
