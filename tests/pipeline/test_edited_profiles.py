@@ -45,7 +45,7 @@ def run_while(home: Path, edit: Callable[[], object], *words: str) -> subprocess
         text=True,
     )
     deadline = time.monotonic() + 60
-    while not list(home.glob(".kdpipe/work/*/checkpoint")):
+    while not list((home / ".kdpipe").rglob("checkpoint")):
         assert time.monotonic() < deadline
         assert process.poll() is None
         time.sleep(0.02)

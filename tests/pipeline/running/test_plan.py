@@ -227,7 +227,7 @@ def test_an_artefact_from_before_libraries_counted_shows_that_kdpipe_changed(
     kinds = [reason.kind for reason in planned(profile, done, stages=newer)["refine"].reasons]
     assert kinds.count("version") == 1
     edited = planned(profile.edited(refine__rounds=9), done, stages=with_libraries("stove"))["refine"]
-    assert Reason("profile", "refine.rounds", 4, 9) in edited.reasons, "what else changed is told as well"
+    assert Reason("profile", "refine.rounds", 4, 9) in edited.reasons, "every other change is listed too"
 
 
 def test_a_section_that_another_kdpipe_reads_is_no_change_of_the_profile(

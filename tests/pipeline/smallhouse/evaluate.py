@@ -1,4 +1,4 @@
-"""Leaves the metrics that docs/reference/artefacts.md tells of."""
+"""Write the metrics that docs/reference/artefacts.md lists."""
 
 from __future__ import annotations
 
