@@ -15,7 +15,7 @@ from typing import Any
 
 from pipeline import __version__, machine
 from pipeline.child_process import environment, last_line, python_command
-from pipeline.running.plan import resolve
+from pipeline.running.key_facts import resolve
 from pipeline.store.file_system import try_file_system
 from stages import PACKAGE_CONFLICTS, REPORTED_DISTRIBUTIONS, STAGES, TRIAL
 

@@ -23,7 +23,7 @@ from pipeline.console.console import Console, guarded_output
 from pipeline.errors import UsageError
 
 if TYPE_CHECKING:
-    from pipeline.running.plan import Profile
+    from pipeline.running.key_facts import Profile
     from pipeline.running.run_state import StageResult
 
 PARAMETER_CHARACTERS, KEY_CHARACTERS = 6000, 250

@@ -22,7 +22,7 @@ from pipeline.cluster.connection import connect, exact_interrupts
 from pipeline.cluster.folders import marked, wait_for
 from pipeline.cluster.task import ClusterTraceback, StageTask, make_task
 from pipeline.errors import KdpipeError, MachineCannot, StageError, UsageError
-from pipeline.running.plan import Profile
+from pipeline.running.key_facts import Profile
 from pipeline.running.runner import in_process
 from pipeline.stage import Context, Metrics, Progress, Stage
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from pipeline import errors
 from pipeline.cluster.folders import FolderMark, listing, why_not_shared
-from pipeline.running.plan import Profile
+from pipeline.running.key_facts import Profile
 from pipeline.running.runner import in_process
 from pipeline.stage import Context, Stage, StageRecord
 

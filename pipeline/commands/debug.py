@@ -83,7 +83,7 @@ def _debug_files(
             why="--against is missing" if against is None else "--inputs is missing",
             hint="kdpipe debug --onnx SUSPECT.onnx --against REFERENCE.onnx --inputs X.npy",
         )
-    from pipeline.running.plan import resolve
+    from pipeline.running.key_facts import resolve
     from pipeline.store.store import Store
 
     store = Store(session.store)
@@ -108,7 +108,7 @@ def _debug_profile(
 ) -> dict[str, Any]:
     """Compare every conversion of a profile layer by layer; return the fields of the JSON document."""
     from pipeline.console.progress import ConsoleListener
-    from pipeline.running.plan import resolve
+    from pipeline.running.key_facts import resolve
 
     loaded, opened = open_profile(session, profile, overrides, store)
     call_fields = {name: value for name, value in session.so_far().items() if name != "stages"}

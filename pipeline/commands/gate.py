@@ -120,7 +120,7 @@ class _JudgedProfile:
 def _device_picks(judged: _JudgedProfile) -> list[dict[str, Any]]:
     """Return the target to ship to each device on which `kdpipe device measure` has measured these files."""
     from pipeline.devices.picks import device_picks
-    from pipeline.running.plan import resolve
+    from pipeline.running.key_facts import resolve
 
     (measured,) = (result for result in judged.results if result.name == "measure")
     assert measured.path is not None

@@ -16,7 +16,8 @@ from typing import Any
 from pipeline.comparing.method_specs import STUDENT_ALONE, MethodSpec
 from pipeline.errors import MachineCannot, ProfileError, UsageError
 from pipeline.profile.loading import LoadedProfile
-from pipeline.running.plan import Decision, KeyFacts, make_plan, profile_entry, resolve
+from pipeline.running.key_facts import KeyFacts, resolve
+from pipeline.running.plan import Decision, make_plan, profile_entry
 from pipeline.running.run_state import Listener, StageResult
 from pipeline.running.runner import prepare_run, run_stages
 from pipeline.stage import Context, Progress

@@ -10,7 +10,7 @@ from pipeline.devices.files import LocalFile, Report, deliver, local_file
 from pipeline.devices.link import Link
 from pipeline.errors import StageError
 from pipeline.profile.loading import LoadedProfile
-from pipeline.running.plan import resolve
+from pipeline.running.key_facts import resolve
 from stages import DEVICE_IMAGES
 
 IMAGE_SETS_PER_DEVICE = 3

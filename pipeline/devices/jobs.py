@@ -15,7 +15,7 @@ from pipeline.devices.link import Link
 from pipeline.errors import DeviceCannot, KdpipeError, StageError
 from pipeline.heartbeat import Beat
 from pipeline.profile.loading import LoadedProfile
-from pipeline.running.plan import resolve
+from pipeline.running.key_facts import resolve
 from pipeline.running.run_state import StageResult
 from pipeline.store.store import Store
 from stages import BUILT_ON_DEVICES, DEVICE_REQUEST

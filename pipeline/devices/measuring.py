@@ -25,7 +25,8 @@ from pipeline.devices.jobs import (
 from pipeline.devices.link import Link
 from pipeline.errors import DeviceCannot, KdpipeError, StageError, UsageError
 from pipeline.profile.loading import LoadedProfile
-from pipeline.running.plan import KeyFacts, profile_entry, resolve
+from pipeline.running.key_facts import KeyFacts, resolve
+from pipeline.running.plan import profile_entry
 from pipeline.running.run_state import StageResult
 from pipeline.stage import Context, Silent
 from pipeline.store.keys import sha256_of

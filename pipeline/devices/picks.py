@@ -10,7 +10,7 @@ import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from pipeline.running.plan import resolve
+from pipeline.running.key_facts import resolve
 from pipeline.store.keys import canonical
 from pipeline.store.store import Store
 from stages import DEVICE, JUDGE_THERE

@@ -9,7 +9,7 @@ from typing import Any
 from pipeline.console.tables import SHORT_DIGEST, columns, duration, figure, size, table, with_interval
 from pipeline.devices.measuring import DeviceMeasurement, lasting
 from pipeline.errors import KdpipeError
-from pipeline.running.plan import resolve
+from pipeline.running.key_facts import resolve
 from stages import DEVICE_SOFTWARE
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from pipeline.errors import GateMissed, KdpipeError, MachineCannot
 
 if TYPE_CHECKING:
-    from pipeline.running.plan import Profile
+    from pipeline.running.key_facts import Profile
     from pipeline.running.run_state import StageResult
 
 

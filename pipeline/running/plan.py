@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import stages as stage_table
-from pipeline import plugins
-from pipeline.errors import StageError, UsageError
-from pipeline.machine import installed_versions
-from pipeline.paths import expand
+from pipeline.running.key_facts import KeyFacts, Profile, stage_for_profile
+from pipeline.running.stage_selection import select_stages
 from pipeline.stage import Stage
 from pipeline.store.keys import canonical, differences, sha256_of
 from pipeline.store.manifest import SCHEMA_VERSION, Manifest
@@ -22,42 +18,6 @@ from pipeline.store.store import Store
 ReasonKind = Literal[
     "absent", "damaged", "data", "file", "forced", "input", "library", "machine", "profile", "version"
 ]
-
-
-class Profile(Protocol):
-    """The interface of a profile for the engine; `pipeline.profile.loading.LoadedProfile` has it.
-
-    Attributes:
-        path: The profile's file.
-        name: The profile's name.
-        sections: Every section with its defaults, JSON-ready.
-        keyed: The same without the settings that are not part of a key.
-    """
-
-    @property
-    def path(self) -> Path:
-        """Return the profile's file."""
-
-    @property
-    def name(self) -> str:
-        """Return the profile's name."""
-
-    @property
-    def sections(self) -> Mapping[str, Any]:
-        """Return every section with its defaults, JSON-ready."""
-
-    @property
-    def keyed(self) -> Mapping[str, Any]:
-        """Return every section without the settings that are not part of a key."""
-
-    def settings(self, names: Iterable[str], /) -> SimpleNamespace:
-        """Return these sections as typed objects."""
-
-    def value(self, dotted: str, /) -> Any:
-        """Return the value at a dotted key, or None."""
-
-    def place(self, dotted: str, /) -> str:
-        """Return where a dotted key was set: "file:line:column", "--set" or "default"."""
 
 
 @dataclass(frozen=True)
@@ -107,80 +67,6 @@ class Decision:
     seconds_estimate: float | None
     manifest: Manifest | None = field(default=None, repr=False)
     key_parts: Mapping[str, Any] = field(default_factory=dict, repr=False)
-
-
-class KeyFacts:
-    """The parts of a key beside the profile and the inputs: data, files, machine, versions of libraries.
-
-    Each is determined once, so that all decisions of one run use the same values.
-    """
-
-    def __init__(self, profile: Profile, store: Store) -> None:
-        self.profile = profile
-        self.store = store
-        self._values: dict[str, Any] = {}
-
-    def of(self, stage: Stage) -> dict[str, Any]:
-        """Return the parts `data`, `files`, `machine` of the stage's key, and `libraries` if it declares any.
-
-        Raises:
-            UsageError: The data or a file in the profile cannot be read.
-        """
-        libraries = {"libraries": self._libraries(stage)} if _every_library(stage) else {}
-        return {
-            **libraries,
-            "data": self._cached("data", self._data) if stage.data else None,
-            "files": {dotted: self._cached(f"file {dotted}", self._file, dotted) for dotted in stage.files},
-            "machine": self._cached(f"machine {stage.name}", self._machine, stage),
-        }
-
-    def _cached(self, name: str, determine: Callable[..., Any], *arguments: Any) -> Any:
-        if name not in self._values:
-            self._values[name] = determine(*arguments)
-        return self._values[name]
-
-    def _data(self) -> str:
-        fingerprint = resolve(stage_table.DATA_FINGERPRINT)
-        return str(fingerprint(_attributes(self.profile.sections["data"]), self.store.digests.of))
-
-    def _file(self, dotted: str) -> str | None:
-        """Return the digest of the file at a key of the profile; None if the key is null."""
-        value = self.profile.value(dotted)
-        if value is None:
-            return None
-        try:
-            path = expand(value)
-            return self.store.digests.of(path)
-        except OSError as error:
-            why = f"{path.absolute()}: {error.strerror}"
-            raise self._unreadable(dotted, why) from error
-        except ValueError as error:
-            raise self._unreadable(dotted, f"{value}: {error}") from error
-
-    def _unreadable(self, dotted: str, why: str) -> UsageError:
-        return UsageError(
-            f"The file in {dotted} cannot be read",
-            where=self.profile.place(dotted),
-            why=why,
-            hint=f"correct {dotted}, or set it to null",
-        )
-
-    def _libraries(self, stage: Stage) -> dict[str, str | None]:
-        """Return the version of each distribution of the stage; None if it is not installed."""
-        every = sorted({name for known in (*stage_table.STAGES, stage) for name in _every_library(known)})
-        versions = self._cached(f"versions {' '.join(every)}", installed_versions, every)
-        return {
-            name: _release(versions[name], patch=stage.patch_releases) if name in versions else None
-            for name in stage.libraries
-        }
-
-    def _machine(self, stage: Stage) -> Mapping[str, Any] | None:
-        if stage.machine is None:
-            return None
-        sections = {
-            name: self.profile.sections[name] for name in stage.reads if name in self.profile.sections
-        }
-        return dict(resolve(stage.machine)(_attributes(sections)))
 
 
 def decide(
@@ -287,22 +173,6 @@ def make_plan(
     return decisions
 
 
-def stage_for_profile(stage: Stage, profile: Profile) -> Stage:
-    """Return the stage for a profile: with its conditional `reads` and `libraries` if they apply."""
-    return stage_for_sections(stage, profile.sections)
-
-
-def stage_for_sections(stage: Stage, sections: Mapping[str, Any]) -> Stage:
-    """Return the stage for the sections of a profile; see `stage_for_profile`."""
-    more = stage.conditional
-    if more is None or set(more.reads) <= set(stage.reads):
-        return stage
-    read = {name: sections[name] for name in stage.reads if name in sections}
-    if not resolve(more.condition)(_attributes(read)):
-        return stage
-    return replace(stage, reads=(*stage.reads, *more.reads), libraries=(*stage.libraries, *more.libraries))
-
-
 def as_forced(decision: Decision) -> Decision:
     """Return the decision for a stage that runs even if it is cached."""
     reasons = decision.reasons if decision.status == "stale" else ()
@@ -338,84 +208,9 @@ def artefacts_to_keep(decisions: Iterable[Decision], profile: Profile, store: St
     return artefacts
 
 
-def needed_stages(name: str, stages: Sequence[Stage] = stage_table.STAGES) -> list[Stage]:
-    """Return a stage and all that it needs, in order.
-
-    Raises:
-        UsageError: The name is unknown.
-    """
-    names = {name}
-    _check_names([name], stages)
-    for stage in reversed(stages):
-        if stage.name in names:
-            names.update(stage.inputs)
-    return [stage for stage in stages if stage.name in names]
-
-
-def select_stages(
-    stages: Sequence[Stage], *, until: str | None, only: str | None, force: Collection[str] = ()
-) -> list[Stage]:
-    """Return the stages of a run, in order.
-
-    Args:
-        stages: The table of stages.
-        until: The last stage of the run; None for all.
-        only: Only this stage and the stages that it needs.
-        force: Stages that run even if they are cached.
-
-    Raises:
-        UsageError: A name is unknown, or a forced stage is not in this run.
-    """
-    _check_names([name for name in (until, only, *force) if name is not None], stages)
-    selected = needed_stages(only, stages) if only else list(stages)
-    if until:
-        names = [stage.name for stage in stages]
-        last = names.index(until)
-        selected = [stage for stage in selected if names.index(stage.name) <= last]
-    outside = sorted(set(force) - {stage.name for stage in selected})
-    if outside:
-        raise UsageError(
-            f"--force names stage {outside[0]}, which is not part of this run",
-            why=f"the run has {', '.join(stage.name for stage in selected)}",
-            hint=f"leave out --force {outside[0]}, or run up to a later stage",
-        )
-    return selected
-
-
 def profile_entry(profile: Profile) -> dict[str, str]:
     """Return the profile's entry in a manifest: its absolute path and its name."""
     return {"path": str(Path(profile.path).absolute()), "name": profile.name}
-
-
-def resolve(reference: str) -> Callable[..., Any]:
-    """Import the function at "module:function".
-
-    Raises:
-        StageError: It cannot be imported.
-    """
-    try:
-        function: Callable[..., Any] = plugins.imported(reference)
-    except (ImportError, AttributeError) as error:
-        raise StageError(
-            f"kdpipe cannot load {reference}",
-            why=f"{type(error).__name__}: {error}",
-            hint="reinstall kdpipe: pip install --force-reinstall kdpipe",
-        ) from error
-    return function
-
-
-def _check_names(names: Iterable[str], stages: Sequence[Stage]) -> None:
-    known = [stage.name for stage in stages]
-    for name in names:
-        if name not in known:
-            import difflib
-
-            near = difflib.get_close_matches(name, known, n=1)
-            raise UsageError(
-                f"There is no stage {name!r}" + (f"; did you mean {near[0]!r}?" if near else ""),
-                why=f"the stages are {', '.join(known)}",
-                hint="name one of them",
-            )
 
 
 def _changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> tuple[Reason, ...]:
@@ -461,26 +256,3 @@ def _flat(kind: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> list[tup
         for name in names
         if canonical(old.get(name)) != canonical(new.get(name)) or (name in old) != (name in new)
     ]
-
-
-def _release(version: str, *, patch: bool) -> str:
-    """Return a version without its local part, and without `patch` only its first two numbers.
-
-    `2.14.1+cu130` becomes `2.14.1`, or `2.14`.
-    """
-    public = version.partition("+")[0]
-    first_two = re.match(r"\d+\.\d+", public)
-    return first_two.group() if first_two and not patch else public
-
-
-def _every_library(stage: Stage) -> tuple[str, ...]:
-    return stage.libraries + (stage.conditional.libraries if stage.conditional else ())
-
-
-def _attributes(value: Any) -> Any:
-    """Return JSON values with mappings as namespaces, at every depth."""
-    if isinstance(value, Mapping):
-        return SimpleNamespace(**{key: _attributes(entry) for key, entry in value.items()})
-    if isinstance(value, list | tuple):
-        return [_attributes(entry) for entry in value]
-    return value

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from pipeline.errors import GateMissed, KdpipeError, MachineCannot
-from pipeline.running.plan import Decision, KeyFacts, Profile, Reason, as_forced, decide
+from pipeline.running.key_facts import KeyFacts, Profile
+from pipeline.running.plan import Decision, Reason, as_forced, decide
 from pipeline.stage import Context, Metrics, Progress, Stage, StageRecord
 from pipeline.store.manifest import Manifest
 from pipeline.store.store import Store

@@ -19,18 +19,11 @@ from typing import TYPE_CHECKING, Any
 
 import stages as stage_table
 from pipeline.errors import KdpipeError, StageError
+from pipeline.running.key_facts import KeyFacts, Profile, stage_for_profile
 from pipeline.running.outcome import error_for_results
-from pipeline.running.plan import (
-    Decision,
-    KeyFacts,
-    Profile,
-    make_plan,
-    needed_stages,
-    profile_entry,
-    select_stages,
-    stage_for_profile,
-)
+from pipeline.running.plan import Decision, make_plan, profile_entry
 from pipeline.running.run_state import Execute, Listener, RunOutcome, RunState, StageResult
+from pipeline.running.stage_selection import needed_stages, select_stages
 from pipeline.stage import Context, Metrics, Stage
 from pipeline.store.disk import FULL, refusal
 from pipeline.store.manifest import Manifest

@@ -10,7 +10,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from pipeline.running.plan import stage_for_sections
+from pipeline.running.key_facts import stage_for_sections
 from pipeline.stage import Context, Metrics, StageRecord
 from stages import STAGES
 from stages.settings import ProfileBase, profile_model

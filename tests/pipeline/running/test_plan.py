@@ -14,8 +14,9 @@ import pytest
 
 from pipeline.console.json_documents import reason_in_words
 from pipeline.errors import DataError, UsageError
-from pipeline.running.plan import Decision, Reason, artefacts_to_keep, decide, make_plan, needed_stages
+from pipeline.running.plan import Decision, Reason, artefacts_to_keep, decide, make_plan
 from pipeline.running.runner import in_process, run
+from pipeline.running.stage_selection import needed_stages
 from pipeline.stage import Conditional, Context, Metrics, Stage
 from pipeline.store.cleaning import clean
 from pipeline.store.manifest import SCHEMA_VERSION
