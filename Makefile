@@ -33,9 +33,10 @@ run: $(READY_RUN)
 test: setup
 	$(BIN)/python -m pytest -m 'not slow and not gpu' --numprocesses 2 --dist loadfile
 
-# The tests that start no other process; one that does so without the marker fails (tests/processes.py).
+# The unit tests: those that start no other process and train or convert no network. One that starts a process
+# without the marker fails (tests/processes.py).
 test-fast: setup
-	$(BIN)/python -m pytest -m 'not slow and not gpu and not process' --no-processes --numprocesses 2 --dist loadfile
+	$(BIN)/python -m pytest -m 'not slow and not gpu and not process and not long' --no-processes --numprocesses 2 --dist loadfile
 
 test-slow: setup
 	$(BIN)/python -m pytest -m 'slow and not gpu' --ignore tests/docker

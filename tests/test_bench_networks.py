@@ -22,6 +22,7 @@ def settings(path: Path) -> Any:
     return load(str(path)).settings(["data", "teacher", "student", "train", "distill", "compute", "seed"])
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("path", PROFILES, ids=lambda path: path.stem)
 def test_each_network_takes_the_images(path: Path) -> None:
     profile = settings(path)

@@ -32,6 +32,8 @@ from stages.comparing.summary import ALONE as REFERENCE
 from tests.command import document, environment, kdpipe, write_profile
 from tests.errors import raises
 
+pytestmark = pytest.mark.long
+
 PROFILE: dict[str, Any] = {
     "name": "tiny",
     "compute": {"device": "cpu", "precision": "fp32", "threads": 1},

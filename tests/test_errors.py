@@ -38,6 +38,7 @@ def test_another_class_and_no_error_fail() -> None:
         pass
 
 
+@pytest.mark.long
 def test_no_test_matches_all_fields_of_an_error_at_once() -> None:
     ours = {
         name

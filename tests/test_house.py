@@ -159,6 +159,7 @@ def upward(layers: tuple[tuple[str, ...], ...], packages: tuple[str, ...]) -> li
     return wrong
 
 
+@pytest.mark.long
 def test_the_engine_imports_downwards() -> None:
     assert upward(ENGINE, ("pipeline",)) == []
 

@@ -101,6 +101,7 @@ def test_the_help_of_settings_uses_plain_words() -> None:
     assert old_words(json.dumps(schema, indent=1)) == []
 
 
+@pytest.mark.long
 def test_messages_use_plain_words() -> None:
     found = [
         f"{file.relative_to(ROOT)}:{number}: {line}"
@@ -111,6 +112,7 @@ def test_messages_use_plain_words() -> None:
     assert found == []
 
 
+@pytest.mark.long
 def test_no_variable_is_called_what_anything_could_be_called() -> None:
     vague = []
     for file in sources():

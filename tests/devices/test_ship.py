@@ -115,6 +115,7 @@ def test_rollback_goes_to_what_was_in_use_before(tmp_path: Path) -> None:
     assert there.releases(request)["before"] == "a"
 
 
+@pytest.mark.long
 def test_two_that_switch_take_turns(tmp_path: Path) -> None:
     (tmp_path / "releases" / "a").mkdir(parents=True)
     (tmp_path / "releases" / "a" / "manifest.json").write_text("{}")
@@ -130,6 +131,7 @@ def test_two_that_switch_take_turns(tmp_path: Path) -> None:
     assert (tmp_path / "current").exists()
 
 
+@pytest.mark.long
 def test_there_is_a_release_in_use_at_every_moment(tmp_path: Path) -> None:
     for digest in ("a", "b"):
         (tmp_path / "releases" / digest).mkdir(parents=True)

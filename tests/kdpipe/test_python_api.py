@@ -283,6 +283,7 @@ def test_a_run_works_in_a_thread_and_prints_on_standard_error(
     assert capfd.readouterr().err == ""
 
 
+@pytest.mark.long
 def test_methods_are_compared(profile: Path, store: Path) -> None:
     comparison = kdpipe.compare(
         profile,

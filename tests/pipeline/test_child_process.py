@@ -236,6 +236,7 @@ def _python_calls(tree: ast.AST) -> list[int]:
     ]
 
 
+@pytest.mark.long
 def test_python_is_started_in_one_place() -> None:
     files = [file for folder in ("pipeline", "stages") for file in (ROOT / folder).rglob("*.py")]
     places = {

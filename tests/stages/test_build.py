@@ -20,6 +20,8 @@ from tests.errors import raises
 from tests.stages.runtimes.networks import SIZES, artefacts
 from tests.stages.runtimes.plugins import install_plugin, numpy_runtime
 
+pytestmark = pytest.mark.long
+
 
 @pytest.fixture
 def plugin_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:

@@ -13,6 +13,8 @@ from pipeline.profile.loading import load, shipped_profiles
 from stages.models.create import check
 from tests.command import ROOT
 
+pytestmark = pytest.mark.long
+
 PAIRS = [path for path in shipped_profiles() if path.parent.name == "cifar100"]
 PAGE = (ROOT / "docs" / "guides" / "cifar.md").read_text(encoding="utf-8")
 

@@ -18,6 +18,8 @@ from stages.training import checkpoint
 from tests.errors import raises
 from tests.stages.training import tiny
 
+pytestmark = pytest.mark.long
+
 METHODS = [{"name": "msdcrd", "learn_tau": True}, {"name": "kd", "weight": 0.5}]
 CHANGES = {"baseline": True, "methods": METHODS, "augment": {"pad": 1, "mixup": 0.2}}
 

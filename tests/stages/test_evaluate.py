@@ -50,6 +50,7 @@ def _logits_and_labels(folder: Path) -> tuple[np.ndarray, np.ndarray]:
     return logits.double().numpy(), data.test.labels
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("role", ["teacher", "student", "baseline"])
 def test_figures_are_those_of_a_plain_computation(
     inputs: dict[str, Path], report: dict[str, Any], role: str

@@ -27,6 +27,8 @@ from tests.errors import raises
 from tests.stages.onnx_files.trained import BRANCHY, MOBILENET, SILENT, TINY, artefact, digits, export_context
 from tests.stages.onnx_files.trained_files import Notes, exported
 
+pytestmark = pytest.mark.long
+
 ROOT = Path(__file__).parents[2]
 
 

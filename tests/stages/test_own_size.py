@@ -18,14 +18,18 @@ from stages.data.load import load
 from stages.models import card as cards
 from stages.models.macs import macs
 from tests.errors import raises
+from tests.processes import starts_processes
 from tests.stages.line import Line, profile
 from tests.stages.training import tiny
+
+pytestmark = pytest.mark.long
 
 MEAN, STD = 0.2, 0.6
 SIZES = {"data": 16, "teacher": 24}
 
 
 @pytest.fixture(scope="module")
+@starts_processes
 def line(tmp_path_factory: pytest.TempPathFactory) -> Line:
     """Up to measure: digits at 16 pixels, a teacher that sees 24."""
     told = profile(

@@ -33,6 +33,8 @@ from tests.stages.onnx_files.trained_files import (
     quantized,
 )
 
+pytestmark = pytest.mark.long
+
 SIGNED, X86 = "student.int8.signed.onnx", "student.int8.x86.onnx"
 
 NETWORKS = {"mobilenet": exported, "cnn": exported_cnn}

@@ -73,6 +73,7 @@ def test_other_settings_train_another_network(tmp_path: Path, trained: Path) -> 
     assert tiny.contents(other.output)["model.safetensors"] != tiny.contents(trained)["model.safetensors"]
 
 
+@pytest.mark.long
 def test_no_epoch_keeps_the_checkpoints_weights(tmp_path: Path, trained: Path) -> None:
     file = trained / "model.safetensors"
     settings = tiny.settings("train", teacher={"checkpoint": str(file)}, train={"epochs": 0})
@@ -176,6 +177,7 @@ def test_a_killed_run_goes_on_to_the_same_end(tmp_path: Path) -> None:
     assert tiny.contents(resumed.output) == tiny.contents(undisturbed.output)
 
 
+@pytest.mark.long
 def test_a_checkpoint_of_other_settings_is_not_gone_on_from(
     tmp_path: Path, trained: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

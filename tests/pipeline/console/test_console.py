@@ -256,6 +256,7 @@ class TestPlainProgress:
         assert "\r" not in text
         assert out.getvalue() == ""
 
+    @pytest.mark.long
     def test_a_silent_stage_is_seen_to_be_alive(self) -> None:
         console, _, err = plain_console()
         with ConsoleListener(console, NAMES, QUICK) as listener:
@@ -274,6 +275,7 @@ class TestPlainProgress:
             listener.progress(stage)
             wait_for(err, f"still {doing}, ")
 
+    @pytest.mark.long
     @pytest.mark.parametrize("how", ["flag", "quiet", "environment"])
     def test_progress_can_be_hidden(self, how: str) -> None:
         console, _, err = plain_console(**({"KDPIPE_NO_PROGRESS": "1"} if how == "environment" else {}))
@@ -354,6 +356,7 @@ class TestLiveProgress:
         assert "✗ train" in text
         assert "failed" in text
 
+    @pytest.mark.long
     def test_a_silent_stage_is_seen_to_be_alive(self) -> None:
         terminal = Terminal()
         console = Console(io.StringIO(), terminal.stream, {"TERM": "xterm"})
@@ -370,6 +373,7 @@ class TestLiveProgress:
         timer.join(timeout=10)
         assert terminal.text() == ""
 
+    @pytest.mark.long
     def test_a_thread_that_comes_late_draws_nothing(self) -> None:
         terminal = Terminal()
         console = Console(io.StringIO(), terminal.stream, {"TERM": "xterm"})

@@ -154,6 +154,7 @@ PROFILE = st.fixed_dictionaries(
 )
 
 
+@pytest.mark.long
 @hypothesis_settings(
     max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None
 )

@@ -428,6 +428,7 @@ EDITS = st.fixed_dictionaries(
 HARM = st.sampled_from([None, None, *NAMES])
 
 
+@pytest.mark.long
 @settings(
     max_examples=8,
     deadline=None,

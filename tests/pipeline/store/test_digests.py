@@ -27,6 +27,7 @@ def sha256(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
+@pytest.mark.long
 def test_a_remembered_digest_is_not_read_again_until_the_file_changes(tmp_path: Path, old_file: Path) -> None:
     memo = DigestMemo(tmp_path / "digests.sqlite")
     assert memo.of(old_file) == sha256(b"content")
@@ -50,6 +51,7 @@ def test_a_file_that_has_just_changed_is_not_remembered(tmp_path: Path) -> None:
     assert not (tmp_path / "digests.sqlite").exists()
 
 
+@pytest.mark.long
 def test_a_damaged_memo_costs_time_and_nothing_else(tmp_path: Path, old_file: Path) -> None:
     (tmp_path / "digests.sqlite").write_bytes(b"this is no database" * 100)
     memo = DigestMemo(tmp_path / "digests.sqlite")

@@ -73,6 +73,7 @@ def test_a_forked_worker_does_not_keep_the_lock_of_a_killed_parent(tmp_path: Pat
         os.killpg(process.pid, signal.SIGKILL)
 
 
+@pytest.mark.long
 def test_only_one_at_a_time_among_many(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without a pause between attempts, so that some find the file of a holder that is just leaving."""
     monkeypatch.setattr("pipeline.store.locks.POLL_S", 0.0)

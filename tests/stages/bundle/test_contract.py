@@ -175,6 +175,7 @@ def _program(bundle: Path) -> ModuleType:
     return module
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kind", list(JPEGS))
 def test_every_way_gives_the_same_logits(kind: str, shipped: Shipped, tmp_path: Path) -> None:
     file = tmp_path / "image.jpg"

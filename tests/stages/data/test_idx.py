@@ -89,6 +89,7 @@ def test_half_a_test_split_is_refused(root: Path) -> None:
         load(IdxSettings(name="idx", root=str(root)))
 
 
+@pytest.mark.long
 def test_fashion_mnist_itself() -> None:
     root = str(shared("fashion-mnist"))
     images = read_file(Path(root) / "train-images-idx3-ubyte.gz", 3)

@@ -17,8 +17,11 @@ from stages import build
 from stages.debugging.line import debug_line
 from stages.runtimes.settings import BuildSettings, TargetSettings
 from tests.errors import raises
+from tests.processes import starts_processes
 from tests.stages.onnx_files.trained import MOBILENET, TINY, artefact, digits_settings, folder
 from tests.stages.onnx_files.trained_files import exported, quantized
+
+pytestmark = pytest.mark.long
 
 TARGETS = (
     "onnxruntime-fp32", "onnxruntime-int8", "openvino-fp32", "openvino-bf16", "openvino-int8",
@@ -33,6 +36,7 @@ def _settings() -> SimpleNamespace:
 
 
 @functools.cache
+@starts_processes
 def _folders() -> dict[str, Path]:
     signed = quantized(exported())[0]
     places = {

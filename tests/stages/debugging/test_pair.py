@@ -18,6 +18,8 @@ from tests.errors import raises
 from tests.stages.debugging import faults
 from tests.stages.onnx_files.trained_files import exported, quantized
 
+pytestmark = pytest.mark.long
+
 
 def _step(
     suspect: Path, reference: Path, inputs: Path, output: Path, tolerance: float | None = None

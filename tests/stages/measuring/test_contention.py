@@ -30,7 +30,7 @@ def figures(**given: object) -> dict[str, object]:
 
 
 @pytest.mark.parametrize(
-    ("found", "word"),
+    ("changed", "word"),
     [
         ({"wall_over_cpu": 1.4}, "CPU time"),
         ({"involuntary_switches_per_s": 150.0, "others_share": 0.05}, "switches"),

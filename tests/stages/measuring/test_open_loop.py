@@ -21,6 +21,7 @@ def test_schedules() -> None:
     assert (random == open_loop.schedule_ns(100.0, 50.0, "poisson")).all()
 
 
+@pytest.mark.long
 def test_a_stall_is_felt_by_all_that_were_due_meanwhile() -> None:
     """One call of 100 stalls 0.2 s. A closed loop would show one slow sample; 20 requests were due."""
     calls = [0]

@@ -196,6 +196,7 @@ def test_what_is_saved_makes_the_next_step_the_same() -> None:
     assert set(method.state_dict()) >= {"student_bank", "teacher_bank", "log_z"}
 
 
+@pytest.mark.long
 def test_a_resumed_training_ends_as_an_undisturbed_one(tmp_path: Path) -> None:
     data = load(tiny.settings("train").data)
     compute = ComputeSettings(device="cpu", precision="fp32", threads=1)

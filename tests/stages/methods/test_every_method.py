@@ -210,6 +210,7 @@ def task_of(name: str, data: DataSet) -> Distillation:
     return Distillation(student, teacher, [NAMES[name]], (facts, facts), label_weight=1.0, labels=labels)
 
 
+@pytest.mark.long
 @by_name
 def test_an_epoch_moves_the_student_and_the_method_and_never_the_teacher(name: str, data: DataSet) -> None:
     if name in ALIKE:

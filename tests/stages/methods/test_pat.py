@@ -208,6 +208,7 @@ def test_the_feedback_carries_no_gradient_to_the_student() -> None:
         assert torch.allclose(one, other, atol=1e-6)
 
 
+@pytest.mark.long
 def test_the_prompts_learn_and_the_attention_too() -> None:
     torch.manual_seed(0)
     student, teacher = pair("teacher has more", images=8)
@@ -224,6 +225,7 @@ def test_the_prompts_learn_and_the_attention_too() -> None:
     assert all(cast(Prompt, prompt).beta.item() != 0.0 for prompt in made_method.prompts)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("architecture", ["test_vit", "test_convnext", "test_resnet"])
 def test_real_teachers_are_prompted(architecture: str) -> None:
     torch.manual_seed(0)

@@ -26,6 +26,8 @@ from tests.errors import raises
 from tests.stages.methods import made, reference_hints
 from tests.stages.training import tiny
 
+pytestmark = pytest.mark.long
+
 SIMKD = SimkdSettings(name="simkd")
 
 

@@ -56,6 +56,7 @@ def all_of(features: Features) -> list[Tensor]:
     return [features.logits, features.embedding, features.map, *features.ends]
 
 
+@pytest.mark.long
 @by_family
 def test_changes_that_change_nothing(model: str, options: dict[str, Any]) -> None:
     observer = Observer(network_of(model, options), ENDS)
@@ -85,6 +86,7 @@ def test_changes_that_change_nothing(model: str, options: dict[str, Any]) -> Non
             torch.testing.assert_close(received[number], end, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.long
 @by_family
 def test_a_change_goes_through_all_that_follows_and_nothing_before(
     model: str, options: dict[str, Any]
@@ -114,6 +116,7 @@ def test_a_change_goes_through_all_that_follows_and_nothing_before(
     assert not any(part._forward_hooks or part._forward_pre_hooks for part in observer.modules())
 
 
+@pytest.mark.long
 @by_family
 def test_a_change_at_one_place_stays_there(model: str, options: dict[str, Any]) -> None:
     # Row 0, column 1 of the first end, which is (0, 1) in the map that the network then shows.

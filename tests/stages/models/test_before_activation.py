@@ -62,6 +62,7 @@ def pairs(features: Features) -> list[tuple[Tensor, Tensor]]:
 ACTIVATIONS = {"ReLU": nn.ReLU(), "ReLU6": nn.ReLU6(), "SiLU": nn.SiLU(), "Hardswish": nn.Hardswish()}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("model", "options", "size", "activations"),
     FINAL_ACTIVATIONS,
@@ -88,6 +89,7 @@ def test_the_activation_of_the_recorded_input_is_the_map(
     assert not any(part._forward_hooks or part._forward_pre_hooks for part in network.modules())
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("model", ["resnet18", "mobilenetv2_050"])
 def test_activations_in_place_do_not_overwrite_it(model: str) -> None:
     network = network_of(model, 64).train()
@@ -175,6 +177,7 @@ def test_before_and_altered_together() -> None:
     assert torch.equal(again.ends_before[2].relu(), again.ends[2])
 
 
+@pytest.mark.long
 def test_in_half_precision_with_gradients() -> None:
     network = network_of("resnet18", 64).train()
     with torch.autocast("cpu", torch.bfloat16):

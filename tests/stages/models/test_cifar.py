@@ -141,6 +141,7 @@ def _pass_the_expansion_of_one(network: nn.Module) -> None:
         nn.init.constant_(getattr(norm, name), value)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_the_map_that_feeds_the_pooling_and_the_stages_are_shown(name: str) -> None:
     _, final, channels = PUBLISHED[name]
@@ -198,6 +199,7 @@ def test_intermediates_are_counted_as_timm_counts_them() -> None:
     assert network(images()).shape == (2, 7)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", ONE_EACH)
 @pytest.mark.parametrize("size", [8, 28, 33])
 def test_grey_images_of_other_sizes(name: str, size: int) -> None:
@@ -209,6 +211,7 @@ def test_grey_images_of_other_sizes(name: str, size: int) -> None:
     assert all(parameter.grad is not None for parameter in network.parameters())
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("name", "options"),
     [

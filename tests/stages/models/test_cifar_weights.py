@@ -25,6 +25,7 @@ TRAINED: list[Any] = [
 ]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("file", "model", "options", "parameters", "published"), TRAINED)
 def test_published_weights_reach_their_published_accuracy(
     file: str, model: str, options: dict[str, str], parameters: int, published: float

@@ -29,6 +29,7 @@ def check_model(
     check(ModelSettings(model=model, **keys), classes=classes, channels=channels, image_size=image_size)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("model", "channels"),
     [
@@ -187,6 +188,7 @@ def files(folder: Path, weights: dict[str, torch.Tensor]) -> dict[str, Path]:
     return {file.stem: file for file in folder.iterdir()}
 
 
+@pytest.mark.long
 def test_every_common_form_of_checkpoint_is_taken(tmp_path: Path, weights: dict[str, torch.Tensor]) -> None:
     written = files(tmp_path, weights)
     assert len(written) == 4
@@ -199,6 +201,7 @@ def test_every_common_form_of_checkpoint_is_taken(tmp_path: Path, weights: dict[
                 assert torch.equal(state[name], tensor), (file.name, name)
 
 
+@pytest.mark.long
 def test_a_checkpoint_of_another_architecture_names_the_tensors(
     tmp_path: Path, weights: dict[str, torch.Tensor]
 ) -> None:

@@ -62,6 +62,7 @@ def images(height: int = SIZE) -> Tensor:
     return torch.randn(2, 3, height, SIZE, generator=torch.Generator().manual_seed(4))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("model", "options", "shape", "averages", "linear"),
     ARCHITECTURES,
@@ -215,6 +216,7 @@ def test_reading_the_shapes_changes_nothing() -> None:
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in network.modules())
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("model", ["resnet18", "mobilenetv3_small_050", "vit_tiny_patch16_224"])
 def test_training_under_autocast_and_channels_last(model: str) -> None:
     options = {"depth": 1} if model.startswith("vit") else {}

@@ -77,6 +77,7 @@ def test_a_file_s_resize_is_that_of_training(size: int, side: int) -> None:
     assert not resize.state_dict()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("channels_last", [True, False])
 def test_images_come_out_normalised_by_the_networks_constants_at_its_size(channels_last: bool) -> None:
     own = network_preprocessing(

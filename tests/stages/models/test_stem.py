@@ -37,6 +37,7 @@ def network_of(model: str, stem: str = "small", channels: int = 1) -> nn.Module:
     return create(settings, classes=3, channels=channels, image_size=32)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("model", FAMILIES)
 def test_the_map_grows_by_four_and_all_else_stays(model: str) -> None:
     networks = {stem: network_of(model, stem).eval() for stem in ("standard", "small")}
@@ -94,6 +95,7 @@ def test_it_does_not_depend_on_the_image_size() -> None:
     assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "model",
     [

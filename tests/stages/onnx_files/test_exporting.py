@@ -19,6 +19,8 @@ from stages.onnx_files.graph_proof import prove_graph
 from stages.onnx_files.parity import measure_parity, parity_fault
 from tests.errors import raises
 
+pytestmark = pytest.mark.long
+
 SIDE = 32
 
 

@@ -17,6 +17,8 @@ from stages.onnx_files.lint import tensorrt_ready
 from stages.onnx_files.quantizing import RECIPES, count_nodes, float_nodes, prepare, quantized
 from stages.onnx_files.ranges import Method, find_ranges, float_activations
 
+pytestmark = pytest.mark.long
+
 CARD: dict[str, Any] = {
     "model": "test_vit",
     "classes": ["a", "b", "c", "d"],

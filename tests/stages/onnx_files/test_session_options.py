@@ -41,6 +41,7 @@ def test_session_options_are_written_in_one_place() -> None:
     assert list(_calls("SessionOptions")) == ["onnx_files/session_options.py"]
 
 
+@pytest.mark.long
 def test_every_session_gets_options() -> None:
     sessions = _calls("InferenceSession")
     assert len(sessions) >= 4

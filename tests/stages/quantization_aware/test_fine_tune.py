@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 
 from stages.models import card as cards
@@ -11,6 +12,7 @@ from tests.stages.onnx_files.trained import digits
 from tests.stages.quantization_aware import coarse
 
 
+@pytest.mark.long
 def test_a_methods_warm_up_is_over() -> None:
     context = coarse.context()
     (kd,) = context.settings.distill.methods

@@ -34,6 +34,7 @@ def network(model: str) -> nn.Module:
     return network
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("model", "count"),
     [

@@ -32,6 +32,8 @@ from tests.stages.onnx_files.trained_files import Notes
 from tests.stages.quantization_aware import coarse
 from tests.stages.training.tiny import Recorder, Stopped
 
+pytestmark = pytest.mark.long
+
 TARGETS = {"signed": "openvino-int8", "x86": "onnxruntime-int8"}
 
 

@@ -35,6 +35,8 @@ from tests.stages.onnx_files.trained import (
 from tests.stages.onnx_files.trained_files import exported, exported_cnn, quantize_context
 from tests.stages.quantization_aware import handing
 
+pytestmark = pytest.mark.long
+
 LOOKED_AT = 4
 
 

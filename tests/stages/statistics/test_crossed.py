@@ -22,6 +22,7 @@ def simulated(
     )
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("seeds", [2, 3, 5])
 @pytest.mark.parametrize(
     "spread",
@@ -40,6 +41,7 @@ def test_the_interval_holds_the_truth_as_often_as_it_says(
     assert held >= 950 - 3 * 6.9
 
 
+@pytest.mark.long
 def test_the_images_alone_would_promise_too_much() -> None:
     """Why seeds are counted: with deviations of 1 point between seeds the images' interval misses."""
     random = np.random.default_rng(0)
@@ -110,6 +112,7 @@ def test_the_bootstrap_is_that_of_resampled_images() -> None:
     assert image_bootstrap(differences) == image_bootstrap(differences)
 
 
+@pytest.mark.long
 @given(st.integers(0, 1000))
 def test_swapping_the_two_turns_the_sign(seed: int) -> None:
     random = np.random.default_rng(seed)

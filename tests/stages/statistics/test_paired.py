@@ -49,6 +49,7 @@ def test_results_for_other_images_are_refused() -> None:
         paired_interval(np.ones(3, bool), np.ones(4, bool))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("n", "percent"), [(60, 90), (500, 99)])
 def test_a_percentile_of_a_long_tail_lies_inside(n: int, percent: int) -> None:
     draw = np.random.default_rng(2)

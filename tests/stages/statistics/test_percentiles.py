@@ -47,6 +47,7 @@ def _correlated(rng: np.random.Generator, n: int, rho: float) -> np.ndarray:
     return np.exp(math.log(1e6) + 0.1 * state).astype(np.int64)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("rho", [0.0, 0.8], ids=["independent", "correlated"])
 def test_intervals_hold_the_truth_about_as_often_as_they_say(rho: float) -> None:
     """100 runs of 1,200 samples whose percentiles are known; 95 % less four standard errors."""

@@ -117,6 +117,7 @@ def test_each_process_has_running_statistics_of_its_own(
     assert "`broadcast_buffers` is deprecated" not in capfd.readouterr().err
 
 
+@pytest.mark.process
 def test_a_training_that_diverges_is_refused_alike_by_one_process_and_by_two(tmp_path: Path) -> None:
     from stages import train
 

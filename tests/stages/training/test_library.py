@@ -122,6 +122,7 @@ def test_a_recipe_is_unpacked_without_loss() -> None:
     assert optimizer_arguments(recipe).keys() == _defaults(create_optimizer).keys() - {"fused", "section"}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("component", [fit, augmentation.Augmentation])
 def test_the_example_in_the_docstring_runs(component: Callable[..., Any]) -> None:
     module = loop if component is fit else augmentation

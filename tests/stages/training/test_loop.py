@@ -24,6 +24,8 @@ from stages.training.supply import Supply, training_supply
 from stages.training.tasks import SupervisedTask
 from tests.stages.training import tiny
 
+pytestmark = pytest.mark.long
+
 CPU = torch.device("cpu")
 COMPUTE = ComputeSettings(device="cpu", precision="fp32", threads=1)
 PER_EPOCH = 128

@@ -18,6 +18,8 @@ from stages.runtimes.tensorrt.family import prepare
 from tests.errors import raises
 from tests.stages.runtimes.networks import source_of
 
+pytestmark = pytest.mark.long
+
 
 def _weights(model: onnx.ModelProto, kind: int) -> list[onnx.TensorProto]:
     return [tensor for tensor in model.graph.initializer if tensor.data_type == kind]

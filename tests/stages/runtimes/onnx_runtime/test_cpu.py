@@ -21,6 +21,8 @@ from tests.errors import raises
 from tests.stages.runtimes.networks import source_of
 from tests.stages.runtimes.plugins import install_nothing_but
 
+pytestmark = pytest.mark.long
+
 
 def _build(source: Source, folder: Path, settings: BuildSettings | None = None) -> dict[str, object]:
     folder.mkdir()

@@ -70,6 +70,7 @@ def _built(folder: Path, messages: list[Any] | None = None, **changes: Any) -> d
     )
 
 
+@pytest.mark.long
 def test_both_generations_build_strongly_typed_with_a_profile(sdk: SimpleNamespace, tmp_path: Path) -> None:
     messages: list[Any] = []
     facts = _built(tmp_path, messages)
