@@ -15,6 +15,8 @@ from stages.data.load import load
 from stages.models import card as cards
 from tests.stages.training import tiny
 
+pytestmark = pytest.mark.long
+
 
 @pytest.fixture(scope="module")
 def inputs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
@@ -50,7 +52,6 @@ def _logits_and_labels(folder: Path) -> tuple[np.ndarray, np.ndarray]:
     return logits.double().numpy(), data.test.labels
 
 
-@pytest.mark.long
 @pytest.mark.parametrize("role", ["teacher", "student", "baseline"])
 def test_figures_are_those_of_a_plain_computation(
     inputs: dict[str, Path], report: dict[str, Any], role: str

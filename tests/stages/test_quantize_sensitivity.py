@@ -18,6 +18,8 @@ from stages.quantizing.sensitivity import group_layers
 from tests.stages.onnx_files.trained import folder
 from tests.stages.onnx_files.trained_files import Notes, exported_cnn, quantize_context
 
+pytestmark = pytest.mark.long
+
 SICK = "second.0/Conv"
 GOAL = 90.0
 """Far enough from the agreement of either file (about 80 and 94 %) for the arithmetic of any processor."""

@@ -40,6 +40,8 @@ from stages.runtimes.base import Source
 from stages.runtimes.settings import BuildSettings, TargetSettings
 from tests.stages.onnx_files.trained import TINY
 
+pytestmark = pytest.mark.long
+
 SIZE = 24
 CLASSES = ("ape", "bee", "cat")
 TARGETS = ("onnxruntime-fp32", "openvino-fp32")
@@ -175,7 +177,6 @@ def _program(bundle: Path) -> ModuleType:
     return module
 
 
-@pytest.mark.long
 @pytest.mark.parametrize("kind", list(JPEGS))
 def test_every_way_gives_the_same_logits(kind: str, shipped: Shipped, tmp_path: Path) -> None:
     file = tmp_path / "image.jpg"

@@ -31,6 +31,8 @@ from tests.errors import raises
 from tests.stages.runtimes.networks import artefacts, source_of
 from tests.stages.runtimes.plugins import install_nothing_but
 
+pytestmark = pytest.mark.long
+
 CPU_PACKAGE = CUDA not in onnxruntime.get_available_providers()
 only_cpu_package = pytest.mark.skipif(not CPU_PACKAGE, reason="onnxruntime-gpu is installed")
 

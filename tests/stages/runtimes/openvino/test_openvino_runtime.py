@@ -22,6 +22,8 @@ from stages.runtimes.settings import BuildSettings
 from tests.errors import raises
 from tests.stages.runtimes.networks import source_of
 
+pytestmark = pytest.mark.long
+
 pytest.importorskip("openvino")
 
 
@@ -39,7 +41,6 @@ def test_fp32_agrees_with_its_source_in_fp32(name: str, tmp_path: Path) -> None:
     assert session.facts == {"effective_precision": "fp32", "device": "CPU", "threads": 1}
 
 
-@pytest.mark.long
 @pytest.mark.parametrize("name", ["cnn", "vit"])
 def test_int8_runs_in_integers(name: str, tmp_path: Path) -> None:
     source = source_of(name, "int8")
